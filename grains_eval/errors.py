@@ -1,0 +1,32 @@
+"""Expected errors: shown as one line at the command line, as an ordinary exception in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class GrainsError(ValueError):
+    """Something the user can mend: says what was wrong, what is allowed and what to do."""
+
+
+def unknown(name: object, known: Iterable[str], what: str) -> GrainsError:
+    """Build the error for a name that is not in a table, with the closest known name."""
+    names = sorted(known)
+    close = get_close_matches(str(name), names, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return GrainsError(f"unknown {what} '{name}': {hint}known are {', '.join(names)}")
+
+
+def pick(table: Mapping[str, T], name: str, what: str) -> T:
+    """Look a method up in its table.
+
+    Raises:
+        GrainsError: the name is not in the table; the message lists the known ones.
+    """
+    if name not in table:
+        raise unknown(name, table, what)
+    return table[name]

@@ -1,0 +1,186 @@
+"""The nouns of the pipeline: frozen dataclasses that every room shares.
+
+Symbols follow the GrAInS paper (arXiv 2507.18043): `x` prompt, `y+` chosen, `y-` rejected, `l` decoder block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+Site = Literal["block_output", "attention_heads"]
+Unit = Literal["relative", "absolute"]
+Positions = Literal["all", "prompt", "generated", "last"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat prompt; an image stands in `content` as the model's own placeholder."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class PreferenceExample:
+    """A prompt with a preferred and a dispreferred response.
+
+    Attributes:
+        id: Where the example came from, for people (`truthfulqa_mc1:17`).
+        doc_hash: lm-eval's hash of the document, the key of every held-out check.
+        prompt: The text the model reads, or chat messages to be rendered with its chat template.
+        chosen: `y+`, with the delimiter that separates it from the prompt (`" Paris"`).
+        rejected: `y-`, likewise.
+        images: The pictures of the prompt, in order.
+        cluster: The unit that repeats across items (subject, group, image), if the task names one.
+    """
+
+    id: str
+    doc_hash: str
+    prompt: str | tuple[Message, ...]
+    chosen: str
+    rejected: str
+    images: tuple[Image, ...] = ()
+    cluster: str | None = None
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Where a visual token looks: a box in its image, as fractions of width and height."""
+
+    image: int
+    row: int
+    column: int
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """One signed score per prompt token (method step 2).
+
+    Attributes:
+        example_id: The example's id.
+        tokens: `[T]` token strings as the tokenizer writes them.
+        scores: `[T]` float32, positive where the token favours `y+`.
+        is_image: `[T]` bool, visual tokens.
+        is_candidate: `[T]` bool, tokens that selection may take.
+        value: `F(x)` in nats.
+        baseline_value: `F(x')` in nats.
+        completeness_error: `|sum(scores) - (F(x) - F(x'))| / |F(x) - F(x')|`; NaN where the method promises none.
+        steps: Number of quadrature nodes, after adaptation.
+        patches: `[T]` the place of each visual token in its picture, None for text.
+    """
+
+    example_id: str
+    tokens: tuple[str, ...]
+    scores: Tensor
+    is_image: Tensor
+    is_candidate: Tensor
+    value: float
+    baseline_value: float
+    completeness_error: float
+    steps: int
+    patches: tuple[Patch | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenSelection:
+    """Prompt positions that are masked: `T+` and `T-` (method step 3)."""
+
+    positive: tuple[int, ...]
+    negative: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SteeringConfig:
+    """How a vector acts on a model.
+
+    Attributes:
+        layers: Blocks to steer; None means every layer of the vectors.
+        strength: `s` (relative) or the paper's lambda (absolute).
+        unit: `relative` moves by `s` times the layer's median token norm, `absolute` by `lambda * v_l`.
+        operator: A name in `steering.OPERATORS`.
+        positions: Tokens that are moved.
+    """
+
+    layers: tuple[int, ...] | None = None
+    strength: float = 1.0
+    unit: Unit = "relative"
+    operator: str = "add_renormalised"
+    positions: Positions = "all"
+
+
+@dataclass(frozen=True)
+class SteeringVectors:
+    """One direction per layer, with what is needed to apply and to trust it.
+
+    Attributes:
+        directions: `{layer: [hidden] float32}`, unscaled, as the method gives them (`v_l`).
+        scales: `{layer: m_l}`, the median token norm at the site over the build prompts without their first token.
+        site: Where the direction was read and is applied.
+        statistics: `{layer: {name: value}}`, e.g. explained variance, cosine with the mean delta, agreement.
+        recommended: The setting chosen on development items, used where the user gives none.
+        provenance: Everything that says where the vectors come from (JSON values only).
+    """
+
+    directions: Mapping[int, Tensor]
+    scales: Mapping[int, float]
+    site: Site = "block_output"
+    statistics: Mapping[int, Mapping[str, float]] = field(default_factory=dict[int, Mapping[str, float]])
+    recommended: SteeringConfig = SteeringConfig()
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers that have a direction, ascending."""
+        return tuple(sorted(self.directions))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired comparison of one metric of one task between two runs.
+
+    Attributes:
+        task: lm-eval task name.
+        metric: lm-eval metric name.
+        n: Paired items after held-out items were left out.
+        baseline: Mean of the baseline run.
+        steered: Mean of the other run.
+        difference: `steered - baseline`, oriented as measured (not by higher_is_better).
+        standard_error: Paired (clustered where a cluster is known) standard error of the difference.
+        interval: Confidence interval of the difference.
+        p: Two-sided p-value.
+        adjusted_p: Holm-adjusted over the table.
+        test: Name of the test that gave `p`.
+        helped: Items that got better.
+        harmed: Items that got worse.
+        unchanged: Items that did not move.
+        excluded: Items left out because they built or tuned the vector.
+        clusters: Number of clusters, None when items count as independent.
+        higher_is_better: Direction of the metric.
+        method: What was compared with the baseline.
+    """
+
+    task: str
+    metric: str
+    n: int
+    baseline: float
+    steered: float
+    difference: float
+    standard_error: float
+    interval: tuple[float, float]
+    p: float
+    adjusted_p: float
+    test: str
+    helped: int
+    harmed: int
+    unchanged: int
+    excluded: int = 0
+    clusters: int | None = None
+    higher_is_better: bool = True
+    method: str = ""
