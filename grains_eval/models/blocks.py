@@ -1,0 +1,73 @@
+"""Find a Hugging Face model's text decoder, its blocks and their attention output projections."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from grains_eval.errors import GrainsError
+
+# names under which a block's attention keeps the projection that mixes its heads
+_OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
+
+
+def find_decoder(model: PreTrainedModel) -> nn.Module:
+    """The module that turns merged embeddings into hidden states (the text decoder, also of a vision-language model)."""
+    return model.get_decoder()
+
+
+def text_config(model: PreTrainedModel):  # noqa: ANN201 - a PretrainedConfig of any family
+    """The configuration of the text decoder."""
+    return model.config.get_text_config(decoder=True)
+
+
+def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder blocks `l = 0 ... L-1`.
+
+    They are the shallowest `nn.ModuleList` under the decoder whose length is the text config's depth: the longest
+    list would be the vision tower in LLaVA-1.5.
+
+    Raises:
+        GrainsError: no such list, or several equally shallow ones.
+    """
+    depth = text_config(model).num_hidden_layers
+    lists = [
+        (name, module)
+        for name, module in find_decoder(model).named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    shallowest = min((name.count(".") for name, _ in lists), default=0)
+    found = [module for name, module in lists if name.count(".") == shallowest]
+    if len(found) != 1:
+        raise GrainsError(
+            f"{type(model).__name__}: found {len(found)} lists of {depth} decoder blocks where one is needed; "
+            "this architecture cannot be steered yet"
+        )
+    return found[0]
+
+
+def hidden_size(model: PreTrainedModel) -> int:
+    """Width of the residual stream."""
+    return int(text_config(model).hidden_size)
+
+
+def find_attention_outputs(model: PreTrainedModel) -> list[nn.Module]:
+    """Per block, the projection whose input is the concatenated attention heads `[..., heads * head_dim]` (ITI's site).
+
+    Raises:
+        GrainsError: a block has no attention whose output projection is known.
+    """
+    found: list[nn.Module] = []
+    for index, block in enumerate(find_blocks(model)):
+        matches = [
+            module
+            for name, module in block.named_modules()
+            if name.rsplit(".", 1)[-1] in _OUTPUT_PROJECTIONS and "attn" in name.replace("attention", "attn")
+        ]
+        if not matches:
+            raise GrainsError(
+                f"{type(model).__name__}: block {index} has no attention output projection among "
+                f"{', '.join(_OUTPUT_PROJECTIONS)}; head-level methods (iti, nl_iti) cannot be used here"
+            )
+        found.append(matches[0])
+    return found

@@ -1,0 +1,152 @@
+"""Run a model from merged prompt embeddings: response log-probabilities and the states behind them.
+
+The model's own forward is used throughout, so that masks, position schemes and logit post-processing are its own.
+Two hooks bend it: one hands the decoder the keywords it received when the whole prompt was encoded (image masks,
+multimodal positions), one drops the positions whose logits nobody reads before the vocabulary projection.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from grains_eval.models.blocks import find_decoder
+from grains_eval.models.encoded import EncodedExample
+
+
+@contextmanager
+def logits_from(model: PreTrainedModel, start: int) -> Iterator[None]:
+    """Compute logits only from position `start` on (negative counts from the end)."""
+
+    def slice_hidden(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        del module
+        return (arguments[0][:, start:], *arguments[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(slice_hidden)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def decoder_receives(model: PreTrainedModel, keywords: Mapping[str, Any], rows: int) -> Iterator[None]:
+    """Replace the decoder's keywords by captured ones, repeated for `rows` rows."""
+    if not keywords:
+        yield
+        return
+    expanded = {name: repeat_rows(value, rows, name) for name, value in keywords.items()}
+
+    def override(module: nn.Module, arguments: tuple[Any, ...], received: dict[str, Any]) -> Any:
+        del module
+        return arguments, {**received, **expanded}
+
+    handle = find_decoder(model).register_forward_pre_hook(override, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def repeat_rows(value: Any, rows: int, name: str = "") -> Any:
+    """Repeat a captured batch-1 keyword for `rows` identical rows (multimodal position ids are `[axes, 1, T]`)."""
+    if isinstance(value, Tensor):
+        if name == "deepstack_visual_embeds":  # [visual tokens, H]: rows follow one another
+            return value.repeat(rows, 1)
+        batch_axis = 1 if name == "position_ids" and value.ndim == 3 else 0
+        if value.ndim == 0 or value.shape[batch_axis] != 1:
+            return value
+        return value.expand(*(rows if axis == batch_axis else -1 for axis in range(value.ndim)))
+    if isinstance(value, Mapping):
+        return {key: repeat_rows(item, rows) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(repeat_rows(item, rows, name) for item in value)
+    return value
+
+
+def prefill(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor) -> tuple[Tensor, Any]:
+    """Run prompt embeddings `[B, T, H]`.
+
+    Returns:
+        Logits at the last prompt token `[B, V]`, and the cache of keys and values (with gradient if prompt has one).
+    """
+    with logits_from(model, -1), decoder_receives(model, encoded.decoder_keywords, len(prompt)):
+        output = model(inputs_embeds=prompt, use_cache=True)
+    return output.logits[:, -1], output.past_key_values
+
+
+def extend(model: PreTrainedModel, encoded: EncodedExample, cache: Any, tokens: Tensor) -> Tensor:
+    """Run `[n]` response tokens after a cached prompt of `B` rows; the cache itself is left as it was.
+
+    Returns:
+        Logits `[B, n, V]`.
+    """
+    rows = cache.layers[-1].keys.shape[0]
+    embeddings = model.get_input_embeddings()(tokens)[None].expand(rows, -1, -1)
+    keywords: dict[str, Any] = {}
+    if encoded.next_position is not None:
+        captured = encoded.decoder_keywords.get("position_ids")
+        positions = torch.arange(len(tokens), device=tokens.device) + encoded.next_position
+        axes = (*captured.shape[:-2], rows) if isinstance(captured, Tensor) else (rows,)
+        keywords["position_ids"] = positions.expand(*axes, -1)
+    with decoder_receives(model, keywords, rows):
+        return model(inputs_embeds=embeddings, past_key_values=fork(cache), use_cache=True).logits
+
+
+def fork(cache: Any) -> Any:
+    """A cache that grows without touching the original (layers rebind their tensors when they grow)."""
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    return copied
+
+
+def response_logprobs(
+    model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, *, share_prefix: bool = True
+) -> Tensor:
+    """Summed log-probabilities of `y+` and `y-` given prompt embeddings (method step 1); differentiable.
+
+    Args:
+        model: The model.
+        encoded: The example whose responses are scored.
+        prompt: `[B, T, H]` prompt embeddings, in the model's dtype.
+        share_prefix: Compute the prompt once for both responses; otherwise once for each.
+
+    Returns:
+        `[B, 2]` float32, nats: column 0 is `log p(y+ | x)`, column 1 `log p(y- | x)`.
+    """
+    responses = (encoded.chosen, encoded.rejected)
+    if not share_prefix:
+        return torch.stack([_whole(model, encoded, prompt, response) for response in responses], dim=-1)
+    first, cache = prefill(model, encoded, prompt)
+    scores: list[Tensor] = []
+    for response in responses:
+        logits = first[:, None]
+        if len(response) > 1:
+            logits = torch.cat([logits, extend(model, encoded, cache, response[:-1])], dim=1)
+        scores.append(_gather(logits, response))
+    return torch.stack(scores, dim=-1)
+
+
+def _whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, response: Tensor) -> Tensor:
+    """One response, prompt and response in a single pass without cache; prompts with images share their prefix always."""
+    if encoded.decoder_keywords:
+        first, cache = prefill(model, encoded, prompt)
+        rest = [extend(model, encoded, cache, response[:-1])] if len(response) > 1 else []
+        return _gather(torch.cat([first[:, None], *rest], dim=1), response)
+    tail = model.get_input_embeddings()(response[:-1])[None].expand(len(prompt), -1, -1)
+    with logits_from(model, prompt.shape[1] - 1):
+        logits = model(inputs_embeds=torch.cat([prompt, tail.to(prompt.dtype)], dim=1), use_cache=False).logits
+    return _gather(logits, response)
+
+
+def _gather(logits: Tensor, response: Tensor) -> Tensor:
+    """`[B, n, V]` logits and `[n]` targets to `[B]` summed log-probabilities, float32."""
+    logprobs = logits.float().log_softmax(dim=-1)
+    targets = response.to(logits.device)[None, :, None].expand(len(logits), -1, 1)
+    return logprobs.gather(-1, targets)[..., 0].sum(dim=-1)

@@ -1,0 +1,95 @@
+"""Load a model through lm-eval's own classes, so that building and evaluating share every argument and every token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.models.hf_vlms import HFMultimodalLM
+from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import simple_parse_args_string
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from grains_eval.errors import GrainsError
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with the lm-eval object that tokenizes for it.
+
+    Attributes:
+        lm: lm-eval's model object.
+        model: The Hugging Face model, in evaluation mode.
+        tokenizer: Its tokenizer.
+        processor: Its image processor, None for text models.
+    """
+
+    lm: HFLM
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    processor: ProcessorMixin | None = None
+
+    @property
+    def is_vision_language(self) -> bool:
+        """Whether prompts may hold images."""
+        return self.processor is not None
+
+    @classmethod
+    def of(cls, lm: HFLM) -> LoadedModel:
+        """Wrap an lm-eval model that is already there."""
+        processor = lm.processor if isinstance(lm, HFMultimodalLM) else None
+        return cls(lm=lm, model=lm.model, tokenizer=lm.tokenizer, processor=processor)
+
+
+def parse_model_args(model_args: str | Mapping[str, Any]) -> dict[str, Any]:
+    """lm-eval's `key=value,key=value` as a mapping."""
+    return simple_parse_args_string(model_args) if isinstance(model_args, str) else dict(model_args)
+
+
+def is_vision_language(config: Any) -> bool:
+    """Whether a Hugging Face config belongs to a model that takes images and writes text."""
+    return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and hasattr(config, "vision_config")
+
+
+def read_config(arguments: Mapping[str, Any]) -> Any:
+    """The Hugging Face config of `pretrained`.
+
+    Raises:
+        GrainsError: `pretrained` is missing, or names neither a folder nor a reachable hub model.
+    """
+    pretrained = arguments.get("pretrained")
+    if pretrained is None:
+        raise GrainsError("model_args has no 'pretrained'; write --model_args pretrained=<folder or hub id>")
+    if not isinstance(pretrained, str):
+        return pretrained.config
+    try:
+        return AutoConfig.from_pretrained(
+            pretrained,
+            revision=str(arguments.get("revision", "main")),
+            subfolder=arguments.get("subfolder", ""),
+            trust_remote_code=bool(arguments.get("trust_remote_code", False)),
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise GrainsError(f"cannot load pretrained='{pretrained}': {reason}") from error
+
+
+def load(
+    model_args: str | Mapping[str, Any], *, device: str | None = None, batch_size: int | str | None = None
+) -> LoadedModel:
+    """Load what `lm_eval --model hf` (or `hf-multimodal`) would load.
+
+    Args:
+        model_args: lm-eval's string, or a mapping; everything that `hf` accepts.
+        device: As lm-eval's `--device`.
+        batch_size: As lm-eval's `--batch_size`.
+
+    Raises:
+        GrainsError: the checkpoint cannot be read.
+    """
+    arguments = parse_model_args(model_args)
+    kind = HFMultimodalLM if is_vision_language(read_config(arguments)) else HFLM
+    extra = {"device": device, "batch_size": batch_size}
+    return LoadedModel.of(kind.create_from_arg_obj(arguments, {k: v for k, v in extra.items() if v is not None}))

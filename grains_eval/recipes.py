@@ -1,0 +1,208 @@
+"""A recipe: YAML that says how a behaviour's vector is built, applied and evaluated.
+
+Unknown keys are errors; `key.path=value` overrides from the command line go through the same validation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from grains_eval.errors import GrainsError, unknown
+
+Auto = Literal["auto"]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe; keys that are not named here are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Where the preference examples come from: an lm-eval task, or a file or dataset with field names."""
+
+    task: str | None = Field(None, description="any lm-eval multiple-choice task")
+    path: str | None = Field(None, description="a .jsonl, .json, .csv or .parquet file, or a dataset's hub id")
+    name: str | None = Field(None, description="the hub dataset's configuration")
+    split: str | None = Field(None, description="default: the training split if there is one")
+    prompt: str = Field("prompt", description="field, or Jinja template over the row")
+    chosen: str = Field("chosen", description="field, or Jinja template")
+    rejected: str | None = Field(None, description="field or template; for a task, default the first wrong choice")
+    images: str | None = Field(None, description="field with one image or a list of images (files only)")
+    cluster: str | None = Field(None, description="field that names the cluster of a row")
+    delimiter: str = Field(" ", description="stands between prompt and response (files only)")
+    chat_template: bool = Field(False, description="render prompts with the model's chat template")
+    num_fewshot: int | None = Field(None, ge=0, description="few-shot examples of a task's prompts")
+    examples: Count = 50
+    development: Annotated[int, Field(ge=0)] = 100
+    development_split: str | None = Field(None, description="default: the same split, other items")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if (self.task is None) == (self.path is None):
+            raise ValueError("data needs exactly one of 'task' and 'path'")
+        if self.path is not None and self.rejected is None:
+            object.__setattr__(self, "rejected", "rejected")
+        return self
+
+
+class AttributionConfig(Section):
+    """How prompt tokens are scored and selected (method steps 1-3)."""
+
+    method: str = Field("integrated_gradients", description="a name in attribution.ATTRIBUTION_METHODS")
+    objective: Literal["preference", "likelihood"] = "preference"
+    length_normalised: bool = False
+    steps: Count = Field(20, description="Gauss-Legendre nodes")
+    max_steps: Count = Field(160, description="nodes double up to here while the completeness gap is above tolerance")
+    tolerance: Annotated[float, Field(gt=0)] = Field(0.05, description="allowed relative completeness gap")
+    baseline: Literal["pad", "mean", "zero"] = Field("pad", description="x' of text tokens; also their mask")
+    visual_baseline: Literal["blank", "position_mean", "mean", "pad", "zero"] = "blank"
+    noise: Annotated[float, Field(gt=0)] = Field(0.1, description="SmoothGrad: noise over the embeddings' deviation")
+    samples: Count = Field(20, description="SmoothGrad samples")
+    top_k: Count = 10
+    selection: str = Field("top_k", description="a name in attribution.SELECTIONS")
+    candidates: Count = Field(3, description="agreement: candidates per sign from which tokens are kept")
+    modality: Literal["joint", "text", "image"] = "joint"
+    max_document_frequency: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.4, description="a token in a larger share of the examples is no candidate"
+    )
+    internal_batch_size: Count | None = Field(None, description="rows per forward; chosen from free memory if unset")
+    share_prefix: bool = Field(True, description="compute the prompt once for both responses where that is exact")
+
+
+class VectorsConfig(Section):
+    """How deltas become one direction per layer (method steps 4-5)."""
+
+    method: str = Field("grains", description="a name in vectors.VECTOR_METHODS")
+    direction: Literal["mean", "uncentred_pca", "pca"] = "mean"
+    at: Literal["prompt", "response"] = "prompt"
+    mask: Literal["token", "pixel"] = Field("token", description="visual tokens: replace features, or grey the pixels")
+    options: dict[str, Any] = Field(default_factory=dict[str, Any], description="the method's own options")
+
+
+class SteeringSection(Section):
+    """How the vector is applied; `auto` is chosen on development items."""
+
+    layers: Auto | list[int] = "auto"
+    strength: Auto | float = "auto"
+    unit: Literal["relative", "absolute"] = "relative"
+    operator: str = "add_renormalised"
+    positions: Literal["all", "prompt", "generated", "last"] = "all"
+    strengths: list[float] = Field(default_factory=lambda: [0.25, 0.5, 1.0, 2.0], description="grid for auto")
+    candidate_layers: list[int] | None = Field(None, description="grid for auto; default at most eight, evenly spaced")
+
+
+class Evaluation(Section):
+    """What is measured: target tasks, and tasks whose score must not fall."""
+
+    tasks: list[str] = Field(default_factory=list[str])
+    preserve: list[str] = Field(default_factory=list[str])
+    metrics: dict[str, str] = Field(default_factory=dict[str, str], description="headline metric of a task")
+    margin: Annotated[float, Field(gt=0)] = Field(0.01, description="non-inferiority margin on preserved tasks")
+    limit: int | None = None
+
+
+class Prompting(Section):
+    """The prompting baseline: the behaviour as an instruction."""
+
+    instruction: str
+
+
+class Recipe(Section):
+    """A behaviour's recipe; see docs/recipes.md for every key."""
+
+    name: str
+    seed: int = 0
+    model_args: dict[str, Any] = Field(default_factory=dict[str, Any])
+    data: Data
+    attribution: AttributionConfig = AttributionConfig()
+    vectors: VectorsConfig = VectorsConfig()
+    steering: SteeringSection = SteeringSection()
+    evaluation: Evaluation = Evaluation()
+    prompting: Prompting | None = None
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the canonical JSON of the recipe, 16 hex digits."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        """The recipe as run, every default spelled out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        path: The YAML file. A relative `data.path` is resolved against its folder.
+        overrides: `section.key=value` strings; values are YAML.
+
+    Raises:
+        GrainsError: no such file, not YAML, an unknown key (with the closest known one) or a bad value.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise GrainsError(f"recipe '{path}' is not a file; give the path of a recipe.yaml")
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise GrainsError(f"recipe '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise GrainsError(f"recipe '{path}' holds no mapping; it needs at least 'name' and 'data'")
+    recipe = parse_recipe(raw, overrides, where=str(path))
+    data_file = recipe.data.path
+    if data_file and not Path(data_file).is_absolute() and (file.parent / data_file).exists():
+        data = recipe.data.model_copy(update={"path": str((file.parent / data_file).resolve())})
+        recipe = recipe.model_copy(update={"data": data})
+    return recipe
+
+
+def parse_recipe(raw: dict[str, Any], overrides: Iterable[str] = (), where: str = "recipe") -> Recipe:
+    """Validate a mapping as a recipe, after applying `section.key=value` overrides."""
+    for override in overrides:
+        raw = _override(raw, override)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            raise unknown(".".join(location), _keys(location[:-1]), f"key in {where}") from error
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise GrainsError(f"{where}: {'.'.join(location) or 'recipe'}: {first['msg']}{more}") from error
+
+
+def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise GrainsError(f"override '{override}' has no '='; write section.key=value")
+    *sections, last = key.split(".")
+    result = inner = dict(raw)
+    for section in sections:
+        child = inner.get(section, {})
+        if not isinstance(child, dict):
+            raise GrainsError(f"override '{override}': '{section}' is a value, not a section")
+        inner[section] = dict(child)
+        inner = inner[section]
+    inner[last] = yaml.safe_load(text)
+    return result
+
+
+def _keys(path: list[str]) -> list[str]:
+    """The known keys of a (nested) section, spelled with their path."""
+    section: type[BaseModel] = Recipe
+    for part in path:
+        kind = section.model_fields[part].annotation
+        candidates = [kind, *getattr(kind, "__args__", ())]
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return [".".join([*path, name]) for name in section.model_fields]

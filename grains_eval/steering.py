@@ -1,0 +1,262 @@
+"""Apply steering vectors to a model: operators, position rules and the context manager `steered`.
+
+This room never knows how a vector arose (method step 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from grains_eval.errors import GrainsError, pick
+from grains_eval.models.blocks import find_attention_outputs, find_blocks
+from grains_eval.types import Positions, Site, SteeringConfig, SteeringVectors
+
+Operator = Callable[[Tensor, Tensor], Tensor]
+
+
+def add(hidden: Tensor, delta: Tensor) -> Tensor:
+    """`h' = h + delta`; hidden `[..., H]`, delta broadcastable to it, float32."""
+    return (hidden.float() + delta).to(hidden.dtype)
+
+
+def add_renormalised(hidden: Tensor, delta: Tensor) -> Tensor:
+    """`h' = h~ * ||h|| / ||h~||` with `h~ = h + delta`, norms per token over `H` (method step 6).
+
+    Arithmetic is float32 also inside a half-precision stream. A token of norm zero stays zero.
+    """
+    full = hidden.float()
+    moved = full + delta
+    norm = full.norm(dim=-1, keepdim=True)
+    return (moved * (norm / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12))).to(hidden.dtype)
+
+
+OPERATORS: Mapping[str, Operator] = {"add_renormalised": add_renormalised, "add": add}
+
+
+@dataclass(frozen=True)
+class ResolvedSteering:
+    """Vectors and configuration reduced to what a hook needs.
+
+    Attributes:
+        deltas: `{layer: [hidden] float32}`, already scaled.
+    """
+
+    deltas: Mapping[int, Tensor]
+    site: Site
+    operator: Operator
+    positions: Positions
+
+    @property
+    def first_layer(self) -> int:
+        """The first block whose output differs from the unsteered model's."""
+        return min(self.deltas)
+
+
+def resolve(vectors: SteeringVectors, config: SteeringConfig) -> ResolvedSteering | None:
+    """Scale the directions of the chosen layers; None when nothing would move (strength 0).
+
+    Relative: `s * m_l * v_l / ||v_l||`. Absolute: `lambda * v_l`.
+
+    Raises:
+        GrainsError: strength is not finite, an unknown operator, or a layer that the vectors do not have.
+    """
+    if not isfinite(config.strength):
+        raise GrainsError(f"strength {config.strength} is not a finite number")
+    operator = pick(OPERATORS, config.operator, "steering operator")
+    layers = vectors.layers if config.layers is None else config.layers
+    missing = [layer for layer in layers if layer not in vectors.directions]
+    if missing:
+        raise GrainsError(
+            f"layer {missing[0]} is not in the vectors; they have layers {_ranges(vectors.layers)} (blocks count from 0)"
+        )
+    if config.strength == 0 or not layers:
+        return None
+    deltas: dict[int, Tensor] = {}
+    for layer in layers:
+        direction = vectors.directions[layer].detach().float().cpu()
+        if config.unit == "relative":
+            direction = direction * (vectors.scales[layer] / direction.norm().clamp_min(1e-12))
+        deltas[layer] = config.strength * direction
+    return ResolvedSteering(deltas, vectors.site, operator, config.positions)
+
+
+@dataclass
+class _Progress:
+    """Which tokens of the forward pass in flight are moved; written by the model's pre-hook, read by the block hooks."""
+
+    positions: Positions
+    prompt_lengths: Tensor | None = None
+    mask: Tensor | None = None
+    idle: bool = False
+
+    def observe(self, model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        del model
+        self.mask, self.idle = None, False
+        if self.positions == "all":
+            return
+        tokens = keywords.get("inputs_embeds")
+        if tokens is None:
+            tokens = keywords.get("input_ids", arguments[0] if arguments else None)
+        if tokens is None:
+            raise GrainsError("steering by position needs input_ids or inputs_embeds in the forward call")
+        rows, width = tokens.shape[:2]
+        cache = keywords.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        if past:
+            self.idle = self.positions != "generated"
+            return
+        attention = keywords.get("attention_mask")
+        index = torch.arange(width, device=tokens.device).expand(rows, width)
+        if self.prompt_lengths is not None:
+            end = self.prompt_lengths.to(tokens.device)[:, None]
+        elif isinstance(attention, Tensor) and attention.ndim == 2:
+            # the last real token of each row, whichever side the padding is on
+            end = (index * attention[:, -width:].to(index.dtype)).amax(dim=1, keepdim=True) + 1
+        else:
+            end = torch.full((rows, 1), width, device=tokens.device)
+        if self.positions == "last":
+            self.mask = index == end - 1
+        elif self.positions == "prompt":
+            self.mask = index < end
+        else:
+            self.mask = index >= end
+
+
+@dataclass
+class _Mover:
+    """Moves one layer's hidden states; keeps the delta on the device where the layer's output lives."""
+
+    delta: Tensor
+    operator: Operator
+    progress: _Progress
+    placed: dict[torch.device, Tensor] = field(default_factory=dict[torch.device, Tensor])
+
+    def move(self, hidden: Tensor) -> Tensor:
+        if self.progress.idle:
+            return hidden
+        delta = self.placed.get(hidden.device)
+        if delta is None:
+            delta = self.placed.setdefault(hidden.device, self.delta.to(hidden.device))
+        moved = self.operator(hidden, delta)
+        mask = self.progress.mask
+        return moved if mask is None else torch.where(mask.to(hidden.device)[..., None], moved, hidden)
+
+    def after_block(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        del module, arguments
+        if isinstance(output, tuple):  # transformers before 5 returns a tuple
+            return (self.move(output[0]), *output[1:])
+        return self.move(output)
+
+    def before_projection(self, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        del module
+        return (self.move(arguments[0]), *arguments[1:])
+
+
+@contextmanager
+def applied(
+    model: PreTrainedModel, resolved: ResolvedSteering | None, prompt_lengths: Tensor | None = None
+) -> Iterator[None]:
+    """Register the hooks of one resolved steering for the duration of the block, and always remove them.
+
+    Args:
+        model: A Hugging Face causal, sequence-to-sequence or vision-language model.
+        resolved: What to apply; None leaves the model untouched.
+        prompt_lengths: `[B]` tokens of each row that belong to the prompt, where a forward pass holds prompt and
+            response together; without it the whole first pass counts as prompt.
+
+    Raises:
+        GrainsError: a layer that the model lacks, or a width that differs from the model's.
+    """
+    if resolved is None:
+        yield
+        return
+    at_heads = resolved.site == "attention_heads"
+    modules = find_attention_outputs(model) if at_heads else list(find_blocks(model))
+    progress = _Progress(resolved.positions, prompt_lengths)
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(progress.observe, with_kwargs=True).remove)
+        for layer, delta in resolved.deltas.items():
+            check_layer(layer, len(modules))
+            mover = _Mover(delta, resolved.operator, progress)
+            module = modules[layer]
+            handle = (
+                module.register_forward_pre_hook(mover.before_projection)
+                if at_heads
+                else module.register_forward_hook(mover.after_block)
+            )
+            stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def steered(
+    model: PreTrainedModel,
+    vectors: SteeringVectors,
+    config: SteeringConfig | None = None,
+    prompt_lengths: Tensor | None = None,
+) -> Iterator[PreTrainedModel]:
+    """Steer a model inside a `with` block; nest it to compose vectors.
+
+    Correct under batching with padding on either side, KV-cached generation, beam search and `device_map`; padding
+    tokens may be moved too, which no real token sees.
+
+    Args:
+        model: A Hugging Face model.
+        vectors: What to apply.
+        config: How; the vectors' recommended setting by default.
+        prompt_lengths: See `applied`.
+
+    Yields:
+        The same model.
+
+    Raises:
+        GrainsError: unknown operator or layer, or vectors of another width.
+    """
+    check_width(model, vectors)
+    with applied(model, resolve(vectors, config or vectors.recommended), prompt_lengths):
+        yield model
+
+
+def check_width(model: PreTrainedModel, vectors: SteeringVectors) -> None:
+    """Refuse vectors that do not fit the model.
+
+    Raises:
+        GrainsError: a wrong hidden size or a layer out of range.
+    """
+    depth = len(find_blocks(model))
+    for layer, direction in vectors.directions.items():
+        check_layer(layer, depth)
+        if vectors.site == "block_output":
+            expected = int(model.config.get_text_config(decoder=True).hidden_size)
+        else:
+            expected = int(getattr(find_attention_outputs(model)[layer], "in_features", direction.shape[-1]))
+        if direction.shape != (expected,):
+            raise GrainsError(
+                f"vectors have width {direction.shape[-1]} at layer {layer} but the model needs {expected}; "
+                "they were built for another model"
+            )
+
+
+def check_layer(layer: int, depth: int) -> None:
+    """Refuse a block index that the model lacks."""
+    if not 0 <= layer < depth:
+        raise GrainsError(f"layer {layer} is out of range; the model has blocks 0 to {depth - 1}")
+
+
+def _ranges(layers: tuple[int, ...]) -> str:
+    """`(0, 1, 2, 5)` as `0-2, 5`."""
+    parts: list[list[int]] = []
+    for layer in layers:
+        if parts and layer == parts[-1][-1] + 1:
+            parts[-1].append(layer)
+        else:
+            parts.append([layer])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts) or "none"
