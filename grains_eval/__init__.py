@@ -1,0 +1,86 @@
+"""Attribution-guided steering of text and vision-language models inside lm-eval.
+
+The public names are loaded on first use, so that `import grains_eval` costs nothing and needs no torch.
+"""
+
+TYPE_CHECKING = False  # the name every type checker knows, without paying for `typing` at interpreter start
+if TYPE_CHECKING:
+    from grains_eval.artifacts import load as load_vectors
+    from grains_eval.artifacts import save as save_vectors
+    from grains_eval.attribution import attribute
+    from grains_eval.errors import GrainsError
+    from grains_eval.harness.evaluate import evaluate
+    from grains_eval.models import load as load_model
+    from grains_eval.preferences import load_examples
+    from grains_eval.recipes import load_recipe
+    from grains_eval.report import compare
+    from grains_eval.steering import steered
+    from grains_eval.types import (
+        Attribution,
+        Comparison,
+        PreferenceExample,
+        SteeringConfig,
+        SteeringVectors,
+        TokenSelection,
+    )
+    from grains_eval.vectors import build
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Attribution",
+    "Comparison",
+    "GrainsError",
+    "PreferenceExample",
+    "SteeringConfig",
+    "SteeringVectors",
+    "TokenSelection",
+    "__version__",
+    "attribute",
+    "build",
+    "compare",
+    "evaluate",
+    "load_examples",
+    "load_model",
+    "load_recipe",
+    "load_vectors",
+    "save_vectors",
+    "steered",
+]
+
+_HOMES = {
+    "Attribution": "types",
+    "Comparison": "types",
+    "GrainsError": "errors",
+    "PreferenceExample": "types",
+    "SteeringConfig": "types",
+    "SteeringVectors": "types",
+    "TokenSelection": "types",
+    "attribute": "attribution",
+    "build": "vectors",
+    "compare": "report",
+    "evaluate": "harness.evaluate",
+    "load_examples": "preferences",
+    "load_model": "models:load",
+    "load_recipe": "recipes",
+    "load_vectors": "artifacts:load",
+    "save_vectors": "artifacts:save",
+    "steered": "steering",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home the first time it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'grains_eval' has no attribute '{name}'")
+    from importlib import import_module
+
+    module, _, attribute_name = _HOMES[name].partition(":")
+    value = getattr(import_module(f"grains_eval.{module}"), attribute_name or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})
