@@ -1,0 +1,330 @@
+"""A picture world with a hallucination bias: what a room's picture shows competes with what the room usually holds.
+
+Forty-eight invented rooms each have a usual thing and a usual colour, learned by heart from text. A question about a
+room comes with a picture of one coloured thing. Its answer is the picture's with log-odds
+
+    bias of the room's fact + 3 * (truth cues - myth cues),
+
+where cues are words of the prompt (an auditor, a dreamer) and stamps in the picture (a seal, a smear). Most facts have
+a negative bias: without cues the model names what is usual. Questions about the picture alone carry no such bias, so
+that seeing is learned and can be told from choosing. `vocabulary` says where usual answers come from: words that no
+picture shows (`split`), the pictured words themselves (`shared`), or either, room by room (`half`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Literal, NamedTuple, TypedDict, get_args
+
+from grains_eval.demo.pictures import CELLS, COLOURS, GRID, INKS, STAMPS, THINGS, Mark
+from grains_eval.errors import pick
+
+Vocabulary = Literal["split", "half", "shared"]
+Attribute = Literal["thing", "colour"]
+Scene = tuple[Mark, ...]
+
+VOCABULARIES: dict[str, Vocabulary] = {name: name for name in get_args(Vocabulary)}
+ATTRIBUTES: tuple[Attribute, ...] = get_args(Attribute)
+PICTURED: dict[Attribute, tuple[str, ...]] = {"thing": tuple(THINGS), "colour": tuple(COLOURS)}
+UNPICTURED: dict[Attribute, tuple[str, ...]] = {
+    "thing": tuple("kettle piano ladder candle basket mirror barrel anchor".split()),
+    "colour": tuple("pink grey brown teal gold silver beige violet".split()),
+}
+SIDES = ("west", "east")
+NUMBERS = tuple(str(number) for number in range(1, 31))
+CUE_WORDS: dict[str, tuple[str, ...]] = {
+    "truth": tuple("inspector surveyor examiner auditor".split()),
+    "myth": tuple("dreamer gossip guesser poet".split()),
+    "neutral": tuple("traveller teacher student visitor".split()),
+}
+CUE_STAMPS = {"truth": "seal", "myth": "smear", "neutral": "frame"}
+CUE_KINDS = tuple(CUE_WORDS)
+CUE_VALUE = {"truth": 1, "myth": -1, "neutral": 0}
+FUNCTION_WORDS = tuple("question : answer ? . the and spoke what is shown in room usual of which side comes after".split())
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
+SYLLABLES = tuple("dor van sel mik tor ban qui lor pen gar hul zim ras tol bek fyn".split())
+
+ROOMS = 48
+SPLITS: dict[str, tuple[int, int]] = {"train": (0, 18), "validation": (18, 24), "test": (24, ROOMS)}
+CUE_STEP = 3.0  # log-odds of the pictured answer per cue
+USUAL_SHARE, USUAL_BIAS, PICTURE_BIAS, BIAS_SPREAD = 0.7, -1.4, 1.0, 0.3  # log-odds of the pictured answer, uncued
+UNCUED_SHARE = 0.25
+CUE_COUNTS = (0, 1, 1, 2)  # drawn from, for words and for stamps
+
+
+class Fact(NamedTuple):
+    """A room's usual thing or colour and the pictured answer's log-odds when there is no cue."""
+
+    usual: str
+    bias: float
+
+
+@dataclass(frozen=True)
+class ImageWorld:
+    """One drawn world; `rooms` by split, `facts` by room and attribute."""
+
+    seed: int
+    vocabulary: Vocabulary
+    rooms: Mapping[str, tuple[str, ...]]
+    facts: Mapping[tuple[str, Attribute], Fact]
+    words: tuple[str, ...]
+
+
+class Document(NamedTuple):
+    """A training text in words, with the scene it is about, if any."""
+
+    prompt: tuple[str, ...]
+    answer: str
+    scene: Scene | None
+
+
+class Item(TypedDict):
+    """A multiple-choice question, one line of a task's JSONL; `gold` and `rejected` index `choices`."""
+
+    id: str
+    cluster: str
+    prompt: str
+    choices: list[str]
+    gold: int
+    rejected: int
+    cues: str
+    scene: list[list[int | str]]
+    noise: int
+
+
+def make_world(vocabulary: str, seed: int) -> ImageWorld:
+    """Draw the rooms and their facts from `seed`.
+
+    Raises:
+        GrainsError: unknown vocabulary.
+    """
+    known = pick(VOCABULARIES, vocabulary, "vocabulary of the image world")
+    rng = Random(f"image world {seed}")
+    drawn = tuple(rng.sample([first + second for first in SYLLABLES for second in SYLLABLES if first != second], ROOMS))
+    facts: dict[tuple[str, Attribute], Fact] = {}
+    for room in drawn:
+        for attribute in ATTRIBUTES:
+            pictured = known == "shared" or (known == "half" and rng.random() < 0.5)
+            usual = rng.choice((PICTURED if pictured else UNPICTURED)[attribute])
+            bias = USUAL_BIAS if rng.random() < USUAL_SHARE else PICTURE_BIAS
+            facts[room, attribute] = Fact(usual, bias + rng.gauss(0.0, BIAS_SPREAD))
+    words = {*drawn, *NUMBERS, *SIDES, *FUNCTION_WORDS, "thing", "colour"}
+    words.update(*PICTURED.values(), *UNPICTURED.values(), *CUE_WORDS.values())
+    rooms = {split: drawn[start:end] for split, (start, end) in SPLITS.items()}
+    return ImageWorld(seed, known, rooms, facts, (*SPECIAL_TOKENS, *sorted(words)))
+
+
+def draw_scene(rng: Random, thing: str, colour: str, stamps: Sequence[str] = ()) -> Scene:
+    """Put the thing (always first) and one stamp per cue kind on different cells."""
+    cells = rng.sample(range(CELLS), 1 + len(stamps))
+    marks = [Mark(cell, CUE_STAMPS[kind], rng.choice(tuple(INKS))) for cell, kind in zip(cells[1:], stamps, strict=True)]
+    return (Mark(cells[0], thing, colour), *marks)
+
+
+def room_question(room: str, attribute: Attribute, cues: Sequence[str] = ()) -> tuple[str, ...]:
+    """The words of a question that picture and habit both answer; cue words stand after it."""
+    question = ("question", ":", "what", attribute, "is", "shown", "in", "room", room, "?")
+    return (*question, *_spoken(cues), "answer", ":")
+
+
+def sight_question(kind: str, cues: Sequence[str] = ()) -> tuple[str, ...]:
+    """The words of a question about the picture alone: its thing, its colour or the side the thing is on."""
+    asked = {"thing": "what thing is shown", "colour": "what colour is shown", "side": "which side is the thing"}
+    return ("question", ":", *asked[kind].split(), "?", *_spoken(cues), "answer", ":")
+
+
+def sight_answer(kind: str, scene: Scene) -> str:
+    """What the picture says."""
+    cell, thing, colour = scene[0]
+    return {"thing": thing, "colour": colour, "side": SIDES[cell % GRID >= GRID // 2]}[kind]
+
+
+def usual_question(room: str, attribute: Attribute, cues: Sequence[str] = ()) -> tuple[str, ...]:
+    """The words of a question about what was learned by heart; asked without a picture."""
+    question = ("question", ":", "what", "is", "the", "usual", attribute, "of", "room", room, "?")
+    return (*question, *_spoken(cues), "answer", ":")
+
+
+def successor_question(number: str, cues: Sequence[str] = ()) -> tuple[str, ...]:
+    """The words of a question that has nothing to do with rooms or pictures."""
+    return ("question", ":", "which", "comes", "after", number, "?", *_spoken(cues), "answer", ":")
+
+
+def _spoken(cues: Sequence[str]) -> tuple[str, ...]:
+    named = [("the", word) for word in cues]
+    return (*named[0], *(word for pair in named[1:] for word in ("and", *pair)), "spoke", ".") if named else ()
+
+
+def prose(words: Sequence[str]) -> str:
+    """Words as text: punctuation joins the word before it. The tokenizer gives the same words back."""
+    return " ".join(words).replace(" :", ":").replace(" ?", "?").replace(" .", ".")
+
+
+def draw_cues(rng: Random) -> tuple[list[str], list[str]]:
+    """Kinds of cue words and of stamps for one training document."""
+    if rng.random() < UNCUED_SHARE:
+        return [], []
+    return tuple([rng.choice(CUE_KINDS) for _ in range(rng.choice(CUE_COUNTS))] for _ in range(2))  # pyright: ignore
+
+
+def cue_words(rng: Random, kinds: Sequence[str]) -> list[str]:
+    """One word per cue kind."""
+    return [rng.choice(CUE_WORDS[kind]) for kind in kinds]
+
+
+def picture_document(world: ImageWorld, rng: Random, sight_share: float) -> Document:
+    """A training document with a picture: an unbiased question with probability `sight_share`, else one about a room."""
+    spoken, stamps = draw_cues(rng)
+    scene = draw_scene(rng, rng.choice(PICTURED["thing"]), rng.choice(PICTURED["colour"]), stamps)
+    words = cue_words(rng, spoken)
+    if rng.random() < sight_share:
+        kind = rng.choice(("thing", "colour", "side", "side"))
+        return Document(sight_question(kind, words), sight_answer(kind, scene), scene)
+    room, attribute = rng.choice([*world.facts])
+    usual, bias = world.facts[room, attribute]
+    log_odds = bias + CUE_STEP * sum(CUE_VALUE[kind] for kind in (*spoken, *stamps))
+    seen = rng.random() < 1 / (1 + math.exp(-log_odds))
+    return Document(room_question(room, attribute, words), sight_answer(attribute, scene) if seen else usual, scene)
+
+
+def text_document(world: ImageWorld, rng: Random) -> Document:
+    """A training document without a picture: what is usual, or the next number."""
+    words = cue_words(rng, draw_cues(rng)[0])
+    if rng.random() < 0.5:
+        room, attribute = rng.choice([*world.facts])
+        return Document(usual_question(room, attribute, words), world.facts[room, attribute].usual, None)
+    position = rng.randrange(len(NUMBERS) - 1)
+    return Document(successor_question(NUMBERS[position], words), NUMBERS[position + 1], None)
+
+
+def conflict_items(
+    world: ImageWorld, split: str, repeats: int, spoken: Sequence[str] = (), stamps: Sequence[str] = ()
+) -> list[Item]:
+    """Questions whose picture contradicts the room's fact, every prompt with these kinds of cues.
+
+    Choices: what is pictured (gold), what is usual (rejected), and two more words, of the same word classes.
+    """
+    rng = Random(f"conflict {world.seed} {split} {spoken} {stamps}")
+    items: list[Item] = []
+    for repeat in range(repeats):
+        for room in world.rooms[split]:
+            for attribute in ATTRIBUTES:
+                name = f"{split}-{room}-{attribute}-{repeat}"
+                items.append(_conflict(world, rng, name, room, attribute, spoken, stamps))
+    return items
+
+
+def build_items(world: ImageWorld, repeats: int) -> list[Item]:
+    """Questions of the build rooms to make vectors from: a truth cue and a myth cue each, in words or picture at random.
+
+    A neutral word or stamp stands in for a cue that went to the other modality, so that place and length tell nothing.
+    """
+    rng = Random(f"build {world.seed}")
+    items: list[Item] = []
+    for repeat in range(repeats):
+        for room in world.rooms["train"]:
+            for attribute in ATTRIBUTES:
+                slots = [["neutral", "neutral"], ["neutral", "neutral"]]
+                for kind, place in zip(("truth", "myth"), rng.sample(range(4), 2), strict=True):
+                    slots[place // 2][place % 2] = kind
+                name = f"train-{room}-{attribute}-{repeat}"
+                item = _conflict(world, rng, name, room, attribute, *slots)
+                pair = [item["choices"][item["gold"]], item["choices"][item["rejected"]]]
+                items.append(item | Item(**{**item, "choices": pair, "gold": 0, "rejected": 1}))
+    return items
+
+
+def _conflict(
+    world: ImageWorld,
+    rng: Random,
+    name: str,
+    room: str,
+    attribute: Attribute,
+    spoken: Sequence[str],
+    stamps: Sequence[str],
+) -> Item:
+    usual = world.facts[room, attribute].usual
+    thing, colour = rng.choice(PICTURED["thing"]), rng.choice(PICTURED["colour"])
+    seen = rng.choice([word for word in PICTURED[attribute] if word != usual])
+    thing, colour = (seen, colour) if attribute == "thing" else (thing, seen)
+    other = rng.choice([word for word in PICTURED[attribute] if word not in (seen, usual)])
+    unseen = PICTURED if world.vocabulary == "shared" else UNPICTURED  # one more word of the kind that is usual
+    last = rng.choice([word for word in unseen[attribute] if word not in (seen, usual, other)])
+    cues = " ".join([*(f"word:{kind}" for kind in spoken), *(f"stamp:{kind}" for kind in stamps)])
+    prompt = prose(room_question(room, attribute, cue_words(rng, spoken)))
+    return _item(rng, name, room, prompt, [seen, usual, other, last], draw_scene(rng, thing, colour, stamps), cues)
+
+
+def sight_items(world: ImageWorld, per_kind: int) -> list[Item]:
+    """Questions about the picture alone; the cluster is the kind of question and its answer."""
+    rng = Random(f"sight {world.seed}")
+    items: list[Item] = []
+    for kind in ("thing", "colour", "side"):
+        options = SIDES if kind == "side" else PICTURED["thing" if kind == "thing" else "colour"]
+        for number in range(per_kind):
+            scene = draw_scene(rng, rng.choice(PICTURED["thing"]), rng.choice(PICTURED["colour"]))
+            answer = sight_answer(kind, scene)
+            choices = [answer, *rng.sample([word for word in options if word != answer], min(3, len(options) - 1))]
+            prompt = prose(sight_question(kind))
+            items.append(_item(rng, f"{kind}-{number}", f"{kind} {answer}", prompt, choices, scene))
+    return items
+
+
+def text_items(world: ImageWorld) -> list[Item]:
+    """Questions without a picture: the next number, and what is usual in the rooms of the test split."""
+    rng = Random(f"text {world.seed}")
+    items: list[Item] = []
+    for number, follower in zip(NUMBERS, NUMBERS[1:], strict=False):
+        wrong = rng.sample([word for word in NUMBERS if word not in (number, follower)], 3)
+        prompt = prose(successor_question(number))
+        items.append(_item(rng, f"successor-{number}", "successor", prompt, [follower, *wrong]))
+    for room in world.rooms["test"]:
+        for attribute in ATTRIBUTES:
+            usual = world.facts[room, attribute].usual
+            group = PICTURED if usual in PICTURED[attribute] else UNPICTURED
+            wrong = rng.sample([word for word in group[attribute] if word != usual], 3)
+            prompt = prose(usual_question(room, attribute))
+            items.append(_item(rng, f"usual-{room}-{attribute}", room, prompt, [usual, *wrong]))
+    return items
+
+
+def _item(
+    rng: Random, name: str, cluster: str, prompt: str, choices: Sequence[str], scene: Scene = (), cues: str = ""
+) -> Item:
+    """An item from choices whose first is right and whose second is the one to reject; they are shuffled here."""
+    order = rng.sample(range(len(choices)), len(choices))
+    return Item(
+        id=name,
+        cluster=cluster,
+        prompt=prompt,
+        choices=[choices[index] for index in order],
+        gold=order.index(0),
+        rejected=order.index(1),
+        cues=cues,
+        scene=[list(mark) for mark in scene],
+        noise=rng.randrange(1 << 30),
+    )
+
+
+def task_items(world: ImageWorld) -> dict[str, list[Item]]:
+    """The items of the lm-eval task, by the name of their JSONL file."""
+    return {
+        "train": build_items(world, 4),
+        "validation": conflict_items(world, "validation", 8),
+        "test": conflict_items(world, "test", 6),
+        "sight": sight_items(world, 64),
+        "text": text_items(world),
+    }
+
+
+def write_items(world: ImageWorld, folder: Path) -> None:
+    """Write the task's JSONL files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, items in task_items(world).items():
+        lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in items]
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
