@@ -1,0 +1,41 @@
+# From a machine with nothing but python3: `make demo` and `make test` build .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format build clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/'
+
+$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py grains_eval_lm_eval.pth
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.installed ## build a vector on the bundled models, evaluate with and without it, print the table
+	$(BIN)/grains-eval demo $(ARGS)
+
+test: $(VENV)/.installed ## run the test suite (ARGS="-k name" to narrow it)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed ## style, types and import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+build: $(VENV)/.installed ## make the wheel and the source archive in dist/
+	$(BIN)/python -m build --no-isolation
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache
