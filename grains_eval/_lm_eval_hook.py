@@ -1,9 +1,10 @@
 """Makes `lm_eval --model grains_hf` resolve, and our tasks findable, in every process that imports lm_eval.
 
 Released lm_eval (0.4.13) reads no entry points and looks the model's name up before any user code runs. So
-a `.pth` file imports this module at interpreter start. It only puts a finder on `sys.meta_path`; the work is done
-if and when lm_eval itself imports the two modules below. The rules: import nothing but `sys` at start, never
-raise, do nothing where lm_eval does it by itself. `GRAINS_EVAL_NO_HOOK=1` in the environment switches it off.
+a `.pth` file imports this module at interpreter start. It only puts a finder on `sys.meta_path`; the work
+is done if and when lm_eval itself imports the two modules below. The rules: import nothing but `sys` at
+start, never raise, do nothing where lm_eval does it by itself. `GRAINS_EVAL_NO_HOOK=1` in the environment
+switches it off.
 """
 
 import sys
