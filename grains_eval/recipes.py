@@ -70,7 +70,7 @@ class AttributionConfig(Section):
     samples: Count = Field(20, description="SmoothGrad samples")
     top_k: Count = 10
     selection: str = Field("top_k", description="a name in attribution.SELECTIONS")
-    candidates: Count = Field(3, description="agreement: candidates per sign from which tokens are kept")
+    candidates: Count | None = Field(None, description="agreement: candidates per sign, default three times top_k")
     modality: Literal["joint", "text", "image"] = "joint"
     max_document_frequency: Annotated[float, Field(gt=0, le=1)] = Field(
         0.4, description="a token in a larger share of the examples is no candidate"

@@ -1,0 +1,98 @@
+"""Block outputs at chosen positions, read with hooks at the very site where steering is applied.
+
+`hidden_states[-1]` of Hugging Face is after the final norm and does not see an edit at the last block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from grains_eval.models import forward
+from grains_eval.models.blocks import find_attention_outputs, find_blocks
+from grains_eval.models.encoded import EncodedExample
+from grains_eval.types import Site
+
+
+@contextmanager
+def captured(model: PreTrainedModel, site: Site = "block_output") -> Iterator[dict[int, Tensor]]:
+    """Collect `{layer: [B, T, H]}` of the last forward pass inside the block."""
+    states: dict[int, Tensor] = {}
+
+    def keep_output(layer: int) -> Any:
+        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            del module, arguments
+            states[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    def keep_input(layer: int) -> Any:
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            del module
+            states[layer] = arguments[0]
+
+        return hook
+
+    with ExitStack() as stack:
+        if site == "block_output":
+            for layer, block in enumerate(find_blocks(model)):
+                stack.callback(block.register_forward_hook(keep_output(layer)).remove)
+        else:
+            for layer, projection in enumerate(find_attention_outputs(model)):
+                stack.callback(projection.register_forward_pre_hook(keep_input(layer)).remove)
+        yield states
+
+
+@dataclass(frozen=True)
+class PromptStates:
+    """States of `B` variants of one prompt, float32 on the CPU.
+
+    Attributes:
+        last: `[B, L, H]` at the last token.
+        norms: `[L, T - 1]` token norms of the first variant, without its first token (an attention sink in real models).
+    """
+
+    last: Tensor
+    norms: Tensor
+
+
+@torch.no_grad()
+def prompt_states(
+    model: PreTrainedModel, encoded: EncodedExample, prompts: Tensor, site: Site = "block_output"
+) -> PromptStates:
+    """Run `[B, T, H]` prompt embeddings and read every block's output, `h_l(.)`, at the last prompt token."""
+    with captured(model, site) as states:
+        forward.prefill(model, encoded, prompts.to(encoded.embeddings.dtype))
+    layers = range(len(states))
+    last = torch.stack([states[layer][:, -1].float().cpu() for layer in layers], dim=1)
+    norms = torch.stack([states[layer][0, 1:].float().norm(dim=-1).cpu() for layer in layers])
+    return PromptStates(last, norms)
+
+
+@torch.no_grad()
+def response_states(
+    model: PreTrainedModel,
+    encoded: EncodedExample,
+    prompts: Tensor,
+    response: Tensor,
+    site: Site = "block_output",
+) -> Tensor:
+    """States `[B, L, H]` at the last token of a response that follows `[B, T, H]` prompt embeddings."""
+    _, cache = forward.prefill(model, encoded, prompts.to(encoded.embeddings.dtype))
+    with captured(model, site) as states:
+        forward.extend(model, encoded, cache, response)
+    return torch.stack([states[layer][:, -1].float().cpu() for layer in range(len(states))], dim=1)
+
+
+def median_norms(states: list[PromptStates]) -> dict[int, float]:
+    """`m_l`: the median token norm per block over prompts, without their first tokens."""
+    if not states:
+        return {}
+    stacked = torch.cat([state.norms for state in states], dim=1)
+    return {layer: float(row.median()) for layer, row in enumerate(stacked)}

@@ -1,0 +1,128 @@
+"""Which tokens are masked: `T+` and `T-` (method step 3)."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from grains_eval.errors import pick
+from grains_eval.models.encoded import EncodedExample
+from grains_eval.recipes import AttributionConfig
+from grains_eval.types import Attribution, TokenSelection
+
+logger = logging.getLogger(__name__)
+
+# the share of examples that hold a token says little below this many examples
+_ENOUGH_FOR_FREQUENCY = 8
+_ENOUGH_FOR_AGREEMENT = 24
+
+# (example index, token positions) -> [n, L, H]: what masking each token alone takes from the last prompt token's state
+TokenDeltas = Callable[[int, Sequence[int]], Tensor]
+
+
+def shared_tokens(encoded: Sequence[EncodedExample], threshold: float) -> frozenset[int]:
+    """Ids of text tokens that stand in more than `threshold` of the prompts: template words, which crowd out causes."""
+    if len(encoded) < _ENOUGH_FOR_FREQUENCY:
+        return frozenset()
+    counts = Counter(
+        token for example in encoded for token in set(example.input_ids[~example.is_image.to(example.input_ids.device)].tolist())
+    )
+    return frozenset(token for token, count in counts.items() if count > threshold * len(encoded))
+
+
+def rank(
+    attribution: Attribution, encoded: EncodedExample, config: AttributionConfig, shared: frozenset[int], k: int
+) -> TokenSelection:
+    """The `k` candidates of largest positive and of most negative score; a token of the wrong sign is never taken."""
+    allowed = attribution.is_candidate.clone()
+    if config.modality != "joint":
+        allowed &= attribution.is_image if config.modality == "image" else ~attribution.is_image
+    is_shared = torch.tensor([index in shared for index in encoded.input_ids.tolist()])
+    allowed &= ~is_shared | attribution.is_image
+    scores = torch.where(allowed, attribution.scores, torch.zeros(()))
+    order = scores.argsort(descending=True, stable=True).tolist()
+    return TokenSelection(
+        positive=tuple(i for i in order[:k] if scores[i] > 0),
+        negative=tuple(i for i in reversed(order[-k:]) if scores[i] < 0),
+    )
+
+
+def select_top_k(
+    attributions: Sequence[Attribution],
+    encoded: Sequence[EncodedExample],
+    config: AttributionConfig,
+    token_deltas: TokenDeltas,
+) -> list[TokenSelection]:
+    """The paper's selection: the `top_k` tokens of each sign."""
+    del token_deltas
+    shared = shared_tokens(encoded, config.max_document_frequency)
+    return [rank(a, e, config, shared, config.top_k) for a, e in zip(attributions, encoded, strict=True)]
+
+
+def select_by_agreement(
+    attributions: Sequence[Attribution],
+    encoded: Sequence[EncodedExample],
+    config: AttributionConfig,
+    token_deltas: TokenDeltas,
+) -> list[TokenSelection]:
+    """Of the top `candidates` tokens of each sign, keep the `top_k` whose own delta agrees best with other examples'.
+
+    Agreement of a token is its cosine with the best-matching candidate of the same sign in each other example,
+    averaged over those examples and over blocks. An extension of the paper: plain top-k also takes content words,
+    real causes of one answer whose deltas point elsewhere.
+    """
+    if len(encoded) < _ENOUGH_FOR_AGREEMENT:
+        logger.warning("selection by agreement needs %d examples; there are %d", _ENOUGH_FOR_AGREEMENT, len(encoded))
+    shared = shared_tokens(encoded, config.max_document_frequency)
+    several = config.candidates or 3 * config.top_k
+    ranked = [rank(a, e, config, shared, several) for a, e in zip(attributions, encoded, strict=True)]
+    kept: list[list[tuple[int, ...]]] = []
+    for side in ("positive", "negative"):
+        positions: list[tuple[int, ...]] = [getattr(selection, side) for selection in ranked]
+        kept.append(_most_agreeing(positions, token_deltas, config.top_k))
+    return [TokenSelection(positive, negative) for positive, negative in zip(*kept, strict=True)]
+
+
+def _most_agreeing(positions: Sequence[tuple[int, ...]], token_deltas: TokenDeltas, k: int) -> list[tuple[int, ...]]:
+    owners = torch.tensor([index for index, tokens in enumerate(positions) for _ in tokens])
+    if not len(owners):
+        return list(positions)
+    deltas = torch.cat([token_deltas(index, tokens) for index, tokens in enumerate(positions) if tokens])
+    unit = torch.nn.functional.normalize(deltas.float(), dim=-1)  # [n, L, H]
+    cosines = torch.einsum("alh,blh->ab", unit, unit) / unit.shape[1]
+    present = owners.unique()
+    best = torch.stack([cosines[:, owners == owner].amax(dim=1) for owner in present], dim=1)  # [n, examples]
+    others = (owners[:, None] != present[None]).float()
+    agreement = (best * others).sum(dim=1) / others.sum(dim=1).clamp_min(1)
+    chosen: list[tuple[int, ...]] = []
+    for index, tokens in enumerate(positions):
+        scores = agreement[owners == index]
+        order = scores.argsort(descending=True, stable=True)[:k].tolist()
+        chosen.append(tuple(tokens[i] for i in order))
+    return chosen
+
+
+SELECTIONS: Mapping[
+    str,
+    Callable[
+        [Sequence[Attribution], Sequence[EncodedExample], AttributionConfig, TokenDeltas], list[TokenSelection]
+    ],
+] = {"top_k": select_top_k, "agreement": select_by_agreement}
+
+
+def select(
+    attributions: Sequence[Attribution],
+    encoded: Sequence[EncodedExample],
+    config: AttributionConfig,
+    token_deltas: TokenDeltas,
+) -> list[TokenSelection]:
+    """Select tokens for all examples together.
+
+    Raises:
+        GrainsError: an unknown selection.
+    """
+    return pick(SELECTIONS, config.selection, "selection")(attributions, encoded, config, token_deltas)

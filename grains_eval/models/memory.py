@@ -1,0 +1,66 @@
+"""How much fits: an estimate before a pass starts, and halving when it was wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import psutil
+import torch
+from transformers import PreTrainedModel
+
+from grains_eval.errors import GrainsError
+from grains_eval.models.blocks import text_config
+from grains_eval.models.encoded import EncodedExample
+
+T = TypeVar("T")
+_SHARE = 0.5  # of free memory that a pass may take
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a device in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def bytes_per_row(model: PreTrainedModel, encoded: EncodedExample) -> int:
+    """Estimated peak of one row of embeddings with gradient, in bytes.
+
+    Per token and block: about 16 hidden-sized and 4 feed-forward-sized tensors kept for the backward pass, and the
+    attention weights where they are materialised; per response token three float32 rows of logits.
+    """
+    config = text_config(model)
+    width = torch.finfo(encoded.embeddings.dtype).bits // 8
+    responses = len(encoded.chosen) + len(encoded.rejected)
+    tokens = len(encoded.input_ids) + responses
+    hidden = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    heads = int(getattr(config, "num_attention_heads", 1))
+    blocks = int(config.num_hidden_layers)
+    per_token = blocks * (16 * hidden + 4 * inner) * width
+    return tokens * per_token + blocks * heads * tokens**2 * 4 + 3 * 4 * responses * int(config.vocab_size)
+
+
+def rows_that_fit(model: PreTrainedModel, encoded: EncodedExample, most: int) -> int:
+    """Rows of embeddings with gradient that half of the free memory holds, between 1 and `most`."""
+    free = free_bytes(encoded.embeddings.device)
+    return max(1, min(most, int(_SHARE * free / bytes_per_row(model, encoded))))
+
+
+def run_with_halving(run: Callable[[int], T], rows: int) -> T:
+    """Call `run(rows)`, halving `rows` each time the device is out of memory.
+
+    Raises:
+        GrainsError: a single row does not fit.
+    """
+    while True:
+        try:
+            return run(rows)
+        except torch.OutOfMemoryError as error:
+            if rows == 1:
+                raise GrainsError(
+                    "out of memory with one row; use a shorter prompt, a smaller dtype or more devices"
+                ) from error
+            rows //= 2
+            torch.cuda.empty_cache()

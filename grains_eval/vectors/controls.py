@@ -1,0 +1,77 @@
+"""Vectors that should not work as well: what every claim is shown beside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from grains_eval.activations import PromptStates, median_norms, prompt_states
+from grains_eval.types import SteeringVectors
+from grains_eval.vectors.context import BuildContext, Built
+from grains_eval.vectors.grains import grains
+
+
+def _prompt_states(context: BuildContext, description: str) -> list[PromptStates]:
+    return [
+        prompt_states(context.loaded.model, example, example.embeddings[None])
+        for example in context.progress(context.examples, description)
+    ]
+
+
+def random(context: BuildContext) -> Built:
+    """Isotropic random directions; `vectors.options.draw` numbers the draw."""
+    states = _prompt_states(context, "token norms")
+    scales = median_norms(states)
+    draw = int(context.recipe.vectors.options.get("draw", 0))
+    template = SteeringVectors({layer: states[0].last[0, layer] for layer in scales}, scales)
+    return Built(random_like(template, seed=context.recipe.seed + draw))
+
+
+def random_like(vectors: SteeringVectors, seed: int) -> SteeringVectors:
+    """Random directions of each layer's norm."""
+    generator = torch.Generator().manual_seed(seed)
+    directions: dict[int, Tensor] = {}
+    for layer in vectors.layers:
+        drawn = torch.randn(vectors.directions[layer].shape, generator=generator)
+        directions[layer] = drawn * (vectors.directions[layer].norm() / drawn.norm())
+    return replace(vectors, directions=directions, statistics={})
+
+
+def negated(context: BuildContext) -> Built:
+    """`-v`: should do the opposite."""
+    built = grains(context)
+    return replace(built, vectors=negate(built.vectors))
+
+
+def negate(vectors: SteeringVectors) -> SteeringVectors:
+    """The same vectors with the opposite sign."""
+    return replace(vectors, directions={layer: -v for layer, v in vectors.directions.items()})
+
+
+def random_tokens(context: BuildContext) -> Built:
+    """GrAInS with tokens chosen blindly: what masking alone does."""
+    return grains(context.with_attribution(method="random", selection="top_k"))
+
+
+def vocabulary(context: BuildContext) -> Built:
+    """Mean unembedding of the preferred responses minus that of the dispreferred ones, at every layer.
+
+    Made with no attribution at all: where preferred and dispreferred answers use different words it explains a gain.
+    """
+    unembedding: Tensor = context.loaded.model.get_output_embeddings().weight.detach().float()
+    chosen = torch.cat([example.chosen for example in context.examples])
+    rejected = torch.cat([example.rejected for example in context.examples])
+    direction = (unembedding[chosen].mean(dim=0) - unembedding[rejected].mean(dim=0)).cpu()
+    scales = median_norms(_prompt_states(context, "token norms"))
+    return Built(SteeringVectors({layer: direction.clone() for layer in scales}, scales))
+
+
+def project_out(vectors: SteeringVectors, other: SteeringVectors) -> SteeringVectors:
+    """What is left of each direction orthogonal to another vector's direction at the same layer."""
+    directions: dict[int, Tensor] = {}
+    for layer in vectors.layers:
+        unit = torch.nn.functional.normalize(other.directions[layer].float(), dim=0)
+        directions[layer] = vectors.directions[layer] - (vectors.directions[layer] @ unit) * unit
+    return replace(vectors, directions=directions)
