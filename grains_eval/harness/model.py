@@ -1,0 +1,227 @@
+"""`grains_hf`: everything that lm-eval's `hf` accepts, plus steering vectors.
+
+The registered class picks the text or the vision-language variant by the model's config. Without vectors, or at
+strength 0, no hook is registered, and with `share_context=false` every number is bit-identical to `hf`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook
+from lm_eval.models.hf_vlms import HFMultimodalLM
+from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import simple_parse_args_string
+
+from grains_eval.errors import GrainsError, unknown
+from grains_eval.harness.arguments import AppliedArtifact, parse_steering
+from grains_eval.harness.multimodal import ImageLoglikelihoodMixin
+from grains_eval.harness.shared_context import SharedContextMixin
+from grains_eval.models.loading import is_vision_language, read_config
+from grains_eval.preferences.hashing import doc_hash
+from grains_eval.steering import ResolvedSteering, applied, check_width
+
+logger = logging.getLogger(__name__)
+
+STEERING_ARGUMENTS = ("vectors", "strength", "layers", "unit", "operator", "positions")
+
+
+class SteeringMixin(SharedContextMixin):
+    """Adds steering to an lm-eval Hugging Face model; stands before it in the class's bases.
+
+    Args:
+        pretrained: As for `hf`.
+        vectors: Artifact folder or hub id; several are joined by `+`. None is the plain model.
+        strength: Strength of each; default: the artifact's recommendation.
+        layers: Blocks to steer: `14`, `8-12`, `8/14`, `all`; default: the artifact's recommendation.
+        unit: `relative` or `absolute`.
+        operator: A name in `steering.OPERATORS`.
+        positions: `all`, `prompt`, `generated` or `last`.
+        share_context: Compute a context once for all its continuations.
+        **kwargs: As for `hf`.
+
+    Raises:
+        GrainsError: an artifact that cannot be read or does not fit, or an argument that is not known.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any,
+        vectors: str | None = None,
+        strength: Any = None,
+        layers: Any = None,
+        unit: str | None = None,
+        operator: str | None = None,
+        positions: str | None = None,
+        share_context: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)
+        self.share_context = share_context
+        self._documents: dict[tuple[str, Any], str] = {}
+        adapters = [item.artifact.adapter for item in self.applied if item.artifact.adapter is not None]
+        if len(adapters) + ("peft" in kwargs) > 1:
+            raise GrainsError("only one adapter can be applied; drop peft= or all but one LoRA artifact")
+        if adapters:
+            kwargs["peft"] = str(adapters[0])
+        try:
+            super().__init__(pretrained=pretrained, **kwargs)
+        except TypeError as error:
+            raise _unknown_argument(error) or error from error
+        for item in self.applied:
+            if item.artifact.vectors is not None:
+                check_width(self.model, item.artifact.vectors)
+            _warn_of_other_base(item, pretrained)
+        self._join_processes()
+
+    def _join_processes(self) -> None:
+        """Share requests between CPU processes too; `hf` does so only with more than one accelerator."""
+        accelerator = getattr(self, "accelerator", None)
+        if accelerator is not None and accelerator.num_processes > 1 and self._world_size == 1:
+            self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
+
+    @property
+    def steering_configuration(self) -> tuple[ResolvedSteering, ...]:
+        """What is applied to every forward pass, in order; empty for the plain model."""
+        return tuple(item.resolved for item in self.applied if item.resolved is not None)
+
+    @contextmanager
+    def steering(self) -> Iterator[None]:
+        """Steer the model inside the block with hooks."""
+        with ExitStack() as stack:
+            for resolved in self.steering_configuration:
+                stack.enter_context(applied(self.model, resolved))
+            yield
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Score continuations under steering; see `hf`."""
+        self._observe(requests)
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Score whole texts under steering; see `hf`."""
+        self._observe(requests)
+        return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Generate under steering; see `hf`."""
+        self._observe(requests)
+        with self.steering():
+            return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+    def _observe(self, requests: Sequence[Instance]) -> None:
+        """Remember which documents were evaluated, and say how many of them built the vectors."""
+        if not any(_hashes(item) for item in self.applied):
+            return
+        for request in requests:
+            key = (str(request.task_name), request.doc_id)
+            if key not in self._documents:
+                self._documents[key] = doc_hash(request.doc)
+        for name, count in self._documents_used().items():
+            if count:
+                logger.warning(
+                    "%d evaluated documents were used to %s the vectors; grains-eval compare leaves them out", count, name
+                )
+
+    def _documents_used(self) -> dict[str, int]:
+        used = {"build": set[str](), "tune": set[str]()}
+        for item in self.applied:
+            hashes = _hashes(item)
+            used["build"].update(hashes.get("build", ()))
+            used["tune"].update(hashes.get("development", ()))
+        return {name: sum(found in known for found in self._documents.values()) for name, known in used.items()}
+
+    def describe_steering(self) -> list[dict[str, Any]]:
+        """Every artifact with its fingerprint, layers, strength and method."""
+        return [item.describe() for item in self.applied]
+
+    def get_model_info(self) -> dict[str, Any]:
+        """As `hf`, plus what steered the run and how many evaluated documents were used to make it.
+
+        The counts are those of this process, without requests that a cache answered.
+        """
+        used = self._documents_used()
+        return {
+            **super().get_model_info(),
+            "steering": self.describe_steering(),
+            "steering_fingerprint": self.cache_fingerprint(),
+            "scoring_path": "shared_context" if self.share_context else "plain",
+            "evaluated_docs_used_to_build": used["build"],
+            "evaluated_docs_used_to_tune": used["tune"],
+        }
+
+    def cache_fingerprint(self) -> str:
+        """Identifies model, steering and scoring path: two runs share cached answers only if it is the same."""
+        described = [
+            {key: value for key, value in item.items() if key not in {"vectors", "doc_hashes"}}
+            for item in self.describe_steering()
+        ]
+        model = [str(self.pretrained) if isinstance(self.pretrained, str) else "", self.revision, self.peft, self.delta]
+        text = json.dumps([model, str(self.model.dtype), described, self.share_context], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Keep the answers of every model and steering in a table of their own within lm-eval's cache file."""
+        database = cache_hook.dbdict
+        if database is not None:
+            table = f"grains_{self.cache_fingerprint()}"
+            database.tablename = table
+            database.conn.execute(f'CREATE TABLE IF NOT EXISTS "{table}" (key TEXT PRIMARY KEY, value BLOB)')
+            database.commit()
+        super().set_cache_hook(cache_hook)
+
+
+class GrainsHF(SteeringMixin, HFLM):
+    """Text models; the class that the name `grains_hf` is registered for."""
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
+        """Build from `key=value,…`; picks the vision-language class where the config asks for it."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
+        """Build from a mapping; picks the vision-language class where the config asks for it."""
+        extra = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        kind = GrainsHFMultimodal if is_vision_language(read_config(arg_dict)) else cls
+        return kind(**arg_dict, **extra)
+
+
+class GrainsHFMultimodal(SteeringMixin, ImageLoglikelihoodMixin, HFMultimodalLM):
+    """Vision-language models, images in log-likelihoods included."""
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Score continuations, with images where the requests have them."""
+        if not requests or len(requests[0].args) < 3:
+            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        self._observe(requests)
+        with self.steering():
+            return ImageLoglikelihoodMixin.loglikelihood(self, requests, disable_tqdm=disable_tqdm)
+
+
+def _hashes(item: AppliedArtifact) -> Mapping[str, Sequence[str]]:
+    return item.artifact.provenance.get("doc_hashes", {})
+
+
+def _unknown_argument(error: TypeError) -> GrainsError | None:
+    """The error for a misspelt model argument, which `hf` hands down to the model's constructor."""
+    match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if match is None:
+        return None
+    import inspect
+
+    known = [*STEERING_ARGUMENTS, "share_context", *inspect.signature(HFLM.__init__).parameters]
+    return unknown(match.group(1), [name for name in known if name not in {"self", "kwargs"}], "model argument")
+
+
+def _warn_of_other_base(item: AppliedArtifact, pretrained: Any) -> None:
+    base = item.artifact.provenance.get("base_model")
+    if base and isinstance(pretrained, str) and str(base).rstrip("/") != pretrained.rstrip("/"):
+        logger.warning("'%s' was built for %s but is applied to %s", item.source, base, pretrained)

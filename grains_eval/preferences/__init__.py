@@ -1,0 +1,96 @@
+"""Where preference examples come from: any lm-eval multiple-choice task, a dataset or a file; disjoint splits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.models.huggingface import HFLM
+
+from grains_eval.errors import GrainsError
+from grains_eval.models import LoadedModel
+from grains_eval.preferences.files import examples_from_rows, read_rows
+from grains_eval.preferences.hashing import doc_hash
+from grains_eval.preferences.tasks import examples_from_task, load_task, split_docs, task_manager
+from grains_eval.recipes import Data
+from grains_eval.types import PreferenceExample
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Disjoint sets of examples.
+
+    Attributes:
+        build: What the vector is built from.
+        development: What layer and strength are chosen on; never what is reported.
+    """
+
+    build: tuple[PreferenceExample, ...]
+    development: tuple[PreferenceExample, ...]
+
+    def doc_hashes(self) -> dict[str, list[str]]:
+        """Hashes of the documents behind each set, sorted."""
+        return {
+            "build": sorted(example.doc_hash for example in self.build),
+            "development": sorted(example.doc_hash for example in self.development),
+        }
+
+
+def load_examples(data: Data, model: LoadedModel | HFLM | None = None, include_path: Sequence[str] = ()) -> Examples:
+    """Draw build and development examples, without any document in both.
+
+    Args:
+        data: The recipe's `data` section.
+        model: Needed where `data.chat_template` is set for a task.
+        include_path: Folders with the user's own tasks.
+
+    Raises:
+        GrainsError: an unknown task or field, unreadable data, or fewer documents than asked.
+    """
+    lm = model.lm if isinstance(model, LoadedModel) else model
+    task = load_task(data.task, include_path) if data.task else None
+
+    def documents(split: str | None) -> Sequence[Any]:
+        return split_docs(task, split) if task is not None else read_rows(data, split)
+
+    def convert(docs: Sequence[Any], indices: Sequence[int]) -> Iterator[PreferenceExample]:
+        chosen = [(index, docs[index]) for index in indices]
+        return examples_from_task(task, chosen, data, lm) if task is not None else examples_from_rows(chosen, data)
+
+    docs = documents(data.split)
+    build = _draw(docs, data.examples, data.seed, frozenset())
+    taken = {doc_hash(docs[i]) for i in build}
+    pool = documents(data.development_split) if data.development_split else docs
+    if len(build) < data.examples:
+        raise GrainsError(f"data.examples asks for {data.examples} but {_name(data)} has {len(build)} different documents")
+    development = _draw(pool, data.development, data.seed + 1, frozenset(taken))
+    if len(development) < data.development:
+        raise GrainsError(
+            f"data.development asks for {data.development} but {_name(data)} has {len(development)} documents beside "
+            f"the {data.examples} that build; lower data.examples or data.development"
+        )
+    return Examples(tuple(convert(docs, build)), tuple(convert(pool, development)))
+
+
+def _draw(docs: Sequence[Any], count: int, seed: int, taken: frozenset[str]) -> list[int]:
+    """Indices of `count` documents in seeded random order, none twice and none that is taken."""
+    order = list(range(len(docs)))
+    random.Random(seed).shuffle(order)
+    seen, drawn = set(taken), list[int]()
+    for index in order:
+        if len(drawn) == count:
+            break
+        key = doc_hash(docs[index])
+        if key not in seen:
+            seen.add(key)
+            drawn.append(index)
+    return drawn
+
+
+def _name(data: Data) -> str:
+    return f"task '{data.task}'" if data.task else f"'{data.path}'"
+
+
+__all__ = ["Examples", "doc_hash", "load_examples", "load_task", "task_manager"]

@@ -1,0 +1,29 @@
+"""lm-eval's document hash, the key that keeps build, development and test items apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lm_eval.utils import handle_non_serializable, hash_string
+from PIL.Image import Image
+
+
+def has_image(value: Any) -> bool:
+    """Whether a value is a picture or holds one."""
+    if isinstance(value, Image):
+        return True
+    if isinstance(value, Mapping):
+        return any(has_image(item) for item in value.values())
+    return isinstance(value, list | tuple) and any(has_image(item) for item in value)
+
+
+def doc_hash(doc: Any) -> str:
+    """The `doc_hash` that lm-eval writes into `samples_*.jsonl`.
+
+    Fields that hold pictures are left out: lm-eval would hash their memory address.
+    """
+    if isinstance(doc, Mapping):
+        doc = {key: value for key, value in doc.items() if not has_image(value)}
+    return hash_string(json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False))

@@ -1,0 +1,161 @@
+"""Preference examples from any lm-eval multiple-choice task, through the task object itself.
+
+Prompt, choices and delimiter are those of the requests that the task would score, so build and evaluation speak the
+same prompt format, chat template included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from lm_eval.api.task import Task
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import apply_template
+
+from grains_eval.errors import GrainsError, unknown
+from grains_eval.preferences.hashing import doc_hash
+from grains_eval.recipes import Data
+from grains_eval.tasks_path import task_directory
+from grains_eval.types import Message, PreferenceExample
+
+_ROLES = ("train", "validation", "test")
+
+
+def task_manager(include_path: Sequence[str] = ()) -> TaskManager:
+    """The harness's tasks, ours, and those in the user's folders, which win."""
+    return TaskManager(include_path=[str(task_directory()), *include_path])
+
+
+def load_task(name: str, include_path: Sequence[str] = ()) -> Task:
+    """One task by name.
+
+    Raises:
+        GrainsError: no such task, a group, a task that is not multiple choice, or data that cannot be loaded.
+    """
+    manager = task_manager(include_path)
+    if name not in manager.all_subtasks:
+        if name in manager.all_groups or name in manager.all_tags:
+            raise GrainsError(f"'{name}' is a group of tasks; data.task needs one task (see lm_eval ls tasks)")
+        raise unknown(name, manager.all_subtasks, "task") if len(manager.all_subtasks) < 50 else _no_such_task(name, manager)
+    try:
+        task: Task = manager.load([name])["tasks"][name]
+    except GrainsError:
+        raise
+    except Exception as error:  # datasets raises many kinds for missing files, offline hubs and bad schemas
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise GrainsError(f"the data of task '{name}' cannot be loaded: {reason}") from error
+    if task.OUTPUT_TYPE != "multiple_choice":
+        raise GrainsError(
+            f"task '{name}' is {task.OUTPUT_TYPE}; examples come from multiple_choice tasks, or from a file (data.path)"
+        )
+    if getattr(task, "multiple_input", False):
+        raise GrainsError(f"task '{name}' varies the prompt instead of the answer; it has no preference pairs")
+    return task
+
+
+def _no_such_task(name: str, manager: TaskManager) -> GrainsError:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, manager.all_subtasks, n=3)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return GrainsError(f"unknown task '{name}': {hint}list them with lm_eval ls tasks, or add a folder of your own")
+
+
+def split_docs(task: Task, split: str | None) -> Sequence[Any]:
+    """The documents of a split, by role (`train`, `validation`, `test`); by default the training split if there is one.
+
+    Raises:
+        GrainsError: the task has no such split.
+    """
+    readers: dict[str, Callable[[], Any]] = {}
+    if task.has_training_docs():
+        readers["train"] = task.training_docs
+    if task.has_validation_docs():
+        readers["validation"] = task.validation_docs
+    if task.has_test_docs():
+        readers["test"] = task.test_docs
+    for role, key in zip(_ROLES, ("training_split", "validation_split", "test_split"), strict=True):
+        own_name = task.get_config(key)
+        if role in readers and isinstance(own_name, str):
+            readers.setdefault(own_name, readers[role])
+    chosen = split or next(role for role in _ROLES if role in readers)
+    if chosen not in readers:
+        raise unknown(chosen, readers, f"split of task '{task.task_name}'")
+    return list(readers[chosen]())
+
+
+def examples_from_task(
+    task: Task, docs: Iterable[tuple[int, Any]], data: Data, lm: HFLM | None
+) -> Iterator[PreferenceExample]:
+    """Turn documents into preference examples: chosen is the gold choice, rejected the first wrong one or `data.rejected`.
+
+    Args:
+        task: A multiple-choice task.
+        docs: Its documents, each with its index in the split.
+        data: The recipe's `data` section.
+        lm: Needed where `data.chat_template` is set.
+
+    Raises:
+        GrainsError: a document without a wrong choice, or a `rejected` that names no choice.
+    """
+    if data.chat_template and lm is None:
+        raise GrainsError("data.chat_template needs a model: its tokenizer holds the template")
+    shots = data.num_fewshot if data.num_fewshot is not None else task.get_config("num_fewshot") or 0
+    cluster_key = (task.get_config("metadata") or {}).get("cluster_key")
+    for index, doc in docs:
+        history: list[dict[str, str]] = []
+
+        def template(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            history.extend(messages)  # noqa: B023 - called within this iteration
+            assert lm is not None
+            return lm.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
+
+        context = task.fewshot_context(
+            doc,
+            num_fewshot=shots,
+            apply_chat_template=data.chat_template,
+            fewshot_as_multiturn=data.chat_template,
+            chat_template=template if data.chat_template else None,
+            gen_prefix=task.doc_to_prefix(doc),
+        )
+        requests = task.construct_requests(
+            doc=doc, ctx=context, metadata=(task.task_name, index, 1), apply_chat_template=data.chat_template
+        )
+        choices: list[str] = task.doc_to_choice(doc)
+        gold, wrong = _pair(task, doc, choices, data)
+        auxiliary = requests[gold].args[2] if len(requests[gold].args) > 2 else {}
+        prompt = tuple(Message(m["role"], m["content"]) for m in history) if history else requests[gold].args[0]
+        yield PreferenceExample(
+            id=f"{task.task_name}:{index}",
+            doc_hash=doc_hash(doc),
+            prompt=prompt,
+            chosen=requests[gold].args[1],
+            rejected=requests[wrong].args[1],
+            images=tuple(auxiliary.get("visual", ())),
+            cluster=str(doc[cluster_key]) if cluster_key and cluster_key in doc else None,
+        )
+
+
+def _pair(task: Task, doc: Any, choices: list[str], data: Data) -> tuple[int, int]:
+    """Indices of the chosen and the rejected choice."""
+    target = task.doc_to_target(doc)
+    gold = [target] if not isinstance(target, list) else target
+    gold = [choices.index(item) if isinstance(item, str) else int(item) for item in gold]
+    if not gold or any(not 0 <= item < len(choices) for item in gold):
+        raise GrainsError(f"task '{task.task_name}': a document has no gold choice (target {target!r})")
+    if data.rejected is None:
+        wrong = next((i for i in range(len(choices)) if i not in gold), None)
+        if wrong is None:
+            raise GrainsError(f"task '{task.task_name}': a document has no wrong choice to reject")
+        return gold[0], wrong
+    value: Any = doc[data.rejected] if data.rejected in doc else apply_template(data.rejected, doc)
+    text = str(value).strip()
+    index = int(text) if text.isdigit() else choices.index(text) if text in choices else -1
+    if not 0 <= index < len(choices) or index in gold:
+        raise GrainsError(
+            f"task '{task.task_name}': data.rejected '{data.rejected}' gives '{text[:40]}', which is no wrong choice; "
+            f"give a field or template with a choice's index or text"
+        )
+    return gold[0], index
