@@ -9,12 +9,26 @@ import pytest
 
 import grains_eval
 
-HEAVY = ("torch", "transformers", "lm_eval", "captum", "pandas", "scipy", "matplotlib", "datasets", "pydantic")
+HEAVY = (
+    "torch",
+    "transformers",
+    "lm_eval",
+    "captum",
+    "pandas",
+    "scipy",
+    "matplotlib",
+    "datasets",
+    "pydantic",
+)
 
 
 def loaded_after(statement):
     code = f"import sys; {statement}; print(*sys.modules)"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
 
 
 def test_root_import_loads_nothing_heavy():

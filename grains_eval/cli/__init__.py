@@ -1,0 +1,94 @@
+"""The command line: subcommands only; every one is a thin call into the package."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from grains_eval import __version__
+from grains_eval.cli import compare, run, vectors
+from grains_eval.cli.command import Command
+from grains_eval.cli.errors import exit_code
+from grains_eval.errors import pick
+
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "start here": run.START,
+    "vectors": vectors.COMMANDS,
+    "evaluation": run.COMMANDS,
+    "study": compare.COMMANDS,
+}
+
+NAMES = {command.name: command for commands in GROUPS.values() for command in commands}
+
+EXAMPLES = """examples:
+  grains-eval demo
+  grains-eval build --config tasks/truthfulqa/recipe.yaml \\
+      --model_args pretrained=meta-llama/Llama-3.1-8B-Instruct,dtype=bfloat16 \\
+      --output_path steering_vectors/truthfulqa-llama
+  lm_eval --model grains_hf --tasks truthfulqa_mc1,mmlu --log_samples --output_path runs/steered \\
+      --model_args pretrained=meta-llama/Llama-3.1-8B-Instruct,vectors=steering_vectors/truthfulqa-llama
+  grains-eval compare runs/baseline runs/steered
+
+`grains-eval COMMAND --help` explains one command."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Assemble the parser: one subparser a command, listed by group."""
+    listing = "\n\n".join(
+        "\n".join([f"{group}:", *(f"  {command.name:<10}{command.summary}" for command in commands)])
+        for group, commands in GROUPS.items()
+    )
+    top = argparse.ArgumentParser(
+        prog="grains-eval",
+        usage="grains-eval COMMAND [options]",
+        description=f"Attribution-guided steering of language models inside lm-eval.\n\n{listing}",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"grains-eval {__version__}")
+    commands = top.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, help=argparse.SUPPRESS, prog="grains-eval"
+    )
+    for command in NAMES.values():
+        sub = commands.add_parser(
+            command.name,
+            description=command.description or command.summary,
+            epilog=f"example:\n  {command.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if command.add_arguments is not None:
+            command.add_arguments(sub)
+        sub.add_argument(
+            "--verbosity",
+            default="WARNING",
+            choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+            help="how much is logged (default WARNING)",
+        )
+        sub.add_argument("--traceback", action="store_true", help="show where an error came from")
+        sub.set_defaults(execute=command.execute)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; expected errors become one line and an exit code.
+
+    Args:
+        arguments: Without the program's name; default `sys.argv[1:]`.
+
+    Returns:
+        0, 1 for a failure that is ours, 2 for one that the user can mend, 130 for an interrupt.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and not words[0].startswith("-"):
+        if words[0] not in NAMES:
+            return exit_code(lambda: pick(NAMES, words[0], "command"))
+        command = NAMES[words[0]]
+        if command.add_arguments is None:
+            rest = argparse.Namespace(words=words[1:])
+            return exit_code(lambda: command.execute(rest), traceback="--traceback" in words)
+    options = parser().parse_args(words)
+    logging.basicConfig(level=options.verbosity, format="%(levelname)s %(name)s: %(message)s")
+    return exit_code(lambda: options.execute(options), traceback=options.traceback)

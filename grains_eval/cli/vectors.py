@@ -1,0 +1,75 @@
+"""`build` makes an artifact folder, `show` reads one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from grains_eval.cli.command import (
+    Command,
+    add_model_flags,
+    add_output_flags,
+    add_recipe_flags,
+    model_arguments,
+    recipe_file,
+)
+
+
+def _build_arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe_flags(parser)
+    add_model_flags(parser)
+    add_output_flags(parser, "the artifact folder to write")
+
+
+def _build(options: argparse.Namespace) -> None:
+    from grains_eval.recipes import load_recipe
+
+    recipe = load_recipe(recipe_file(options.config), options.overrides)
+    model_args = model_arguments(options, recipe.model_args)
+
+    from rich.console import Console
+
+    from grains_eval.cli.progress import bars
+    from grains_eval.report.show import show_folder
+    from grains_eval.study.build import build_from_recipe
+
+    build_from_recipe(recipe, model_args, options.output_path, overwrite=options.overwrite, progress=bars)
+    show_folder(options.output_path, Console())
+
+
+def _show_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="an artifact folder, a hub id, or a run folder of lm-eval")
+    parser.add_argument(
+        "--examples", type=int, default=3, metavar="N", help="token heat maps to draw (default 3)"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the heat maps as one HTML file too")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from grains_eval.report.show import show_folder
+
+    show_folder(options.folder, Console(), examples=options.examples, html=options.html)
+
+
+COMMANDS = (
+    Command(
+        "build",
+        "build steering vectors from a recipe",
+        "grains-eval build --config tasks/truthfulqa/recipe.yaml --model_args pretrained=org/name "
+        "--output_path steering_vectors/truthfulqa-name",
+        _build_arguments,
+        _build,
+        "Build steering vectors from a recipe into an artifact folder.\n\n"
+        "A build that was interrupted goes on "
+        "where it stopped when\nthe same command is run again. Nothing is replaced without --overwrite.",
+    ),
+    Command(
+        "show",
+        "print the card of a vector or a run, with token heat maps",
+        "grains-eval show steering_vectors/truthfulqa-name",
+        _show_arguments,
+        _show,
+    ),
+)

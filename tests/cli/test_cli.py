@@ -1,0 +1,185 @@
+"""The command line: what a newcomer reads, and what goes wrong in one line."""
+
+import errno
+import sys
+
+import pytest
+
+from grains_eval import cli
+from grains_eval.cli.command import integers, model_arguments, numbers, recipe_file
+from grains_eval.cli.errors import exit_code
+from grains_eval.cli.progress import bars, rate
+from grains_eval.cli.run import run_lm_eval
+from grains_eval.errors import GrainsError
+
+
+def fail(error):
+    raise error
+
+
+def test_help_lists_every_command_in_its_group(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for group, commands in cli.GROUPS.items():
+        assert f"{group}:" in text
+        assert all(f"  {command.name} " in text and command.summary in text for command in commands)
+
+
+PARSED = [command for command in cli.NAMES.values() if command.add_arguments]
+
+
+@pytest.mark.parametrize("command", PARSED, ids=lambda command: command.name)
+def test_every_example_is_a_command_that_parses(command):
+    program, *words = command.example.split()
+    assert program == "grains-eval" and words[0] == command.name
+    assert cli.parser().parse_args(words).execute is command.execute
+
+
+@pytest.mark.parametrize("name", [command.name for command in PARSED])
+def test_help_of_a_command_ends_with_its_example(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: grains-eval {name} ")
+    assert text.rstrip().endswith(cli.NAMES[name].example)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == "grains-eval 0.1.0\n"
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(capsys):
+    assert cli.main(["buidl"]) == 2
+    assert "unknown command 'buidl': did you mean 'build'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (GrainsError("layer 9 is out of range;\n use 0 to 3"), 2, "layer 9 is out of range; use 0 to 3"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/x"),
+            2,
+            "the disk is full at out/x; free some",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "gone"),
+            2,
+            "gone: No such file or directory",
+        ),
+        (OSError("org/name is not a\nvalid model identifier"), 2, "org/name is not a valid model identifier"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command again goes on"),
+    ],
+)
+def test_expected_errors_are_one_line(error, code, line, capsys):
+    assert exit_code(lambda: fail(error)) == code
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"grains-eval: {line}") and err.count("\n") == 1
+    with pytest.raises(type(error)):
+        exit_code(lambda: fail(error), traceback=True)
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        exit_code(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["build", "--config", "nowhere", "-o", "out", "-a", "pretrained=x"], "unknown recipe"),
+        (["build", "--config", "recipe.yaml", "-o", "out"], "no model given; add --model_args pretrained="),
+        (
+            ["build", "--config", "recipe.yaml", "-o", "out", "--set", "data.exmaples=3"],
+            "did you mean 'data.examples'",
+        ),
+        (["build", "--config", "recipe.yaml", "-o", "out", "--set", "data"], "override 'data' has no '='"),
+        (["compare"], "compare takes either run folders"),
+        (["compare", "one"], "compare needs at least two run folders"),
+        (["compare", "one", "two", "--config", "recipe.yaml"], "compare takes either run folders"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(words, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("name: x\ndata: {task: arc_easy}\n")
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert line in err and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_a_recipe_is_a_file_or_the_name_of_a_bundled_behaviour(tmp_path, monkeypatch):
+    own = tmp_path / "recipe.yaml"
+    own.write_text("")
+    bundled = tmp_path / "tasks" / "honest" / "recipe.yaml"
+    bundled.parent.mkdir(parents=True)
+    bundled.write_text("")
+    monkeypatch.setattr("grains_eval.cli.command.task_directory", lambda: tmp_path / "tasks")
+    assert recipe_file(str(own)) == own
+    assert recipe_file("honest") == recipe_file("tasks/honest/recipe.yaml") == bundled
+    with pytest.raises(GrainsError, match="did you mean 'honest'"):
+        recipe_file("honets")
+
+
+def test_flags_win_over_the_recipes_model_arguments():
+    words = [
+        "build",
+        "--config",
+        "c",
+        "-o",
+        "o",
+        "-a",
+        "pretrained=new,dtype=float32",
+        "revision=v2",
+        "--device",
+        "cpu",
+    ]
+    merged = model_arguments(
+        cli.parser().parse_args(words), {"pretrained": "old", "device": "cuda", "trust": True}
+    )
+    assert merged == {
+        "pretrained": "new",
+        "dtype": "float32",
+        "revision": "v2",
+        "device": "cpu",
+        "trust": True,
+    }
+
+
+def test_lists():
+    assert integers("8, 16,") == [8, 16]
+    assert numbers("0.5,1") == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        (["--tasks", "a"], ["--model", "grains_hf", "--tasks", "a"]),
+        (["--model", "hf", "--tasks", "a"], ["--model", "hf", "--tasks", "a"]),
+        (["--model=hf"], ["--model=hf"]),
+        (["-M", "hf"], ["-M", "hf"]),
+        (["--config", "run.yaml"], ["--config", "run.yaml"]),
+        (["--model_args", "pretrained=x"], ["--model", "grains_hf", "--model_args", "pretrained=x"]),
+    ],
+)
+def test_run_hands_everything_to_lm_eval(words, seen, monkeypatch):
+    from lm_eval.api.registry import model_registry
+
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: None)
+    run_lm_eval(words)
+    assert sys.argv == ["lm-eval", "run", *seen]
+    assert "grains_hf" in model_registry
+
+
+def test_progress_gives_every_item_and_says_so_in_a_log(capsys):
+    assert list(bars(["a", "b", "c"], "reading")) == ["a", "b", "c"]
+    assert capsys.readouterr().err.startswith("reading: 3/3 in ")
+
+
+def test_rate_reads_well():
+    assert (rate(4.0), rate(0.25), rate(0.0)) == ("4.0/s", "4.0 s each", "")
