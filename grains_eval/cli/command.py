@@ -124,8 +124,13 @@ def recipe_file(config: str) -> Path:
     if Path(config).is_file():
         return Path(config)
     home = task_directory()
-    name = config.removeprefix("tasks/").removesuffix("/recipe.yaml")
-    bundled = {str(file.parent.relative_to(home)): file for file in home.glob("**/recipe.yaml")}
+    bundled = {_short_name(file.relative_to(home)): file for file in sorted(home.glob("**/recipe*.yaml"))}
+    name = _short_name(Path(config.removeprefix("tasks/")))
     if name not in bundled:
         raise unknown(config, bundled, "recipe (no such file, and no bundled behaviour of that name)")
     return bundled[name]
+
+
+def _short_name(path: Path) -> str:
+    """`toxigen/recipe.yaml` is `toxigen`; a behaviour's other recipes keep their file's name."""
+    return path.parent.as_posix() if path.name == "recipe.yaml" else path.as_posix().removesuffix(".yaml")

@@ -121,6 +121,9 @@ def test_a_recipe_is_a_file_or_the_name_of_a_bundled_behaviour(tmp_path, monkeyp
     monkeypatch.setattr("grains_eval.cli.command.task_directory", lambda: tmp_path / "tasks")
     assert recipe_file(str(own)) == own
     assert recipe_file("honest") == recipe_file("tasks/honest/recipe.yaml") == bundled
+    other = bundled.with_name("recipe_strict.yaml")
+    other.write_text("")
+    assert recipe_file("honest/recipe_strict") == recipe_file("tasks/honest/recipe_strict.yaml") == other
     with pytest.raises(GrainsError, match="did you mean 'honest'"):
         recipe_file("honets")
 
