@@ -158,7 +158,10 @@ def save(
         if adapter is not None:
             shutil.copytree(adapter, work / ADAPTER)
         (work / CARD).write_text(write_card(config.model_dump(), target.name), encoding="utf-8")
-        work.chmod(0o755)
+        work.chmod(0o755)  # mkdtemp and safetensors write for the owner alone
+        for file in work.iterdir():
+            if file.is_file():
+                file.chmod(0o644)
         if target.exists():
             old = Path(mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
             target.rename(old / target.name)

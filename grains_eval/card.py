@@ -2,78 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
-_CARD = """\
----
-library_name: grains-eval
-{% if base_model %}base_model: {{ base_model }}
-{% endif -%}
-tags: [steering, {{ method }}, lm-eval]
----
-
-# {{ name }}
-
-{% if kind == "vectors" -%}
-Steering vectors for `{{ base_model or "an unnamed model" }}`, made with `{{ method }}` from {{ examples }} preference
-examples of `{{ source or "an unnamed source" }}`. Directions of {{ layers|length }} blocks, {{ hidden_size }} wide, site `{{ site }}`.
-{%- elif kind == "adapter" -%}
-A LoRA adapter (`adapter/`, readable by peft) for `{{ base_model }}`, trained on {{ examples }} preference examples.
-{%- else -%}
-A prompting baseline: the instruction below is put in front of every prompt.
-
-> {{ instruction }}
-{%- endif %}
-
-```
-lm_eval --model grains_hf --model_args pretrained={{ base_model or "MODEL" }},vectors={{ name }} --tasks TASK
-```
-{% if kind == "vectors" %}
-Recommended: layers {{ recommended.layers if recommended.layers is not none else "all" }}, strength \
-{{ recommended.strength }} ({{ recommended.unit }}), operator `{{ recommended.operator }}`, positions `{{ recommended.positions }}`.
-{% if chosen_by %}Chosen {{ chosen_by }}.
-{% endif %}
-{% if statistics %}
-| block | median token norm | {{ columns|join(" | ") }} |
-|---|---|{{ "---|" * columns|length }}
-{% for layer in layers -%}
-| {{ layer }} | {{ "%.3g"|format(scales[layer]) }} | \
-{% for column in columns %}{{ number(statistics[layer].get(column)) }} | {% endfor %}
-{% endfor %}
-{%- endif %}{% endif %}
-{% if doc_hashes %}
-Built on {{ doc_hashes.build|length }} documents and tuned on {{ doc_hashes.development|length }}; their hashes are in
-`steering_config.json`, and comparisons leave them out.
-{% endif %}
-Seed {{ seed }}; {% for package, version in versions.items() %}{{ package }} {{ version }}{{ ", " if not loop.last }}{% endfor %}.
-"""
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.3g}"
+import yaml
 
 
 def write_card(config: Mapping[str, Any], name: str) -> str:
     """Render the card of an `ArtifactConfig` as Markdown with a YAML header."""
-    provenance: Mapping[str, Any] = config["provenance"]
-    statistics: Mapping[int, Mapping[str, Any]] = config["statistics"]
-    columns = sorted({column for row in statistics.values() for column in row})
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, autoescape=False)
-    kind = "prompt" if config["instruction"] is not None else "vectors" if config["layers"] else "adapter"
-    return environment.from_string(_CARD).render(
-        config,
-        name=name,
-        kind=kind,
-        columns=columns,
-        number=_number,
-        base_model=provenance.get("base_model"),
-        source=provenance.get("source"),
-        examples=provenance.get("examples", "an unknown number of"),
-        doc_hashes=provenance.get("doc_hashes"),
-        chosen_by=provenance.get("chosen_by"),
-        seed=provenance.get("seed", "unknown"),
-        versions=provenance.get("versions", {}),
+    origin: Mapping[str, Any] = config["provenance"]
+    header = {"library_name": "grains-eval", "tags": ["steering", config["method"], "lm-eval"]}
+    if origin.get("base_model"):
+        header["base_model"] = origin["base_model"]
+    parts = [f"---\n{yaml.safe_dump(header, sort_keys=False)}---", f"# {name}", *_description(config)]
+    parts.append(
+        "```\n"
+        f"lm_eval --model grains_hf --tasks TASK --model_args "
+        f"pretrained={origin.get('base_model') or 'MODEL'},vectors={name}\n"
+        "```"
     )
+    if config["layers"]:
+        parts.extend([_setting(config["recommended"], origin.get("chosen_by")), "\n".join(_statistics(config))])
+    hashes = origin.get("doc_hashes")
+    if hashes:
+        parts.append(
+            f"Built on {len(hashes.get('build', ()))} documents and tuned on {len(hashes.get('development', ()))}; their "
+            "hashes are in `steering_config.json`, and comparisons leave them out."
+        )
+    versions = ", ".join(f"{package} {version}" for package, version in origin.get("versions", {}).items())
+    parts.append(f"Seed {origin.get('seed', 'unknown')}; {versions}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _description(config: Mapping[str, Any]) -> Iterator[str]:
+    origin: Mapping[str, Any] = config["provenance"]
+    base = f"`{origin['base_model']}`" if origin.get("base_model") else "an unnamed model"
+    source = f" of `{origin['source']}`" if origin.get("source") else ""
+    examples = f"{origin.get('examples', 'an unknown number of')} preference examples{source}"
+    if config["instruction"] is not None:
+        yield "A prompting baseline: this instruction is put in front of every prompt."
+        yield f"> {config['instruction']}"
+    elif config["layers"]:
+        yield (
+            f"Steering vectors for {base}, made with `{config['method']}` from {examples}: directions of "
+            f"{len(config['layers'])} blocks, {config['hidden_size']} wide, at the site `{config['site']}`."
+        )
+    else:
+        yield f"A LoRA adapter for {base} (`adapter/`, readable by peft), trained on {examples}."
+
+
+def _setting(recommended: Mapping[str, Any], chosen_by: str | None) -> str:
+    layers = recommended["layers"]
+    blocks = "all blocks" if layers is None else f"block{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
+    return (
+        f"Recommended: {blocks}, strength {recommended['strength']} ({recommended['unit']}), operator "
+        f"`{recommended['operator']}`, positions `{recommended['positions']}`"
+        f"{f'; chosen {chosen_by}' if chosen_by else ''}."
+    )
+
+
+def _statistics(config: Mapping[str, Any]) -> Iterator[str]:
+    """One row per block; `m_l` is the median token norm."""
+    statistics: Mapping[int, Mapping[str, float | None]] = config["statistics"]
+    columns = sorted({column for row in statistics.values() for column in row})
+    yield f"| block | m_l | {' | '.join(columns)} |" if columns else "| block | m_l |"
+    yield f"|---|---|{'---|' * len(columns)}"
+    for layer in config["layers"]:
+        row = statistics.get(layer, {})
+        values = [_number(config["scales"].get(layer)), *(_number(row.get(column)) for column in columns)]
+        yield f"| {layer} | {' | '.join(values)} |"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3g}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
@@ -83,7 +84,7 @@ def load(
 
     Args:
         model_args: lm-eval's string, or a mapping; everything that `hf` accepts.
-        device: As lm-eval's `--device`.
+        device: As lm-eval's `--device`; by default the first GPU, or the CPU where there is none.
         batch_size: As lm-eval's `--batch_size`.
 
     Raises:
@@ -91,5 +92,7 @@ def load(
     """
     arguments = parse_model_args(model_args)
     kind = HFMultimodalLM if is_vision_language(read_config(arguments)) else HFLM
+    if device is None and "device" not in arguments:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     extra = {"device": device, "batch_size": batch_size}
     return LoadedModel.of(kind.create_from_arg_obj(arguments, {k: v for k, v in extra.items() if v is not None}))

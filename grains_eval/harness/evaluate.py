@@ -1,0 +1,78 @@
+"""Evaluate from Python: lm-eval's own `simple_evaluate` with our model, our tasks and a results folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.models.huggingface import HFLM
+
+from grains_eval.errors import GrainsError
+from grains_eval.harness.model import GrainsHF
+from grains_eval.models.loading import parse_model_args
+from grains_eval.preferences import task_manager
+
+
+def evaluate(
+    model: HFLM | str | Mapping[str, Any],
+    tasks: Sequence[str],
+    *,
+    output_path: str | Path | None = None,
+    include_path: Sequence[str] = (),
+    device: str | None = None,
+    batch_size: int | str | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Run lm-eval on tasks.
+
+    Args:
+        model: A `grains_hf` model, or its `--model_args` as string or mapping (`pretrained`, `vectors`, `strength`, …).
+        tasks: Task or group names: ours, the harness's, or those in `include_path`.
+        output_path: Folder for `results_*.json` and `samples_*.jsonl`, as `lm_eval --log_samples` writes them.
+        include_path: Folders with the user's own tasks.
+        device: As lm-eval's `--device`.
+        batch_size: As lm-eval's `--batch_size`.
+        **settings: Anything else that `lm_eval.simple_evaluate` takes, e.g. `limit`, `num_fewshot`,
+            `apply_chat_template`.
+
+    Returns:
+        lm-eval's results, with `config.steering` saying what steered the run.
+
+    Raises:
+        GrainsError: an unknown task, or steering arguments that do not fit.
+    """
+    arguments: dict[str, Any] = {}
+    if isinstance(model, HFLM):
+        lm = model
+    else:
+        arguments = parse_model_args(model)
+        lm = GrainsHF.create_from_arg_obj(arguments, {"device": device, "batch_size": batch_size})
+    manager = task_manager(include_path)
+    missing = [name for name in tasks if not manager.match_tasks([name])]
+    if missing:
+        raise GrainsError(f"unknown task '{missing[0]}': list them with lm_eval ls tasks, or add include_path")
+    # as in lm-eval's own command line, the tracker knows the model by its arguments
+    tracker = EvaluationTracker(output_path=str(output_path)) if output_path is not None else None
+    results: dict[str, Any] | None = simple_evaluate(
+        model=lm,
+        model_args=arguments or None,
+        tasks=list(tasks),
+        task_manager=manager,
+        evaluation_tracker=tracker,
+        log_samples=True,
+        **settings,
+    )
+    if results is None:  # another process of a distributed run reports
+        return {}
+    if isinstance(lm, GrainsHF) or hasattr(lm, "describe_steering"):
+        results["config"] |= {"model": "grains_hf", "model_args": arguments, **lm.get_model_info()}
+    if tracker is not None:
+        samples: dict[str, Any] = results.pop("samples")
+        tracker.save_results_aggregated(results=results, samples=samples)
+        for name in results["configs"]:
+            tracker.save_results_samples(task_name=name, samples=samples[name])
+        results["samples"] = samples
+    return results

@@ -1,0 +1,1 @@
+"""Grids over a recipe: build, tune, sweep, ablate, compare."""

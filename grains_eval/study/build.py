@@ -1,0 +1,205 @@
+"""From a recipe to an artifact folder; an interrupted build goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from grains_eval.artifacts import package_versions, save
+from grains_eval.attribution import attribute
+from grains_eval.errors import GrainsError
+from grains_eval.models import EncodedExample, LoadedModel, encode, load
+from grains_eval.preferences import Examples, load_examples
+from grains_eval.recipes import AttributionConfig, Recipe
+from grains_eval.steering import check_width
+from grains_eval.study.tune import choose_setting
+from grains_eval.types import Attribution, PreferenceExample
+from grains_eval.vectors import BuildContext, run_method
+from grains_eval.vectors.context import Progress, silent
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AttributionCache:
+    """Scores of an unfinished build, one safetensors file per example and setting.
+
+    Attributes:
+        folder: Beside the artifact to be written; removed once that is there.
+    """
+
+    folder: Path
+
+    def file(self, encoded: EncodedExample, config: AttributionConfig) -> Path:
+        """Where an example's scores are kept."""
+        key = json.dumps([encoded.example.doc_hash, encoded.input_ids.tolist(), config.model_dump(mode="json")])
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+
+    def read(self, encoded: EncodedExample, config: AttributionConfig) -> Attribution | None:
+        """Scores from an earlier attempt; None where there are none, or a broken file."""
+        file = self.file(encoded, config)
+        if not file.is_file():
+            return None
+        try:
+            with safe_open(file, framework="pt") as handle:
+                numbers: dict[str, float] = json.loads(handle.metadata()["numbers"])
+                scores = handle.get_tensor("scores")
+        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
+            return None
+        return Attribution(
+            example_id=encoded.example.id,
+            tokens=encoded.tokens,
+            scores=scores,
+            is_image=encoded.is_image.cpu(),
+            is_candidate=encoded.is_candidate.cpu(),
+            value=numbers["value"],
+            baseline_value=numbers["baseline_value"],
+            completeness_error=numbers["completeness_error"],
+            steps=int(numbers["steps"]),
+            patches=encoded.patches,
+        )
+
+    def write(self, encoded: EncodedExample, config: AttributionConfig, attribution: Attribution) -> None:
+        """Keep an example's scores; the file appears whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.file(encoded, config)
+        names = ("value", "baseline_value", "completeness_error", "steps")
+        numbers = json.dumps({name: getattr(attribution, name) for name in names})
+        part = file.with_suffix(".part")
+        save_file({"scores": attribution.scores.contiguous()}, part, metadata={"numbers": numbers})
+        part.rename(file)
+
+
+def build_context_with_cache(
+    loaded: LoadedModel,
+    examples: Sequence[PreferenceExample],
+    recipe: Recipe,
+    cache: AttributionCache | None,
+    progress: Progress = silent,
+) -> BuildContext:
+    """A build that answers from the cache where it can and adds to it where it cannot."""
+
+    def score(encoded: EncodedExample, config: AttributionConfig) -> Attribution:
+        known = cache.read(encoded, config) if cache is not None else None
+        if known is None:
+            known = attribute(loaded, encoded, config, recipe.seed)
+            if cache is not None:
+                cache.write(encoded, config, known)
+        return known
+
+    encoded = [encode(loaded, example, recipe.attribution.visual_baseline) for example in examples]
+    return BuildContext(loaded, encoded, recipe, score, progress)
+
+
+def provenance(
+    recipe: Recipe, model_args: Mapping[str, Any], loaded: LoadedModel, examples: Examples, chosen_by: str | None
+) -> dict[str, Any]:
+    """Everything that says where an artifact comes from, as JSON values."""
+    return {
+        "method": recipe.vectors.method,
+        "base_model": model_args.get("pretrained") if isinstance(model_args.get("pretrained"), str) else None,
+        "revision": model_args.get("revision"),
+        "commit": getattr(loaded.model.config, "_commit_hash", None),
+        "architecture": type(loaded.model).__name__,
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "modality": "vision-language" if any(example.images for example in examples.build) else "text",
+        "source": recipe.data.task or recipe.data.path,
+        "recipe": recipe.name,
+        "recipe_hash": recipe.fingerprint(),
+        "seed": recipe.seed,
+        "examples": len(examples.build),
+        "doc_hashes": examples.doc_hashes(),
+        "chosen_by": chosen_by,
+        "versions": package_versions(),
+    }
+
+
+def build_from_recipe(
+    recipe: Recipe,
+    model_args: Mapping[str, Any],
+    output_path: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
+    include_path: Sequence[str] = (),
+    loaded: LoadedModel | None = None,
+    examples: Examples | None = None,
+) -> Path:
+    """Build a recipe's vectors into an artifact folder.
+
+    Attributions are kept in `<output_path>.partial` until the artifact is written, so that the same call after an
+    interrupt goes on where it stopped. Where the recipe says `auto`, layer and strength are chosen on the development
+    examples.
+
+    Args:
+        recipe: What to build.
+        model_args: lm-eval's model arguments.
+        output_path: The folder to write.
+        overwrite: Replace it if it exists.
+        progress: Wraps loops over examples, with a description.
+        include_path: Folders with the user's own tasks.
+        loaded: The model, if it is loaded already.
+        examples: The examples, if they are drawn already.
+
+    Returns:
+        The folder.
+
+    Raises:
+        GrainsError: anything the user can mend; nothing is written then.
+    """
+    target = Path(output_path)
+    if target.exists() and not overwrite:
+        raise GrainsError(f"'{target}' exists; choose another --output_path or pass --overwrite")
+    loaded = loaded or load(model_args)
+    examples = examples or load_examples(recipe.data, loaded, include_path)
+    state = {"recipe": recipe.fingerprint(), "model": {key: str(value) for key, value in sorted(model_args.items())}}
+    work = target.with_name(f"{target.name}.partial")
+    cache = AttributionCache(work)
+    _adopt(work, state)
+    torch.manual_seed(recipe.seed)
+    context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
+    built = run_method(context)
+    check_width(loaded.model, built.vectors)
+    setting, reason = choose_setting(loaded, built.vectors, examples.development, recipe, progress)
+    vectors = replace(
+        built.vectors,
+        recommended=setting,
+        provenance=provenance(recipe, model_args, loaded, examples, reason),
+    )
+    folder = save(
+        vectors,
+        target,
+        attributions=built.attributions,
+        selections=built.selections,
+        recipe=recipe.to_yaml(),
+        overwrite=overwrite,
+    )
+    shutil.rmtree(work, ignore_errors=True)
+    logger.info("wrote %s with %s", folder, asdict(setting))
+    return folder
+
+
+def _adopt(work: Path, state: Mapping[str, Any]) -> None:
+    """Go on with an unfinished build of the same recipe and model; drop one of another."""
+    note = work / "state.json"
+    try:
+        same = json.loads(note.read_text(encoding="utf-8")) == state
+    except (OSError, json.JSONDecodeError):
+        same = False
+    if work.exists() and not same:
+        shutil.rmtree(work)
+    if not same:
+        work.mkdir(parents=True)
+        note.write_text(json.dumps(state), encoding="utf-8")
+    else:
+        logger.info("going on with the unfinished build in %s", work)
