@@ -34,7 +34,7 @@ class Command:
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """`--config` and `--set`."""
+    """`--config`, `--set` and `--include_path`."""
     group = parser.add_argument_group("recipe")
     group.add_argument(
         "--config",
@@ -50,6 +50,13 @@ def add_recipe_flags(parser: argparse.ArgumentParser, required: bool = True) -> 
         default=[],
         metavar="SECTION.KEY=VALUE",
         help="override a key of the recipe; may be repeated",
+    )
+    group.add_argument(
+        "--include_path",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a folder with lm-eval tasks of your own; may be repeated",
     )
 
 

@@ -33,7 +33,14 @@ def _build(options: argparse.Namespace) -> None:
     from grains_eval.report.show import show_folder
     from grains_eval.study.build import build_from_recipe
 
-    build_from_recipe(recipe, model_args, options.output_path, overwrite=options.overwrite, progress=bars)
+    build_from_recipe(
+        recipe,
+        model_args,
+        options.output_path,
+        overwrite=options.overwrite,
+        progress=bars,
+        include_path=options.include_path,
+    )
     show_folder(options.output_path, Console())
 
 
