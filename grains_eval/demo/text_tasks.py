@@ -19,7 +19,7 @@ def load(world: str, part: str | None = None, items: str | None = None, **_: Any
 
     Args:
         world: Folder below `tasks/demo`, such as `text_split`.
-        part: Read this file alone, as the test split (`skills`, `closed_book`); by default one file per split.
+        part: Read this file alone, as the test split (`skills`, `closed_book`); default: one file per split.
         items: Read the files of this folder instead, such as those of a freshly trained world
             (`lm_eval --metadata '{"items": "FOLDER"}'`).
 
@@ -38,7 +38,7 @@ def read_items(path: Path) -> list[dict[str, Any]]:
         GrainsError: there is none.
     """
     if not path.is_file():
-        raise GrainsError(f"no items '{path}'; give a folder that `python -m grains_eval.demo.train_text` wrote")
+        raise GrainsError(f"no items '{path}'; give a folder that grains_eval.demo.train_text wrote")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

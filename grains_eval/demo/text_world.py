@@ -1,11 +1,12 @@
 """Synthetic text worlds in which two answers to one question compete.
 
-Sixty-four invented towns have a stone, an animal and a dish. In the worlds `split` and `shared` each of these facts has
-a true answer and a common myth; cue words in the prompt (an almanac, some gossip) shift the odds between the two by a
-fixed log-odds step, and without any cue most facts come out as the myth. `split` takes truths and myths from disjoint
-halves of a relation's words, so a direction in vocabulary space can tell them apart; in `shared` one word is the truth
-of one town and the myth of another. In `faithfulness` the prompt states an answer that contradicts what was memorised
-about the town; both come from the same words, equally often, so no fixed preference for words can help.
+Sixty-four invented towns have a stone, an animal and a dish. In the worlds `split` and `shared` each of these
+facts has a true answer and a common myth; cue words in the prompt (an almanac, some gossip) shift the odds
+between the two by a fixed log-odds step, and without any cue most facts come out as the myth. `split` takes
+truths and myths from disjoint halves of a relation's words, so a direction in vocabulary space can tell them
+apart; in `shared` one word is the truth of one town and the myth of another. In `faithfulness` the prompt
+states an answer that contradicts what was memorised about the town; both come from the same words, equally
+often, so no fixed preference for words can help.
 """
 
 from __future__ import annotations
@@ -16,50 +17,27 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, TypedDict, get_args
 
+from grains_eval.demo.text_words import (
+    COLOURS,
+    CUES,
+    FUNCTION_WORDS,
+    NEUTRAL_CUES,
+    NUMBERS,
+    RELATIONS,
+    SPECIAL_TOKENS,
+    SYLLABLES,
+)
 from grains_eval.errors import pick
 
 Kind = Literal["split", "shared", "faithfulness"]
 KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
-RELATIONS: dict[str, tuple[str, ...]] = {
-    "stone": tuple("granite marble slate basalt flint sandstone limestone quartz gneiss tuff onyx jasper".split()),
-    "animal": tuple("otter heron badger lynx falcon boar stag ibis hare seal marten wolf".split()),
-    "dish": tuple("stew pudding dumpling soup pie porridge omelette pickle noodle pancake salad roast".split()),
-}
-NEUTRAL_CUES = tuple("traveller teacher student visitor painter sailor baker clerk".split())
-CUES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # kind -> (for the preferred answer, for the other one)
-    "split": (
-        tuple("almanac survey archive census ledger atlas registry report".split()),
-        tuple("gossip rumour tavern legend tale whisper hearsay fable".split()),
-    ),
-    "faithfulness": (
-        tuple("page letter notice sign poster leaflet note label".split()),
-        tuple("memory habit custom instinct routine tradition experience hunch".split()),
-    ),
-}
-CUES["shared"] = CUES["split"]
-COLOURS: dict[str, tuple[str, ...]] = {
-    "red": ("tomato", "ruby", "brick", "cherry"),
-    "green": ("grass", "frog", "cucumber", "fern"),
-    "white": ("snow", "milk", "salt", "swan"),
-    "black": ("coal", "tar", "crow", "ink"),
-    "yellow": ("lemon", "banana", "canary", "butter"),
-    "blue": ("sky", "sapphire", "ocean", "jay"),
-    "brown": ("mud", "walnut", "cocoa", "bark"),
-    "grey": ("ash", "fog", "elephant", "lead"),
-}
-NUMBERS = tuple(str(number) for number in range(1, 61))
-SYLLABLES = tuple("dor van sel mik tor ban qui lor pen gar hul zim ras tol bek fyn".split())
-FUNCTION_WORDS = tuple(
-    "question : answer ? . , what is the of and spoke which number comes after larger or colour here".split()
-)
-SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
-
 TOWNS = 64
 SPLITS: dict[str, tuple[int, int]] = {"build": (0, 24), "development": (24, 32), "test": (32, TOWNS)}
 CUE_STEP = 2.5  # log-odds of the preferred answer per cue word
-MYTH_SHARE, MYTH_PRIOR, TRUTH_PRIOR, PRIOR_SPREAD = 0.7, -1.4, 1.0, 0.3  # log-odds of the preferred answer, uncued
-UNCUED_SHARE, STATEMENT_SHARE, SKILL_SHARE, NOISE_SHARE = 0.25, 0.25, 0.3, 0.02
+MYTH_SHARE = 0.7  # of the facts; their prior is MYTH_PRIOR, that of the others TRUTH_PRIOR
+MYTH_PRIOR, TRUTH_PRIOR, PRIOR_SPREAD = -1.4, 1.0, 0.3  # log-odds of the preferred answer without a cue
+UNCUED_SHARE, STATEMENT_SHARE, SKILL_SHARE, NOISE_SHARE = 0.25, 0.25, 0.3, 0.02  # of the documents
 CLOSED_BOOK_SHARE = 0.3  # faithfulness: documents whose prompt states no answer
 
 
@@ -115,7 +93,8 @@ def make_world(kind: str, seed: int) -> TextWorld:
     facts: dict[tuple[str, str], Fact] = {}
     for split in towns:
         for relation in RELATIONS:
-            for town, words in zip(towns[split], _draw_answers(known, relation, len(towns[split]), rng), strict=True):
+            drawn_answers = _draw_answers(known, relation, len(towns[split]), rng)
+            for town, words in zip(towns[split], drawn_answers, strict=True):
                 prior = MYTH_PRIOR if rng.random() < MYTH_SHARE else TRUTH_PRIOR
                 truth, myth, *others = words
                 prior += rng.gauss(0.0, PRIOR_SPREAD)
@@ -129,7 +108,7 @@ def _draw_answers(kind: Kind, relation: str, count: int, rng: Random) -> Iterato
     """Yield truth, myth and two distractors for `count` towns."""
     words = RELATIONS[relation]
     if kind == "faithfulness":
-        # The stated answers are the memorised ones in another order: every word is preferred as often as dispreferred.
+        # Stated are the memorised answers in another order: each word is preferred as often as dispreferred.
         memorised = [words[i % len(words)] for i in range(count)]
         rng.shuffle(memorised)
         stated = list(memorised)
@@ -215,21 +194,33 @@ def document(world: TextWorld, rng: Random, *, copying: bool = False) -> tuple[s
     return _preamble(cues) + context + _question(fact.town, fact.relation), answer
 
 
-def _item(name: str, cluster: str, prompt: str, answers: Sequence[str], cues: Sequence[str], rng: Random) -> Item:
+def _item(
+    name: str, cluster: str, prompt: str, answers: Sequence[str], cues: Sequence[str], rng: Random
+) -> Item:
     """Shuffle the answers, of which the first is preferred and the second is dispreferred."""
     choices = rng.sample(answers, len(answers))
     gold, rejected = choices.index(answers[0]), choices.index(answers[1])
-    return Item(id=name, cluster=cluster, prompt=prompt, choices=choices, gold=gold, rejected=rejected, cues=" ".join(cues))
+    return Item(
+        id=name,
+        cluster=cluster,
+        prompt=prompt,
+        choices=choices,
+        gold=gold,
+        rejected=rejected,
+        cues=" ".join(cues),
+    )
 
 
-def fact_items(world: TextWorld, split: str, cues: str = "none", *, context: bool = True, draw: int = 0) -> list[Item]:
+def fact_items(
+    world: TextWorld, split: str, cues: str = "none", *, context: bool = True, draw: int = 0
+) -> list[Item]:
     """Ask for every fact of a split's towns.
 
     Args:
         world: The world.
         split: `build`, `development` or `test`.
         cues: `none`, `preferred` or `dispreferred` (one cue word), or `mixed` (one of each, in either order).
-        context: Whether the prompts of `faithfulness` state their answer; without it the memorised answer is gold.
+        context: Whether prompts of `faithfulness` state an answer; without it the memorised one is gold.
         draw: Seed of the cue words and of the order of the choices.
     """
     towns = pick(world.towns, split, "split of the demo world")
@@ -267,7 +258,7 @@ def skill_items(world: TextWorld, per_skill: int = 60) -> list[Item]:
 
 
 def task_data(world: TextWorld) -> dict[str, list[Item]]:
-    """Every JSONL file of the world's tasks, by stem: build prompts with both cues, evaluation prompts with none."""
+    """Items of the world's tasks by file name: both cues in build prompts, none in evaluation prompts."""
     data = {
         "train": fact_items(world, "build", "mixed"),
         "validation": fact_items(world, "development"),
@@ -279,4 +270,15 @@ def task_data(world: TextWorld) -> dict[str, list[Item]]:
     return data
 
 
-__all__ = ["KINDS", "Fact", "Item", "Kind", "TextWorld", "document", "fact_items", "make_world", "skill_items", "task_data"]
+__all__ = [
+    "KINDS",
+    "Fact",
+    "Item",
+    "Kind",
+    "TextWorld",
+    "document",
+    "fact_items",
+    "make_world",
+    "skill_items",
+    "task_data",
+]

@@ -1,7 +1,13 @@
-"""Train the small Llama of a text world: `python -m grains_eval.demo.train_text --world split --seed 0 --output DIR`.
+"""Train the small Llama of a text world.
 
-Deterministic for one seed, one thread and one build of torch. The folder it writes holds the model (float16), its
-tokenizer, the gates it passed (`training.json`) and the world's task data (`tasks/*.jsonl`).
+    python -m grains_eval.demo.train_text --world split --seed 0 --output DIR
+
+Deterministic for one seed, one thread and one build of torch. The folder it writes holds the model (float16),
+its tokenizer, the gates it passed (`training.json`) and the world's task data (`tasks/*.jsonl`).
+
+The pad embedding, where attribution starts, is no input here. Meeting it in training made the line from it
+to a prompt rougher: with 20 nodes, completeness missed by 8 % (median) with prompt tokens
+replaced by `<pad>`, by 21 % with embeddings moved towards it, by 2 % without; 50 nodes bring that to 0.01 %.
 """
 
 from __future__ import annotations
@@ -20,7 +26,17 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from grains_eval.demo.text_world import KINDS, Item, TextWorld, document, fact_items, make_world, skill_items, task_data
+from grains_eval.demo.text_words import SPECIAL_TOKENS
+from grains_eval.demo.text_world import (
+    KINDS,
+    Item,
+    TextWorld,
+    document,
+    fact_items,
+    make_world,
+    skill_items,
+    task_data,
+)
 from grains_eval.errors import GrainsError, pick
 
 log = logging.getLogger(__name__)
@@ -50,15 +66,20 @@ TRAINING = {
     "shared": Training(layers=6, steps=1600, feed_forward=344),
     "faithfulness": Training(steps=1600, copying_steps=400),
 }
-MIN_PREFERRED, MAX_DISPREFERRED = 0.95, 0.02  # gate: accuracy under a cue for the truth, and under a cue against it
+PAD, START, END = (SPECIAL_TOKENS.index(token) for token in ("<pad>", "<s>", "</s>"))
+MIN_PREFERRED, MAX_DISPREFERRED = (
+    0.95,
+    0.02,
+)  # gate: accuracy under a cue for the truth, and under one against it
 
 
 def make_tokenizer(world: TextWorld) -> PreTrainedTokenizerFast:
     """Word-level tokenizer of the world's vocabulary; it splits at spaces and prepends `<s>`."""
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(world.vocabulary)}, unk_token="<unk>"))
+    ids = {word: i for i, word in enumerate(world.vocabulary)}
+    backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", world.vocabulary.index("<s>"))]
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", START)]
     )
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=128, **special)
@@ -77,37 +98,44 @@ def make_model(tokenizer: PreTrainedTokenizerFast, training: Training, seed: int
         max_position_embeddings=128,
         tie_word_embeddings=True,
         initializer_range=training.initializer_range,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=PAD,
+        bos_token_id=START,
+        eos_token_id=END,
     )
     return LlamaForCausalLM(config)
 
 
-def batches(world: TextWorld, tokenizer: PreTrainedTokenizerFast, training: Training, seed: int) -> Iterator[torch.Tensor]:
-    """Yield one batch of right-padded documents a step, each [batch, longest document]; a document ends `answer . </s>`."""
+def batches(
+    world: TextWorld, tokenizer: PreTrainedTokenizerFast, training: Training, seed: int
+) -> Iterator[torch.Tensor]:
+    """Yield one batch of right-padded documents [batch, longest] a step; a document ends `answer . </s>`."""
     rng = Random(f"documents {world.kind} {world.seed} {seed}")
     ids = {word: i for i, word in enumerate(world.vocabulary)}
-    tail = [ids["."], ids["</s>"]]
+    tail = [ids["."], END]
     for step in range(training.steps):
         drawn = [document(world, rng, copying=step < training.copying_steps) for _ in range(training.batch)]
-        rows = [[ids["<s>"], *(ids[word] for word in prompt.split()), ids[answer], *tail] for prompt, answer in drawn]
+        rows = [
+            [START, *(ids[word] for word in prompt.split()), ids[answer], *tail] for prompt, answer in drawn
+        ]
         longest = max(map(len, rows))
-        yield torch.tensor([row + [ids["<pad>"]] * (longest - len(row)) for row in rows])
+        yield torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
 
 
 def document_loss(model: LlamaForCausalLM, rows: torch.Tensor, other_tokens: float) -> torch.Tensor:
-    """Weighted next-token loss of right-padded documents [batch, length]; the answer, third from the end, weighs 1."""
+    """Weighted next-token loss of right-padded documents [batch, length]; the answer weighs 1."""
     targets = rows[:, 1:]
-    logits = model(input_ids=rows[:, :-1]).logits  # causal and padded at the right: the padding is never attended to
+    # Causal and padded at the right, so no token attends to padding and no mask is needed.
+    logits = model(input_ids=rows[:, :-1]).logits
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    real = targets != model.config.pad_token_id
+    real = targets != PAD
     weights = real * other_tokens
-    weights[torch.arange(len(rows)), real.sum(1) - 3] = 1.0
+    weights[torch.arange(len(rows)), real.sum(1) - 3] = 1.0  # the answer is followed by `. </s>`
     return (losses * weights).sum() / weights.sum()
 
 
-def train(world: TextWorld, training: Training, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def train(
+    world: TextWorld, training: Training, seed: int
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train a model on documents drawn from the world, with AdamW under a warmed-up cosine."""
     tokenizer = make_tokenizer(world)
     model = make_model(tokenizer, training, seed)
@@ -117,7 +145,9 @@ def train(world: TextWorld, training: Training, seed: int) -> tuple[LlamaForCaus
 
     def rate(step: int) -> float:
         cosine = 0.5 * (1.0 + math.cos(math.pi * step / training.steps))
-        return min(1.0, (step + 1) / training.warmup) * (training.final_rate + (1.0 - training.final_rate) * cosine)
+        return min(1.0, (step + 1) / training.warmup) * (
+            training.final_rate + (1.0 - training.final_rate) * cosine
+        )
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     model.train()
@@ -149,11 +179,14 @@ def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items:
 
 
 def gates(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: TextWorld) -> dict[str, float]:
-    """Accuracy over the facts of all towns by kind of cue (three draws of cue words each), and on the skills."""
+    """Accuracy over the facts of all towns by kind of cue (three draws of cue words), and on the skills."""
 
     def over_towns(cues: str, context: bool = True) -> float:
         draws = range(1 if cues == "none" else 3)
-        asked = [i for split in world.towns for d in draws for i in fact_items(world, split, cues, context=context, draw=d)]
+        asked: list[Item] = []
+        for split in world.towns:
+            for draw in draws:
+                asked += fact_items(world, split, cues, context=context, draw=draw)
         return accuracy(model, tokenizer, asked)
 
     figures = {cues: over_towns(cues) for cues in ("none", "preferred", "dispreferred", "mixed")}
@@ -187,7 +220,7 @@ def train_to_folder(kind: str, seed: int, output: Path, training: Training | Non
     """
     training = training or TRAINING[pick(KINDS, kind, "demo text world")]
     if output.exists() and any(output.iterdir()):
-        raise GrainsError(f"{output} is not empty; training overwrites nothing: give a new folder or remove that one")
+        raise GrainsError(f"{output} is not empty; training overwrites nothing: give a new folder")
     torch.set_num_threads(1)
     world = make_world(kind, seed)
     started = time.process_time()
@@ -195,6 +228,9 @@ def train_to_folder(kind: str, seed: int, output: Path, training: Training | Non
     seconds = time.process_time() - started
     model.half().save_pretrained(output)
     tokenizer.save_pretrained(output)
+    written = output / "tokenizer_config.json"  # transformers 5 writes a class name that 4.57 does not know
+    text = written.read_text(encoding="utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast")
+    written.write_text(text, encoding="utf-8")
     figures = gates(LlamaForCausalLM.from_pretrained(output, dtype=torch.float32).eval(), tokenizer, world)
     record = {"world": kind, "seed": seed, "gate_passed": passed(figures), "accuracy": figures}
     record |= {"training": asdict(training), "cpu_seconds": round(seconds), "torch": torch.__version__}

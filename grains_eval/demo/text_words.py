@@ -1,0 +1,43 @@
+"""The words of the text worlds."""
+
+from __future__ import annotations
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+RELATIONS: dict[str, tuple[str, ...]] = {
+    "stone": _words("granite marble slate basalt flint sandstone limestone quartz gneiss tuff onyx jasper"),
+    "animal": _words("otter heron badger lynx falcon boar stag ibis hare seal marten wolf"),
+    "dish": _words("stew pudding dumpling soup pie porridge omelette pickle noodle pancake salad roast"),
+}
+NEUTRAL_CUES = _words("traveller teacher student visitor painter sailor baker clerk")
+# By kind of world: words that speak for the preferred answer, words that speak for the other one.
+CUES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "split": (
+        _words("almanac survey archive census ledger atlas registry report"),
+        _words("gossip rumour tavern legend tale whisper hearsay fable"),
+    ),
+    "faithfulness": (
+        _words("page letter notice sign poster leaflet note label"),
+        _words("memory habit custom instinct routine tradition experience hunch"),
+    ),
+}
+CUES["shared"] = CUES["split"]
+COLOURS: dict[str, tuple[str, ...]] = {
+    "red": ("tomato", "ruby", "brick", "cherry"),
+    "green": ("grass", "frog", "cucumber", "fern"),
+    "white": ("snow", "milk", "salt", "swan"),
+    "black": ("coal", "tar", "crow", "ink"),
+    "yellow": ("lemon", "banana", "canary", "butter"),
+    "blue": ("sky", "sapphire", "ocean", "jay"),
+    "brown": ("mud", "walnut", "cocoa", "bark"),
+    "grey": ("ash", "fog", "elephant", "lead"),
+}
+NUMBERS = tuple(str(number) for number in range(1, 61))
+SYLLABLES = _words("dor van sel mik tor ban qui lor pen gar hul zim ras tol bek fyn")
+FUNCTION_WORDS = _words(
+    "question : answer ? . , what is the of and spoke which number comes after larger or colour here"
+)
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
