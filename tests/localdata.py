@@ -1,7 +1,7 @@
 """Small copies of the benchmarks, with rows of our own, in the hub's own layout and schema.
 
-`python -m tests.localdata FOLDER` writes them. `GRAINS_EVAL_DATA=FOLDER` makes our tasks read them; the harness's
-own tasks (mmlu, mmmu_val, truthfulqa_*, toxigen) read theirs when run from inside FOLDER.
+`python -m tests.localdata FOLDER` writes them. `GRAINS_EVAL_DATA=FOLDER` makes our tasks read them; the
+harness's own tasks (mmlu, mmmu_val, truthfulqa_*, toxigen) read theirs when run from inside FOLDER.
 """
 
 import io

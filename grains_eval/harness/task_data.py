@@ -1,11 +1,11 @@
 """Rows and pictures of the benchmarks, read from the hub's own files.
 
 Dataset scripts no longer run, and some parquet files carry feature metadata that older `datasets` cannot
-parse, so the files are read with pyarrow and the metadata is dropped. `GRAINS_EVAL_DATA=/folder` reads a local
-copy instead of the hub: one folder per dataset, named and laid out as there (`/folder/sqrti/SPA-VL/test/...`).
+parse, so the files are read with pyarrow and the metadata is dropped. `GRAINS_EVAL_DATA=/folder` reads a copy
+instead of the hub: one folder per dataset, named and laid out as there (`/folder/sqrti/SPA-VL/test/...`).
 
-Documents hold the SHA-256 of a picture, never the picture: lm-eval hashes and logs documents as JSON, and a PIL
-image would put its memory address there. `picture` gives the pixels for the hash.
+Documents hold the SHA-256 of a picture, never the picture: lm-eval hashes and logs documents as JSON, and a
+PIL image would put its memory address there. `picture` gives the pixels for the hash.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Path:
         folder = Path(root).expanduser() / repo
         if not folder.is_dir():
             raise GrainsError(
-                f"{DATA_VARIABLE}={root} holds no folder '{repo}'; put a copy of huggingface.co/datasets/{repo} "
-                f"there or unset {DATA_VARIABLE} to download it"
+                f"{DATA_VARIABLE}={root} holds no folder '{repo}'; put a copy of the hub's dataset there "
+                f"or unset {DATA_VARIABLE} to download it"
             )
         return folder
     try:
@@ -62,8 +62,8 @@ def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Path:
     ) as error:  # the hub client has no common base for offline, gated, missing and network errors
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise GrainsError(
-            f"dataset '{repo}' could not be downloaded ({reason}); accept its terms and log in if it is gated, or "
-            f"set {DATA_VARIABLE} to a folder with a copy"
+            f"dataset '{repo}' could not be downloaded ({reason}); accept its terms and log in if it is "
+            f"gated, or set {DATA_VARIABLE} to a folder with a copy"
         ) from error
 
 

@@ -87,7 +87,7 @@ def with_letters(row: dict[str, Any]) -> dict[str, Any] | None:
     labels = [str(label).strip() for label in row["choices"]["label"]]
     texts = list(row["choices"]["text"])
     key = str(row["answerKey"]).strip()
-    if key not in labels or len(labels) != len(texts):
+    if key not in labels or len(labels) != len(texts) or len(texts) < 2:
         return None
     gold = labels.index(key)
     return {
@@ -97,6 +97,8 @@ def with_letters(row: dict[str, Any]) -> dict[str, Any] | None:
         "choices": texts,
         "letters": list(string.ascii_uppercase[: len(texts)]),
         "gold": gold,
+        # The letter to reject: the one after the right one, so that over many items no letter is favoured.
+        "wrong": (gold + 1) % len(texts),
         "answer": texts[gold],
     }
 
@@ -148,8 +150,8 @@ def says(text: str, phrases: Sequence[str]) -> bool:
 def gives_answer(doc: dict[str, Any], text: str) -> tuple[bool, bool]:
     """Tell whether a reply gives the right choice, strictly and not.
 
-    Strict: the reply is the choice's letter or text and nothing else. Otherwise: it begins with the letter set
-    off by a mark or line break, or contains the text.
+    Strict: the reply is the choice's letter or text and nothing else. Otherwise: it begins with the letter
+    set off by a mark or line break, or contains the text.
     """
     letter, answer = doc["letters"][doc["gold"]], normalise(doc["answer"])
     reply = text.strip()

@@ -123,7 +123,10 @@ def test_prompts_are_thinned_evenly(tmp_path: Path, monkeypatch):
 EXPERT = "You are an expert in retrieval question answering. \n"
 EXACT = "Please respond with the exact answer only. Do not be verbose or provide extra information.\n"
 UNKNOWN = "If there is no information available from the context, the answer should be 'unknown'. \n"
-CONFLICT = "If there is conflict information or multiple answers from the context, the answer should be 'conflict'.\n"
+CONFLICT = (
+    "If there is conflict information or multiple answers from the context, "
+    "the answer should be 'conflict'.\n"
+)
 LETTER = (
     "Please respond with the letter corresponding to the correct answer only (e.g., A, B, C, or D). "
     "Do not be verbose or provide extra information.\n"
@@ -168,6 +171,7 @@ def test_labels_become_letters_however_many_there_are(task: Load):
     sizes = [len(doc["letters"]) for doc in loaded.eval_docs]
     assert sizes == [4, 4, 3, 5] * 3 and len(loaded.instances) == sum(sizes)
     assert [loaded.doc_to_target(doc) for doc in loaded.eval_docs] == [i % 3 for i in range(12)]
+    assert [doc["wrong"] for doc in loaded.eval_docs][:6] == [1, 2, 0, 1, 2, 3]
     assert [request.args[1] for request in loaded.instances[8:11]] == [" A", " B", " C"]
 
 
@@ -178,7 +182,7 @@ def test_a_question_without_a_right_choice_is_left_out(task: Load):
         "question": "?",
         "context": "",
         "answerKey": "E",
-        "choices": {"label": ["A"], "text": ["a"]},
+        "choices": {"label": ["A", "B"], "text": ["a", "b"]},
     }
     assert with_letters(row) is None
     assert with_letters({**row, "answerKey": " A "})["gold"] == 0
