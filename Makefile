@@ -8,12 +8,13 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format build clean
+.PHONY: help demo test lint style types floors format build clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/'
 
 $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py grains_eval_lm_eval.pth
+	@echo "installing into $(VENV); the first time this takes a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
@@ -24,10 +25,16 @@ demo: $(VENV)/.installed ## build a vector on the bundled models, evaluate with 
 test: $(VENV)/.installed ## run the test suite (ARGS="-k name" to narrow it)
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.installed ## style, types and import floors
+lint: style types floors ## style, types and import floors
+
+style: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+floors: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed ## mend what ruff can mend
