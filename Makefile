@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py grains_eval_lm
 	@touch $@
 
 demo: $(VENV)/.installed ## build a vector on the bundled models, evaluate with and without it, print the table
-	$(BIN)/grains-eval demo $(ARGS)
+	$(BIN)/grains-eval demo --overwrite $(ARGS)
 
 test: $(VENV)/.installed ## run the test suite (ARGS="-k name" to narrow it)
 	$(BIN)/python -m pytest $(ARGS)
