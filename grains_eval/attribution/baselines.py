@@ -6,6 +6,7 @@ import logging
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from grains_eval.models.blocks import text_config
@@ -45,7 +46,10 @@ def text_baseline(model: PreTrainedModel, kind: str) -> Tensor:
 
 def prompt_baseline(model: PreTrainedModel, encoded: EncodedExample, config: AttributionConfig) -> Tensor:
     """`[T, H]` float32: `x'` for every prompt token, text and visual."""
-    rows = text_baseline(model, config.baseline).to(encoded.embeddings.device).repeat(len(encoded.input_ids), 1)
+    absent = text_baseline(model, config.baseline).to(encoded.embeddings.device)
+    # text has no deepstack features, which follow the embedding where a model has them
+    absent = functional.pad(absent, (0, encoded.embeddings.shape[-1] - len(absent)))
+    rows = absent.repeat(len(encoded.input_ids), 1)
     if encoded.visual_baseline is not None:
         is_image = encoded.is_image.to(rows.device)
         rows[is_image] = encoded.visual_baseline.to(rows)[is_image]

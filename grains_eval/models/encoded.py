@@ -19,12 +19,15 @@ class EncodedExample:
         example: Where it came from.
         input_ids: `[T]` prompt token ids.
         tokens: `[T]` token strings as the tokenizer writes them.
-        embeddings: `[T, H]` merged input embeddings, image features included, detached.
-        is_image: `[T]` bool, visual tokens.
+        embeddings: `[T, H]` merged input embeddings, image features included, detached. Where a model injects
+            image features after its first `D` blocks too (deepstack), they follow the embedding:
+            `[T, (1 + D) H]`, zero at text tokens, so that attribution, baselines and masks treat a visual token
+            as the one input that it is.
+        is_image: `[T]` bool, visual tokens, the picture's line breaks (LLaVA-Next) included.
         is_candidate: `[T]` bool: neither special nor chat-template token (method step 3).
         chosen: `[A]` ids of `y+`.
         rejected: `[B]` ids of `y-`.
-        patches: `[T]` where each visual token looks, None for text.
+        patches: `[T]` where each visual token looks, None for text and for line breaks.
         decoder_keywords: What the text decoder receives besides embeddings when the prompt runs alone, batch size 1;
             empty for text models, where the decoder's own defaults are exact.
         next_position: First position id after the prompt (not `T` where image tokens share positions).

@@ -54,11 +54,38 @@ def decoder_receives(model: PreTrainedModel, keywords: Mapping[str, Any], rows: 
         handle.remove()
 
 
+# the keyword of image features that are added after the first blocks: a list of `[visual tokens, H]`
+DEEPSTACK = "deepstack_visual_embeds"
+
+
+def decoder_inputs(encoded: EncodedExample, prompt: Tensor) -> tuple[Tensor, Mapping[str, Any]]:
+    """Split prompts `[B, T, H]`, or `[B, T, (1 + D) H]` with deepstack features.
+
+    Returns:
+        Embeddings `[B, T, H]`, and the captured keywords with the deepstack features of these very prompts.
+    """
+    keywords = encoded.decoder_keywords
+    levels = len(keywords.get(DEEPSTACK, ()))
+    if not levels:
+        return prompt, keywords
+    embeddings, *injected = prompt.chunk(1 + levels, dim=-1)
+    visual = keywords["visual_pos_masks"][0].to(prompt.device)
+    # rows follow one another, as the decoder's mask of visual positions reads them
+    return embeddings, {**keywords, DEEPSTACK: [level[:, visual].flatten(0, 1) for level in injected]}
+
+
+def forget_positions(model: PreTrainedModel) -> None:
+    """Drop the position offset that Qwen-VL models keep from the last prompt, whatever its images and size."""
+    inner = getattr(model, "model", None)
+    if getattr(inner, "rope_deltas", None) is not None:
+        inner.rope_deltas = None  # pyright: ignore
+
+
 def repeat_rows(value: Any, rows: int, name: str = "") -> Any:
     """Repeat a captured batch-1 keyword for `rows` identical rows (multimodal position ids are `[axes, 1, T]`)."""
+    if name == DEEPSTACK:  # holds all rows already
+        return value
     if isinstance(value, Tensor):
-        if name == "deepstack_visual_embeds":  # [visual tokens, H]: rows follow one another
-            return value.repeat(rows, 1)
         batch_axis = 1 if name == "position_ids" and value.ndim == 3 else 0
         if value.ndim == 0 or value.shape[batch_axis] != 1:
             return value
@@ -71,13 +98,15 @@ def repeat_rows(value: Any, rows: int, name: str = "") -> Any:
 
 
 def prefill(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor) -> tuple[Tensor, Any]:
-    """Run prompt embeddings `[B, T, H]`.
+    """Run prompt embeddings `[B, T, H]` (wider with deepstack features, see `decoder_inputs`).
 
     Returns:
         Logits at the last prompt token `[B, V]`, and the cache of keys and values (with gradient if prompt has one).
     """
-    with logits_from(model, -1), decoder_receives(model, encoded.decoder_keywords, len(prompt)):
-        output = model(inputs_embeds=prompt, use_cache=True)
+    forget_positions(model)
+    embeddings, keywords = decoder_inputs(encoded, prompt)
+    with logits_from(model, -1), decoder_receives(model, keywords, len(prompt)):
+        output = model(inputs_embeds=embeddings, use_cache=True)
     return output.logits[:, -1], output.past_key_values
 
 
@@ -139,9 +168,12 @@ def _whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, resp
         first, cache = prefill(model, encoded, prompt)
         rest = [extend(model, encoded, cache, response[:-1])] if len(response) > 1 else []
         return _gather(torch.cat([first[:, None], *rest], dim=1), response)
+    forget_positions(model)
     tail = model.get_input_embeddings()(response[:-1])[None].expand(len(prompt), -1, -1)
     with logits_from(model, prompt.shape[1] - 1):
-        logits = model(inputs_embeds=torch.cat([prompt, tail.to(prompt.dtype)], dim=1), use_cache=False).logits
+        logits = model(
+            inputs_embeds=torch.cat([prompt, tail.to(prompt.dtype)], dim=1), use_cache=False
+        ).logits
     return _gather(logits, response)
 
 

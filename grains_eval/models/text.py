@@ -12,8 +12,15 @@ from grains_eval.models.loading import LoadedModel
 from grains_eval.types import Message, PreferenceExample
 
 
-def render(loaded: LoadedModel, prompt: str | tuple[Message, ...]) -> tuple[str, list[tuple[int, int]]]:
+def render(
+    loaded: LoadedModel, prompt: str | tuple[Message, ...], separator: str | None = None
+) -> tuple[str, list[tuple[int, int]]]:
     """The prompt as text, with the character spans that are the user's content rather than the chat template's.
+
+    Args:
+        loaded: The model.
+        prompt: Text, or messages for the chat template.
+        separator: Splits a message's content into parts that the template keeps (unlike an image placeholder).
 
     Raises:
         GrainsError: the template changes a message's text, so that its content cannot be told from the template.
@@ -21,23 +28,29 @@ def render(loaded: LoadedModel, prompt: str | tuple[Message, ...]) -> tuple[str,
     if isinstance(prompt, str):
         return prompt, [(0, len(prompt))]
     history = [{"role": message.role, "content": message.content} for message in prompt]
+    applied = getattr(loaded.lm, "chat_applied", None)
     text = loaded.lm.apply_chat_template(history, add_generation_prompt=prompt[-1].role != "assistant")
+    if applied is not None:  # hf-multimodal remembers it for every later request, templated or not
+        loaded.lm.chat_applied = applied  # pyright: ignore[reportAttributeAccessIssue]
     spans: list[tuple[int, int]] = []
     position = 0
     for message in prompt:
-        content = message.content.strip()
-        start = text.find(content, position)
-        if start < 0:
-            raise GrainsError(
-                f"the chat template rewrites the {message.role} message '{content[:40]}'; "
-                "its tokens cannot be told from the template's: give the prompt as plain text"
-            )
-        position = start + len(content)
-        spans.append((start, position))
+        parts = [message.content] if separator is None else message.content.split(separator)
+        for content in filter(None, (part.strip() for part in parts)):
+            start = text.find(content, position)
+            if start < 0:
+                raise GrainsError(
+                    f"the chat template rewrites the {message.role} message '{content[:40]}'; "
+                    "its tokens cannot be told from the template's: give the prompt as plain text"
+                )
+            position = start + len(content)
+            spans.append((start, position))
     return text, spans
 
 
-def encode_responses(loaded: LoadedModel, example: PreferenceExample, prompt: str) -> tuple[list[int], Tensor, Tensor]:
+def encode_responses(
+    loaded: LoadedModel, example: PreferenceExample, prompt: str
+) -> tuple[list[int], Tensor, Tensor]:
     """Token ids of prompt, `y+` and `y-`.
 
     The whole is tokenized and the prompt's ids are checked to be its prefix: characters are never counted.
@@ -69,7 +82,9 @@ def encode_responses(loaded: LoadedModel, example: PreferenceExample, prompt: st
     return prompts[0], responses[0], responses[1]
 
 
-def candidates(loaded: LoadedModel, prompt: str, prompt_ids: list[int], spans: list[tuple[int, int]]) -> Tensor:
+def candidates(
+    loaded: LoadedModel, prompt: str, prompt_ids: list[int], spans: list[tuple[int, int]]
+) -> Tensor:
     """`[T]` bool: tokens that are neither special nor part of the chat template."""
     tokenizer = loaded.tokenizer
     special = set(tokenizer.all_special_ids)

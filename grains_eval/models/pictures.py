@@ -1,0 +1,219 @@
+"""Pictures and prompts into processor tensors, by the same rules for building and for evaluating."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from lm_eval.models.hf_vlms import DEFAULT_IMAGE_PLACEHOLDER
+from lm_eval.models.utils import has_bos_prefix, resize_image
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from grains_eval.errors import GrainsError
+from grains_eval.models.families import FAMILIES
+from grains_eval.types import Patch
+
+# an `HFMultimodalLM`; lm-eval's registration hides the attributes of its classes from type checkers
+ImageLM = Any
+
+
+def check_pictures(lm: ImageLM, pictures: Sequence[Any], where: str) -> list[Image.Image]:
+    """Decode pictures and resize them as lm-eval's image arguments ask.
+
+    Args:
+        lm: lm-eval's model object.
+        pictures: What the task or file gave.
+        where: Names the example or request in errors.
+
+    Raises:
+        GrainsError: a missing or damaged picture, or more of them than `max_images`.
+    """
+    if lm.max_images is not None and len(pictures) > lm.max_images:
+        raise GrainsError(
+            f"{where} has {len(pictures)} images but the model takes max_images={lm.max_images}; "
+            "raise max_images or leave the item out"
+        )
+    checked: list[Image.Image] = []
+    for index, picture in enumerate(pictures):
+        if not isinstance(picture, Image.Image):
+            kind = "missing" if picture is None else f"a {type(picture).__name__}, not a decoded picture"
+            raise GrainsError(f"{where}: image {index} is {kind}; every image must be a readable picture")
+        try:
+            picture.load()
+            resized = resize_image(picture, lm.image_width, lm.image_height, lm.image_max_side)
+            checked.append(resized.convert("RGB") if lm.rgb else resized)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise GrainsError(
+                f"{where}: image {index} cannot be decoded ({error}); fetch it again"
+            ) from error
+    return checked
+
+
+def placeholder(lm: ImageLM) -> str:
+    """The text that stands for one picture in this model's prompts.
+
+    lm-eval decodes `image_token_id`, which in Gemma 3 is the token of a single patch; its processor wants
+    `<start_of_image>`. `image_string=` of the user wins.
+    """
+    wanted = getattr(lm.processor, "image_token", None)
+    return wanted if isinstance(wanted, str) and wanted not in lm.image_token else lm.image_token
+
+
+def mark(lm: ImageLM) -> str:
+    """The token that the processor counts, which `image_string=` may wrap (`<|vision_start|>...`)."""
+    wanted = getattr(lm.processor, "image_token", None)
+    return wanted if isinstance(wanted, str) else lm.image_token
+
+
+def place_pictures(lm: ImageLM, text: str, count: int, where: str, *, in_front: bool = True) -> str:
+    """Replace lm-eval's `<image>` by the model's own placeholder.
+
+    Args:
+        lm: lm-eval's model object.
+        text: The prompt.
+        count: Number of pictures.
+        where: Names the example or request in errors.
+        in_front: Put the pictures before a prompt that says nowhere where they go.
+
+    Raises:
+        GrainsError: the prompt holds more or fewer placeholders than there are pictures.
+    """
+    placed = text.replace(DEFAULT_IMAGE_PLACEHOLDER, placeholder(lm))
+    found = placed.count(mark(lm))
+    if found == 0 and in_front:
+        return placeholder(lm) * count + placed
+    patch = lm.tok_decode([image_token_id(lm)], skip_special_tokens=False)
+    if patch != mark(lm) and patch in placed:
+        raise GrainsError(f"{where}: the prompt's text holds the model's image token '{patch}'; take it out")
+    if found != count:
+        raise GrainsError(
+            f"{where}: the prompt holds {found} image placeholder(s) ('{mark(lm)}') for {count} image(s); "
+            f"write '{DEFAULT_IMAGE_PLACEHOLDER}' once per image and no image token in the text"
+        )
+    return placed
+
+
+def image_token_id(lm: ImageLM) -> int:
+    """The id that every visual token has in the prompt's ids."""
+    config = lm.model.config
+    found = getattr(config, "image_token_id", None)
+    return int(found if found is not None else config.image_token_index)
+
+
+@contextmanager
+def _padding_side(lm: ImageLM, side: str) -> Iterator[None]:
+    before = lm.tokenizer.padding_side
+    lm.tokenizer.padding_side = side
+    try:
+        yield
+    finally:
+        lm.tokenizer.padding_side = before
+
+
+def bos_options(lm: ImageLM, texts: Sequence[str]) -> dict[str, Any]:
+    """Keep the tokenizer from adding a second BOS to prompts of a chat template that writes one."""
+    written = all(has_bos_prefix(text, lm.tokenizer.bos_token) for text in texts)
+    return {"add_special_tokens": False} if written else {}
+
+
+def process(
+    lm: ImageLM, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], where: str
+) -> dict[str, Tensor]:
+    """One right-padded processor call for a batch; every key that it returns, on the model's device.
+
+    Args:
+        lm: lm-eval's model object.
+        texts: `B` prompts with the model's own placeholders.
+        pictures: Checked pictures of each prompt.
+        where: Names the requests in errors.
+
+    Raises:
+        GrainsError: the processor refuses the text or the pictures.
+    """
+    kind = str(lm.model.config.model_type)
+    nested = [list(row) for row in pictures]
+    flat = kind in FAMILIES and FAMILIES[kind].flat_images
+    with _padding_side(lm, "right"):
+        try:
+            encoding = lm.processor(
+                text=list(texts),
+                images=[picture for row in nested for picture in row] if flat else nested,
+                padding="longest",
+                return_tensors="pt",
+                **bos_options(lm, texts),
+            )
+        except (ValueError, TypeError, IndexError, KeyError, OSError) as error:
+            raise GrainsError(
+                f"{where}: {type(lm.processor).__name__} refuses it: {' '.join(str(error).split())[:300]}"
+            ) from error
+    return dict(encoding.to(lm.device, lm.model.dtype))
+
+
+def strip_context(context: str, continuation: str) -> tuple[str, str]:
+    """Move trailing spaces of the context to the continuation, as lm-eval does."""
+    kept = context.rstrip()
+    return kept, context[len(kept) :] + continuation
+
+
+def continuation_ids(
+    lm: ImageLM, context: str, continuation: str, pictures: Sequence[Image.Image], where: str
+) -> list[int] | None:
+    """Token ids of a continuation whose context ids are a prefix of the whole's; None where they are not.
+
+    Args:
+        lm: lm-eval's model object.
+        context: The prompt with the model's own placeholders, no trailing spaces.
+        continuation: What follows.
+        pictures: The context's pictures, needed only where the context ends with one.
+        where: Names the request in errors.
+    """
+    if context.split(mark(lm))[-1].strip():
+        # text after the last picture: what the processor writes for pictures cannot reach its last tokens
+        options = bos_options(lm, [context])
+        start: list[int] = lm.tokenizer(context, **options)["input_ids"]
+        whole: list[int] = lm.tokenizer(context + continuation, **options)["input_ids"]
+    else:
+        start = process(lm, [context], [pictures], where)["input_ids"][0].tolist()
+        whole = process(lm, [context + continuation], [pictures], where)["input_ids"][0].tolist()
+    return whole[len(start) :] if whole[: len(start)] == start and len(whole) > len(start) else None
+
+
+def blank_colour(processor: Any) -> tuple[int, int, int]:
+    """The mean grey of the pictures that the vision tower was trained on: zero after normalisation."""
+    mean = getattr(processor.image_processor, "image_mean", None)
+    values = [float(mean)] * 3 if isinstance(mean, int | float) else list(mean or [0.5] * 3)
+    red, green, blue = (round(255 * value) for value in values[:3])
+    return red, green, blue
+
+
+def blank(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """A uniform picture of the same size."""
+    return Image.new("RGB", picture.size, colour)
+
+
+def greyed(
+    pictures: Sequence[Image.Image], patches: Sequence[Patch], colour: tuple[int, int, int]
+) -> list[Image.Image]:
+    """Copies of the pictures with the patches' boxes painted over."""
+    copies = [picture.convert("RGB") for picture in pictures]
+    for patch in patches:
+        picture = copies[patch.image]
+        left, top, right, bottom = patch.box
+        corners = (
+            round(left * picture.width),
+            round(top * picture.height),
+            max(round(left * picture.width), round(right * picture.width) - 1),
+            max(round(top * picture.height), round(bottom * picture.height) - 1),
+        )
+        ImageDraw.Draw(picture).rectangle(corners, fill=colour)
+    return copies
+
+
+def shifted(picture: Image.Image, right: int, down: int) -> Image.Image:
+    """The picture rolled by thirds of its width and height."""
+    pixels = np.asarray(picture.convert("RGB"))
+    rows, columns = pixels.shape[0] * down // 3, pixels.shape[1] * right // 3
+    return Image.fromarray(np.roll(pixels, (rows, columns), axis=(0, 1)))

@@ -1,0 +1,262 @@
+"""Encode an example with pictures: one path for every family.
+
+The model runs once; a hook on its text decoder keeps the merged embeddings and every keyword the decoder
+receives (multimodal positions, bidirectional image masks, deepstack features). Attribution and masking start
+from there, so a picture is encoded once per example, never once per quadrature node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from itertools import product
+from typing import Any
+
+import torch
+from lm_eval.models.hf_vlms import DEFAULT_IMAGE_PLACEHOLDER
+from PIL import Image
+from torch import Tensor
+
+from grains_eval.errors import GrainsError, pick
+from grains_eval.models import pictures
+from grains_eval.models.blocks import find_decoder
+from grains_eval.models.encoded import EncodedExample
+from grains_eval.models.families import find_family
+from grains_eval.models.forward import DEEPSTACK, logits_from
+from grains_eval.models.loading import LoadedModel
+from grains_eval.models.patches import VisionInput
+from grains_eval.models.pictures import ImageLM
+from grains_eval.models.text import candidates, render
+from grains_eval.types import Message, Patch, PreferenceExample
+
+# set anew on every pass
+_NOT_KEPT = frozenset(
+    {"input_ids", "inputs_embeds", "past_key_values", "use_cache", "cache_position", "return_dict"}
+)
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt with pictures; its trailing spaces belong to the responses, as in lm-eval."""
+
+    text: str
+    trailing: str
+    spans: list[tuple[int, int]]
+    pictures: list[Image.Image]
+    where: str
+
+
+def _prepare(loaded: LoadedModel, example: PreferenceExample) -> tuple[ImageLM, _Prompt]:
+    """Check the pictures and put their placeholders into the prompt."""
+    lm: ImageLM = loaded.lm
+    where = f"example {example.id}"
+    checked = pictures.check_pictures(lm, example.images, where)
+    prompt, count = example.prompt, len(checked)
+    if isinstance(prompt, str):
+        in_front = not lm.tokenizer.bos_token or not prompt.startswith(lm.tokenizer.bos_token)
+        placed = pictures.place_pictures(lm, prompt, count, where, in_front=in_front)
+        text, trailing = pictures.strip_context(placed, "")
+        return lm, _Prompt(text, trailing, [(0, len(text))], checked, where)
+    if not any(DEFAULT_IMAGE_PLACEHOLDER in message.content for message in prompt):
+        first = next((i for i, message in enumerate(prompt) if message.role == "user"), 0)
+        opening = Message(prompt[first].role, DEFAULT_IMAGE_PLACEHOLDER * count + prompt[first].content)
+        prompt = (*prompt[:first], opening, *prompt[first + 1 :])
+    rendered, spans = render(loaded, prompt, DEFAULT_IMAGE_PLACEHOLDER)
+    pictures.place_pictures(lm, rendered, count, where, in_front=False)
+    text, trailing = pictures.strip_context(rendered, "")
+    return lm, _Prompt(text, trailing, spans, checked, where)
+
+
+def _responses(lm: ImageLM, example: PreferenceExample, prompt: _Prompt) -> list[Tensor]:
+    """Ids of `y+` and `y-`, each checked to extend the prompt."""
+    found: list[Tensor] = []
+    for name, response in (("chosen", example.chosen), ("rejected", example.rejected)):
+        if not response.strip():
+            raise GrainsError(f"{prompt.where}: the {name} response is empty")
+        whole = prompt.trailing + response
+        ids = pictures.continuation_ids(lm, prompt.text, whole, prompt.pictures, prompt.where)
+        if ids is None:
+            raise GrainsError(
+                f"{prompt.where}: the {name} response '{response[:40]}' does not extend the prompt under "
+                "this tokenizer (it changes the prompt's last token); start it with a space or end the "
+                "prompt differently"
+            )
+        found.append(torch.tensor(ids))
+    return found
+
+
+@dataclass(frozen=True)
+class _Received:
+    """What the text decoder received: `[T, H]` embeddings, deepstack features beside them, and keywords."""
+
+    embeddings: Tensor
+    keywords: dict[str, Any]
+
+
+@torch.no_grad()
+def _run(loaded: LoadedModel, features: Mapping[str, Tensor]) -> _Received:
+    """Run the whole model once on one prompt and keep what its decoder receives."""
+    kept: dict[str, Any] = {}
+
+    def keep(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        del module, arguments
+        kept.update(keywords)
+
+    handle = find_decoder(loaded.model).register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with logits_from(loaded.model, -1):
+            loaded.model(**features, use_cache=False)
+    finally:
+        handle.remove()
+    keywords = {name: value for name, value in kept.items() if name not in _NOT_KEPT and value is not None}
+    embeddings: Tensor = kept["inputs_embeds"][0].detach()
+    levels: Sequence[Tensor] = keywords.get(DEEPSTACK, ())
+    if levels:
+        visual = keywords["visual_pos_masks"][0]
+        wide = embeddings.new_zeros(len(embeddings), embeddings.shape[1] * len(levels))
+        wide[visual] = torch.cat([level.to(embeddings) for level in levels], dim=-1)
+        embeddings = torch.cat([embeddings, wide], dim=-1)
+    return _Received(embeddings, keywords)
+
+
+def _aligned(plain: Sequence[int], allowed: Tensor, expanded: Sequence[int]) -> Tensor:
+    """Carry `[P]` bool from the prompt's own tokens to the `[T]` expanded ones; the processor's are False."""
+    found = torch.zeros(len(expanded), dtype=torch.bool)
+    for block in SequenceMatcher(None, plain, expanded, autojunk=False).get_matching_blocks():
+        found[block.b : block.b + block.size] = allowed[block.a : block.a + block.size]
+    return found
+
+
+def encode_vision(
+    loaded: LoadedModel, example: PreferenceExample, visual_baseline: str = "blank"
+) -> EncodedExample:
+    """Encode an example with pictures; see `EncodedExample` for shapes.
+
+    Args:
+        loaded: A vision-language model.
+        example: Its prompt holds lm-eval's `<image>` once per picture; without any, the pictures come first.
+        visual_baseline: A name in `VISUAL_BASELINES`.
+
+    Raises:
+        GrainsError: an unknown baseline, a family that cannot be attributed, pictures or placeholders that do
+            not fit, a response that does not extend the prompt, or a prompt past `max_length`.
+    """
+    baseline = pick(VISUAL_BASELINES, visual_baseline, "visual baseline")
+    family = find_family(str(loaded.model.config.model_type))
+    lm, prompt = _prepare(loaded, example)
+    features = pictures.process(lm, [prompt.text], [prompt.pictures], prompt.where)
+    input_ids = features["input_ids"][0]
+    chosen, rejected = _responses(lm, example, prompt)
+    length = len(input_ids) + max(len(chosen), len(rejected))
+    if length > lm.max_length:
+        raise GrainsError(
+            f"{prompt.where}: prompt, images and response have {length} tokens but max_length is "
+            f"{lm.max_length} and images are never cut; use smaller images or raise max_length"
+        )
+    ids = input_ids.tolist()
+    tokens = tuple(loaded.tokenizer.convert_ids_to_tokens(ids))
+    is_image = (input_ids == pictures.image_token_id(lm)).cpu()
+    visual = is_image.nonzero()[:, 0].tolist()
+    sizes = [picture.size for picture in prompt.pictures]
+    layout = family.layout(VisionInput(loaded.model.config, lm.processor, sizes, features, tokens, visual))
+    if len(layout) != len(visual):
+        raise GrainsError(
+            f"{prompt.where}: {len(visual)} visual tokens where the layout of model type "
+            f"'{loaded.model.config.model_type}' has {len(layout)}; the place of its patches is not known: "
+            "use the family's usual image processor settings"
+        )
+    patches: list[Patch | None] = [None] * len(ids)
+    for position, patch in zip(visual, layout, strict=True):
+        patches[position] = patch
+    options = pictures.bos_options(lm, [prompt.text])
+    plain: list[int] = loaded.tokenizer(prompt.text, **options)["input_ids"]
+    allowed = candidates(loaded, prompt.text, plain, prompt.spans)
+    received = _run(loaded, features)
+    positions: Any = received.keywords.get("position_ids")
+    encoded = EncodedExample(
+        example=example,
+        input_ids=input_ids,
+        tokens=tokens,
+        embeddings=received.embeddings,
+        is_image=is_image,
+        is_candidate=_aligned(plain, allowed, ids) & ~is_image
+        | torch.tensor([p is not None for p in patches]),
+        chosen=chosen.to(input_ids.device),
+        rejected=rejected.to(input_ids.device),
+        patches=tuple(patches),
+        decoder_keywords=received.keywords,
+        next_position=int(positions.max()) + 1 if isinstance(positions, Tensor) else None,
+    )
+    return replace(encoded, visual_baseline=baseline(_Scene(loaded, lm, prompt, encoded)))
+
+
+def pixel_masked(loaded: LoadedModel, example: EncodedExample, patches: Sequence[Patch]) -> EncodedExample:
+    """The same prompt with the patches greyed in the picture and the picture encoded anew.
+
+    A vision tower that mixes patches leaves a masked token's content in its neighbours; grey pixels do not.
+
+    Args:
+        loaded: The model.
+        example: The example, encoded.
+        patches: Boxes to paint with the blank picture's colour.
+    """
+    lm, prompt = _prepare(loaded, example.example)
+    painted = pictures.greyed(prompt.pictures, patches, pictures.blank_colour(lm.processor))
+    received = _run(loaded, pictures.process(lm, [prompt.text], [painted], prompt.where))
+    return replace(example, embeddings=received.embeddings, decoder_keywords=received.keywords)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """An encoded prompt with the means to encode it again with other pictures of the same sizes."""
+
+    loaded: LoadedModel
+    lm: ImageLM
+    prompt: _Prompt
+    encoded: EncodedExample
+
+    def with_pictures(self, changed: list[Image.Image]) -> Tensor:
+        """`[T, H]` embeddings with these pictures instead."""
+        features = pictures.process(self.lm, [self.prompt.text], [changed], self.prompt.where)
+        return _run(self.loaded, features).embeddings
+
+
+def _blank(scene: _Scene) -> Tensor:
+    colour = pictures.blank_colour(scene.lm.processor)
+    return scene.with_pictures([pictures.blank(picture, colour) for picture in scene.prompt.pictures])
+
+
+def _position_mean(scene: _Scene) -> Tensor:
+    """What each position shows on average over nine cyclic shifts of the pictures by thirds."""
+    rows = [
+        scene.with_pictures([pictures.shifted(picture, right, down) for picture in scene.prompt.pictures])
+        for right, down in product(range(3), repeat=2)
+    ]
+    return torch.stack([row.float() for row in rows]).mean(dim=0).to(rows[0].dtype)
+
+
+def _mean(scene: _Scene) -> Tensor:
+    """The mean over this prompt's patches at every visual token."""
+    encoded = scene.encoded
+    placed = torch.tensor([patch is not None for patch in encoded.patches], device=encoded.embeddings.device)
+    mean = encoded.embeddings[placed].float().mean(dim=0).to(encoded.embeddings.dtype)
+    return mean.expand(len(encoded.input_ids), -1)
+
+
+def _zero(scene: _Scene) -> Tensor:
+    return torch.zeros_like(scene.encoded.embeddings)
+
+
+def _as_text(scene: _Scene) -> None:
+    """No rows of their own: visual tokens take the text baseline, the pad embedding by default."""
+    del scene
+
+
+VISUAL_BASELINES: Mapping[str, Callable[[_Scene], Tensor | None]] = {
+    "blank": _blank,
+    "position_mean": _position_mean,
+    "mean": _mean,
+    "pad": _as_text,
+    "zero": _zero,
+}
