@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.models import LoadedModel
 from grains_eval.preferences.files import examples_from_rows, read_rows
 from grains_eval.preferences.hashing import doc_hash
+from grains_eval.preferences.splits import draw
 from grains_eval.preferences.tasks import examples_from_task, load_task, split_docs, task_manager
 from grains_eval.recipes import Data
 from grains_eval.types import PreferenceExample
@@ -60,33 +60,18 @@ def load_examples(data: Data, model: LoadedModel | HFLM | None = None, include_p
         return examples_from_task(task, chosen, data, lm) if task is not None else examples_from_rows(chosen, data)
 
     docs = documents(data.split)
-    build = _draw(docs, data.examples, data.seed, frozenset())
+    build = draw(docs, data.examples, data.seed, frozenset())
     taken = {doc_hash(docs[i]) for i in build}
     pool = documents(data.development_split) if data.development_split else docs
     if len(build) < data.examples:
         raise GrainsError(f"data.examples asks for {data.examples} but {_name(data)} has {len(build)} different documents")
-    development = _draw(pool, data.development, data.seed + 1, frozenset(taken))
+    development = draw(pool, data.development, data.seed + 1, frozenset(taken))
     if len(development) < data.development:
         raise GrainsError(
             f"data.development asks for {data.development} but {_name(data)} has {len(development)} documents beside "
             f"the {data.examples} that build; lower data.examples or data.development"
         )
     return Examples(tuple(convert(docs, build)), tuple(convert(pool, development)))
-
-
-def _draw(docs: Sequence[Any], count: int, seed: int, taken: frozenset[str]) -> list[int]:
-    """Indices of `count` documents in seeded random order, none twice and none that is taken."""
-    order = list(range(len(docs)))
-    random.Random(seed).shuffle(order)
-    seen, drawn = set(taken), list[int]()
-    for index in order:
-        if len(drawn) == count:
-            break
-        key = doc_hash(docs[index])
-        if key not in seen:
-            seen.add(key)
-            drawn.append(index)
-    return drawn
 
 
 def _name(data: Data) -> str:

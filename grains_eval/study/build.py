@@ -22,7 +22,8 @@ from grains_eval.models import EncodedExample, LoadedModel, encode, load
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import AttributionConfig, Recipe
 from grains_eval.steering import check_width
-from grains_eval.study.tune import choose_setting
+from grains_eval.study.development import DevelopmentSet, development_set
+from grains_eval.study.tune import Choice, choose_setting, fixed_setting
 from grains_eval.types import Attribution, PreferenceExample
 from grains_eval.vectors import BuildContext, run_method
 from grains_eval.vectors.context import Progress, silent
@@ -101,10 +102,26 @@ def build_context_with_cache(
     return BuildContext(loaded, encoded, recipe, score, progress)
 
 
+def watched(
+    loaded: LoadedModel, examples: Examples, recipe: Recipe, include_path: Sequence[str] = ()
+) -> DevelopmentSet:
+    """The development set, empty where the recipe leaves nothing to choose."""
+    if fixed_setting(recipe) is not None:
+        return DevelopmentSet(())
+    return development_set(loaded, examples.development, recipe, include_path)
+
+
 def provenance(
-    recipe: Recipe, model_args: Mapping[str, Any], loaded: LoadedModel, examples: Examples, chosen_by: str | None
+    recipe: Recipe,
+    model_args: Mapping[str, Any],
+    loaded: LoadedModel,
+    examples: Examples,
+    development: DevelopmentSet,
+    choice: Choice,
 ) -> dict[str, Any]:
     """Everything that says where an artifact comes from, as JSON values."""
+    hashes = examples.doc_hashes()
+    hashes["development"] = sorted({*hashes["development"], *development.preserved_hashes()})
     return {
         "method": recipe.vectors.method,
         "base_model": model_args.get("pretrained") if isinstance(model_args.get("pretrained"), str) else None,
@@ -118,8 +135,8 @@ def provenance(
         "recipe_hash": recipe.fingerprint(),
         "seed": recipe.seed,
         "examples": len(examples.build),
-        "doc_hashes": examples.doc_hashes(),
-        "chosen_by": chosen_by,
+        "doc_hashes": hashes,
+        "chosen_by": choice.reason,
         "versions": package_versions(),
     }
 
@@ -170,11 +187,12 @@ def build_from_recipe(
     context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
     built = run_method(context)
     check_width(loaded.model, built.vectors)
-    setting, reason = choose_setting(loaded, built.vectors, examples.development, recipe, progress)
+    development = watched(loaded, examples, recipe, include_path)
+    choice = choose_setting(loaded, built.vectors, development, recipe, progress)
     vectors = replace(
         built.vectors,
-        recommended=setting,
-        provenance=provenance(recipe, model_args, loaded, examples, reason),
+        recommended=choice.config,
+        provenance=provenance(recipe, model_args, loaded, examples, development, choice),
     )
     folder = save(
         vectors,
@@ -185,7 +203,7 @@ def build_from_recipe(
         overwrite=overwrite,
     )
     shutil.rmtree(work, ignore_errors=True)
-    logger.info("wrote %s with %s", folder, asdict(setting))
+    logger.info("wrote %s with %s", folder, asdict(choice.config))
     return folder
 
 

@@ -1,20 +1,20 @@
-"""Choose layer and strength on development examples, never on what is reported."""
+"""Choose layer and strength on development items, never on what is reported."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from statsmodels.stats.proportion import proportion_confint
 
 from grains_eval.errors import GrainsError
-from grains_eval.models import EncodedExample, LoadedModel, encode
-from grains_eval.models.forward import response_logprobs
+from grains_eval.harness.stacking import Configuration
+from grains_eval.models import LoadedModel
 from grains_eval.recipes import Recipe
-from grains_eval.steering import applied, resolve
-from grains_eval.types import PreferenceExample, SteeringConfig, SteeringVectors
+from grains_eval.steering import resolve
+from grains_eval.study.development import DevelopmentSet, preference_margins, preserved_accuracy
+from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors.context import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -24,21 +24,40 @@ _MOST_LAYERS = 8
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One setting, measured on development examples.
+    """One setting, measured on development items.
 
     Attributes:
         config: The setting; strength 0 is the unsteered model.
         accuracy: Share of examples with `log p(y+ | x) > log p(y- | x)`.
         lower: Lower end of its 95 % Wilson interval.
+        upper: Upper end.
         margin: Mean of `log p(y+ | x) - log p(y- | x)`, nats.
-        n: Number of examples.
+        n: Number of preference examples.
+        preserved: Accuracy on the preserved items; NaN without any.
     """
 
     config: SteeringConfig
     accuracy: float
     lower: float
+    upper: float
     margin: float
     n: int
+    preserved: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and why.
+
+    Attributes:
+        config: The setting.
+        reason: In words; None where the recipe left nothing to choose.
+        points: The curve behind it, the unsteered model first; empty where nothing was chosen.
+    """
+
+    config: SteeringConfig
+    reason: str | None
+    points: tuple[CurvePoint, ...] = ()
 
 
 def fixed_setting(recipe: Recipe) -> SteeringConfig | None:
@@ -47,91 +66,109 @@ def fixed_setting(recipe: Recipe) -> SteeringConfig | None:
     if section.layers == "auto" or section.strength == "auto":
         return None
     return SteeringConfig(
-        layers=tuple(section.layers),
-        strength=section.strength,
-        unit=section.unit,
-        operator=section.operator,
-        positions=section.positions,
+        tuple(section.layers), section.strength, section.unit, section.operator, section.positions
     )
 
 
-def grid(vectors: SteeringVectors, recipe: Recipe) -> list[SteeringConfig]:
-    """The settings among which `auto` chooses: single layers, evenly spaced, times the recipe's strengths."""
+def grid(
+    vectors: SteeringVectors,
+    recipe: Recipe,
+    layers: Sequence[int] | None = None,
+    strengths: Sequence[float] | None = None,
+) -> list[SteeringConfig]:
+    """Settings to choose among: single layers, at most eight and evenly spaced unless given, times strengths."""
     section = recipe.steering
-    if section.layers != "auto":
-        choices: list[tuple[int, ...]] = [tuple(section.layers)]
+    known = vectors.layers
+    candidates = layers or section.candidate_layers
+    if candidates is not None:
+        choices: list[tuple[int, ...]] = [(layer,) for layer in candidates]
+    elif section.layers != "auto":
+        choices = [tuple(section.layers)]
+    elif len(known) <= _MOST_LAYERS:
+        choices = [(layer,) for layer in known]
     else:
-        known = vectors.layers
-        several = section.candidate_layers or [
-            known[round(i * (len(known) - 1) / max(1, _MOST_LAYERS - 1))] for i in range(_MOST_LAYERS)
-        ]
-        choices = [(layer,) for layer in dict.fromkeys(several if len(known) > _MOST_LAYERS or section.candidate_layers else known)]
-    strengths = section.strengths if section.strength == "auto" else [section.strength]
+        spaced = (round(i * (len(known) - 1) / (_MOST_LAYERS - 1)) for i in range(_MOST_LAYERS))
+        choices = [(known[index],) for index in dict.fromkeys(spaced)]
+    values = strengths or (section.strengths if section.strength == "auto" else [section.strength])
     return [
-        SteeringConfig(layers, strength, section.unit, section.operator, section.positions)
-        for layers in choices
-        for strength in strengths
+        SteeringConfig(chosen, strength, section.unit, section.operator, section.positions)
+        for chosen in choices
+        for strength in values
     ]
-
-
-@torch.no_grad()
-def preference_margins(
-    loaded: LoadedModel, examples: Sequence[EncodedExample], vectors: SteeringVectors, config: SteeringConfig
-) -> torch.Tensor:
-    """`log p(y+ | x) - log p(y- | x)` of each example under steering, `[N]` float32, nats."""
-    with applied(loaded.model, resolve(vectors, config)):
-        pairs = [response_logprobs(loaded.model, one, one.embeddings[None])[0].cpu() for one in examples]
-    return torch.stack([pair[0] - pair[1] for pair in pairs])
 
 
 def curve(
     loaded: LoadedModel,
     vectors: SteeringVectors,
-    development: Sequence[PreferenceExample],
+    development: DevelopmentSet,
     settings: Sequence[SteeringConfig],
     progress: Progress = silent,
 ) -> list[CurvePoint]:
-    """Measure settings on development examples."""
-    encoded = [encode(loaded, example) for example in development]
+    """Measure settings on the development set; the unsteered model comes first.
+
+    Raises:
+        GrainsError: no development examples, or a setting that the vectors do not have.
+    """
+    tried = [SteeringConfig(strength=0.0), *settings]
+    resolved = [resolve(vectors, setting) for setting in tried]
+    configurations: list[Configuration] = [() if one is None else (one,) for one in resolved]
+    margins = preference_margins(loaded, development.preference, configurations, progress)
+    preserved = preserved_accuracy(loaded, development.preserved, configurations)
     points: list[CurvePoint] = []
-    for config in progress(settings, "development curve"):  # pyright: ignore[reportArgumentType] - any sequence
-        margins = preference_margins(loaded, encoded, vectors, config)  # pyright: ignore[reportArgumentType]
-        right, n = int((margins > 0).sum()), len(margins)
-        lower = float(proportion_confint(right, n, method="wilson")[0])
-        points.append(CurvePoint(config, right / n, lower, float(margins.mean()), n))  # pyright: ignore
+    for setting, row, kept in zip(tried, margins, preserved, strict=True):
+        right, n = int((row > 0).sum()), len(row)
+        lower, upper = proportion_confint(right, n, method="wilson")
+        points.append(CurvePoint(setting, right / n, float(lower), float(upper), float(row.mean()), n, kept))
     return points
+
+
+def choose(points: Sequence[CurvePoint], margin: float) -> Choice:
+    """The point with the largest lower confidence bound among those that keep the preserved tasks.
+
+    Kept means that accuracy on the preserved development items fell by no more than `margin`. Ties go to the smaller
+    strength, then to the larger mean margin. Where no setting keeps them the choice is strength 0, and the reason
+    says so: there is no fallback to an unconstrained choice.
+    """
+    unsteered, settings = points[0], list(points[1:])
+    watched = unsteered.preserved == unsteered.preserved
+    allowed = [p for p in settings if not watched or p.preserved >= unsteered.preserved - margin - 1e-12]
+    constraint = (
+        f"with accuracy on preserved items within {margin:g} of {unsteered.preserved:.3f}"
+        if watched
+        else "with no preserved items to watch"
+    )
+    if not allowed:
+        reason = f"none of {len(settings)} settings was {constraint}: strength 0, the unsteered model"
+        logger.warning("%s", reason)
+        return Choice(replace(settings[0].config, strength=0.0), reason, tuple(points))
+    best = max(allowed, key=lambda p: (p.lower, -abs(p.config.strength), p.margin))
+    reason = (
+        f"among {len(settings)} settings on {best.n} development examples, {constraint}: preference accuracy "
+        f"{best.accuracy:.3f} (95 % lower bound {best.lower:.3f}), unsteered {unsteered.accuracy:.3f}"
+    )
+    return Choice(best.config, reason, tuple(points))
 
 
 def choose_setting(
     loaded: LoadedModel,
     vectors: SteeringVectors,
-    development: Sequence[PreferenceExample],
+    development: DevelopmentSet,
     recipe: Recipe,
     progress: Progress = silent,
-) -> tuple[SteeringConfig, str | None]:
-    """The recipe's own setting, or the best of its grid on development examples.
-
-    The largest lower confidence bound of the preference accuracy wins; ties go to the smaller strength, then to the
-    larger mean margin.
-
-    Returns:
-        The setting, and in words how it was chosen (None where the recipe fixed it).
+) -> Choice:
+    """The recipe's own setting, or the best of its grid on the development set.
 
     Raises:
         GrainsError: something is `auto` but there are no development examples.
     """
     fixed = fixed_setting(recipe)
     if fixed is not None:
-        return fixed, None
-    if not development:
+        return Choice(fixed, None)
+    if not development.preference:
         raise GrainsError(
             "steering.layers or steering.strength is auto but data.development is 0; "
             "give development examples, or fix both"
         )
-    points = curve(loaded, vectors, development, grid(vectors, recipe), progress)
-    best = max(points, key=lambda point: (point.lower, -abs(point.config.strength), point.margin))
-    reason = (
-        f"among {len(points)} settings on {best.n} development examples: preference accuracy {best.accuracy:.3f} "
-        f"(lower bound {best.lower:.3f})"
-    )
-    return best.config, reason
+    chosen = choose(curve(loaded, vectors, development, grid(vectors, recipe), progress), recipe.evaluation.margin)
+    notes = "".join(f"; {note}" for note in development.notes)
+    return replace(chosen, reason=f"{chosen.reason}{notes}")
