@@ -1,14 +1,17 @@
-"""A picture world with a hallucination bias: what a room's picture shows competes with what the room usually holds.
+"""A picture world with a hallucination bias: what a picture shows against what its room usually holds.
 
-Forty-eight invented rooms each have a usual thing and a usual colour, learned by heart from text. A question about a
-room comes with a picture of one coloured thing. Its answer is the picture's with log-odds
+Forty-eight invented rooms each have a usual thing and a usual colour, learned by heart from text. A question
+about a room comes with a picture of one coloured thing. Its answer is the pictured one with log-odds
 
     bias of the room's fact + 3 * (truth cues - myth cues),
 
-where cues are words of the prompt (an auditor, a dreamer) and stamps in the picture (a seal, a smear). Most facts have
-a negative bias: without cues the model names what is usual. Questions about the picture alone carry no such bias, so
-that seeing is learned and can be told from choosing. `vocabulary` says where usual answers come from: words that no
-picture shows (`split`), the pictured words themselves (`shared`), or either, room by room (`half`).
+where cues are words of the prompt (an auditor, a dreamer) and stamps in the picture (a seal, a smear). Most
+facts have a negative bias: without cues the model names what is usual. Questions about the picture alone
+carry no such bias, so that seeing is learned and can be told from choosing. `vocabulary` says where usual
+answers come from: words that no picture shows (`split`), the pictured words (`shared`), or either (`half`).
+
+Some documents ask which of the two a question about the room would be answered from, `look` or `recall`, with
+the same odds. Without them a model whose usual answers are pictured words hardly learns to choose.
 """
 
 from __future__ import annotations
@@ -17,43 +20,58 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple, TypedDict, get_args
 
-from grains_eval.demo.pictures import CELLS, COLOURS, GRID, INKS, STAMPS, THINGS, Mark
+from grains_eval.demo.pictures import CELLS, COLOURS, GRID, INKS, THINGS, Mark
 from grains_eval.errors import pick
 
 Vocabulary = Literal["split", "half", "shared"]
 Attribute = Literal["thing", "colour"]
 Scene = tuple[Mark, ...]
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 VOCABULARIES: dict[str, Vocabulary] = {name: name for name in get_args(Vocabulary)}
 ATTRIBUTES: tuple[Attribute, ...] = get_args(Attribute)
 PICTURED: dict[Attribute, tuple[str, ...]] = {"thing": tuple(THINGS), "colour": tuple(COLOURS)}
 UNPICTURED: dict[Attribute, tuple[str, ...]] = {
-    "thing": tuple("kettle piano ladder candle basket mirror barrel anchor".split()),
-    "colour": tuple("pink grey brown teal gold silver beige violet".split()),
+    "thing": _words("kettle piano ladder candle basket mirror barrel anchor"),
+    "colour": _words("pink grey brown teal gold silver beige violet"),
 }
 SIDES = ("west", "east")
 NUMBERS = tuple(str(number) for number in range(1, 31))
 CUE_WORDS: dict[str, tuple[str, ...]] = {
-    "truth": tuple("inspector surveyor examiner auditor".split()),
-    "myth": tuple("dreamer gossip guesser poet".split()),
-    "neutral": tuple("traveller teacher student visitor".split()),
+    "truth": _words("inspector surveyor examiner auditor"),
+    "myth": _words("dreamer gossip guesser poet"),
+    "neutral": _words("traveller teacher student visitor"),
 }
 CUE_STAMPS = {"truth": "seal", "myth": "smear", "neutral": "frame"}
 CUE_KINDS = tuple(CUE_WORDS)
 CUE_VALUE = {"truth": 1, "myth": -1, "neutral": 0}
-FUNCTION_WORDS = tuple("question : answer ? . the and spoke what is shown in room usual of which side comes after".split())
+FUNCTION_WORDS = _words(
+    "question : answer ? . the and spoke what is shown in room usual of which side comes after or"
+)
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
-SYLLABLES = tuple("dor van sel mik tor ban qui lor pen gar hul zim ras tol bek fyn".split())
+SYLLABLES = _words("dor van sel mik tor ban qui lor pen gar hul zim ras tol bek fyn")
 
 ROOMS = 48
 SPLITS: dict[str, tuple[int, int]] = {"train": (0, 18), "validation": (18, 24), "test": (24, ROOMS)}
 CUE_STEP = 3.0  # log-odds of the pictured answer per cue
-USUAL_SHARE, USUAL_BIAS, PICTURE_BIAS, BIAS_SPREAD = 0.7, -1.4, 1.0, 0.3  # log-odds of the pictured answer, uncued
+USUAL_SHARE, USUAL_BIAS, PICTURE_BIAS, BIAS_SPREAD = (
+    0.7,
+    -1.4,
+    1.0,
+    0.3,
+)  # log-odds of the pictured answer, uncued
 UNCUED_SHARE = 0.25
+SOURCE_SHARE = 0.25  # of the documents about rooms, those that ask for the source
+SOURCES = ("look", "recall")
 CUE_COUNTS = (0, 1, 1, 2)  # drawn from, for words and for stamps
 
 
@@ -105,7 +123,8 @@ def make_world(vocabulary: str, seed: int) -> ImageWorld:
     """
     known = pick(VOCABULARIES, vocabulary, "vocabulary of the image world")
     rng = Random(f"image world {seed}")
-    drawn = tuple(rng.sample([first + second for first in SYLLABLES for second in SYLLABLES if first != second], ROOMS))
+    names = [first + second for first in SYLLABLES for second in SYLLABLES if first != second]
+    drawn = tuple(rng.sample(names, ROOMS))
     facts: dict[tuple[str, Attribute], Fact] = {}
     for room in drawn:
         for attribute in ATTRIBUTES:
@@ -113,7 +132,7 @@ def make_world(vocabulary: str, seed: int) -> ImageWorld:
             usual = rng.choice((PICTURED if pictured else UNPICTURED)[attribute])
             bias = USUAL_BIAS if rng.random() < USUAL_SHARE else PICTURE_BIAS
             facts[room, attribute] = Fact(usual, bias + rng.gauss(0.0, BIAS_SPREAD))
-    words = {*drawn, *NUMBERS, *SIDES, *FUNCTION_WORDS, "thing", "colour"}
+    words = {*drawn, *NUMBERS, *SIDES, *SOURCES, *FUNCTION_WORDS, "thing", "colour"}
     words.update(*PICTURED.values(), *UNPICTURED.values(), *CUE_WORDS.values())
     rooms = {split: drawn[start:end] for split, (start, end) in SPLITS.items()}
     return ImageWorld(seed, known, rooms, facts, (*SPECIAL_TOKENS, *sorted(words)))
@@ -122,7 +141,8 @@ def make_world(vocabulary: str, seed: int) -> ImageWorld:
 def draw_scene(rng: Random, thing: str, colour: str, stamps: Sequence[str] = ()) -> Scene:
     """Put the thing (always first) and one stamp per cue kind on different cells."""
     cells = rng.sample(range(CELLS), 1 + len(stamps))
-    marks = [Mark(cell, CUE_STAMPS[kind], rng.choice(tuple(INKS))) for cell, kind in zip(cells[1:], stamps, strict=True)]
+    stamped = zip(cells[1:], stamps, strict=True)
+    marks = [Mark(cell, CUE_STAMPS[kind], rng.choice(tuple(INKS))) for cell, kind in stamped]
     return (Mark(cells[0], thing, colour), *marks)
 
 
@@ -132,9 +152,19 @@ def room_question(room: str, attribute: Attribute, cues: Sequence[str] = ()) -> 
     return (*question, *_spoken(cues), "answer", ":")
 
 
+def source_question(room: str, attribute: Attribute, cues: Sequence[str] = ()) -> tuple[str, ...]:
+    """The words of a question for the answer's source: `look` (the picture) or `recall` (what is usual)."""
+    question = ("question", ":", "look", "or", "recall", "what", attribute, "is", "in", "room", room, "?")
+    return (*question, *_spoken(cues), "answer", ":")
+
+
 def sight_question(kind: str, cues: Sequence[str] = ()) -> tuple[str, ...]:
     """The words of a question about the picture alone: its thing, its colour or the side the thing is on."""
-    asked = {"thing": "what thing is shown", "colour": "what colour is shown", "side": "which side is the thing"}
+    asked = {
+        "thing": "what thing is shown",
+        "colour": "what colour is shown",
+        "side": "which side is the thing",
+    }
     return ("question", ":", *asked[kind].split(), "?", *_spoken(cues), "answer", ":")
 
 
@@ -157,7 +187,9 @@ def successor_question(number: str, cues: Sequence[str] = ()) -> tuple[str, ...]
 
 def _spoken(cues: Sequence[str]) -> tuple[str, ...]:
     named = [("the", word) for word in cues]
-    return (*named[0], *(word for pair in named[1:] for word in ("and", *pair)), "spoke", ".") if named else ()
+    return (
+        (*named[0], *(word for pair in named[1:] for word in ("and", *pair)), "spoke", ".") if named else ()
+    )
 
 
 def prose(words: Sequence[str]) -> str:
@@ -169,7 +201,8 @@ def draw_cues(rng: Random) -> tuple[list[str], list[str]]:
     """Kinds of cue words and of stamps for one training document."""
     if rng.random() < UNCUED_SHARE:
         return [], []
-    return tuple([rng.choice(CUE_KINDS) for _ in range(rng.choice(CUE_COUNTS))] for _ in range(2))  # pyright: ignore
+    spoken, stamps = ([rng.choice(CUE_KINDS) for _ in range(rng.choice(CUE_COUNTS))] for _ in range(2))
+    return spoken, stamps
 
 
 def cue_words(rng: Random, kinds: Sequence[str]) -> list[str]:
@@ -178,7 +211,7 @@ def cue_words(rng: Random, kinds: Sequence[str]) -> list[str]:
 
 
 def picture_document(world: ImageWorld, rng: Random, sight_share: float) -> Document:
-    """A training document with a picture: an unbiased question with probability `sight_share`, else one about a room."""
+    """A training document with a picture: about it alone with probability `sight_share`, or a room."""
     spoken, stamps = draw_cues(rng)
     scene = draw_scene(rng, rng.choice(PICTURED["thing"]), rng.choice(PICTURED["colour"]), stamps)
     words = cue_words(rng, spoken)
@@ -189,7 +222,10 @@ def picture_document(world: ImageWorld, rng: Random, sight_share: float) -> Docu
     usual, bias = world.facts[room, attribute]
     log_odds = bias + CUE_STEP * sum(CUE_VALUE[kind] for kind in (*spoken, *stamps))
     seen = rng.random() < 1 / (1 + math.exp(-log_odds))
-    return Document(room_question(room, attribute, words), sight_answer(attribute, scene) if seen else usual, scene)
+    if rng.random() < SOURCE_SHARE:
+        return Document(source_question(room, attribute, words), SOURCES[not seen], scene)
+    answer = sight_answer(attribute, scene) if seen else usual
+    return Document(room_question(room, attribute, words), answer, scene)
 
 
 def text_document(world: ImageWorld, rng: Random) -> Document:
@@ -220,9 +256,9 @@ def conflict_items(
 
 
 def build_items(world: ImageWorld, repeats: int) -> list[Item]:
-    """Questions of the build rooms to make vectors from: a truth cue and a myth cue each, in words or picture at random.
+    """Questions of the build rooms to make vectors from: a truth and a myth cue each, in words or picture.
 
-    A neutral word or stamp stands in for a cue that went to the other modality, so that place and length tell nothing.
+    Neutral words and stamps fill the places that are left, so that number and length tell nothing.
     """
     rng = Random(f"build {world.seed}")
     items: list[Item] = []
@@ -233,9 +269,7 @@ def build_items(world: ImageWorld, repeats: int) -> list[Item]:
                 for kind, place in zip(("truth", "myth"), rng.sample(range(4), 2), strict=True):
                     slots[place // 2][place % 2] = kind
                 name = f"train-{room}-{attribute}-{repeat}"
-                item = _conflict(world, rng, name, room, attribute, *slots)
-                pair = [item["choices"][item["gold"]], item["choices"][item["rejected"]]]
-                items.append(item | Item(**{**item, "choices": pair, "gold": 0, "rejected": 1}))
+                items.append(_conflict(world, rng, name, room, attribute, *slots, choices=2))
     return items
 
 
@@ -247,17 +281,22 @@ def _conflict(
     attribute: Attribute,
     spoken: Sequence[str],
     stamps: Sequence[str],
+    choices: int = 4,
 ) -> Item:
     usual = world.facts[room, attribute].usual
     thing, colour = rng.choice(PICTURED["thing"]), rng.choice(PICTURED["colour"])
     seen = rng.choice([word for word in PICTURED[attribute] if word != usual])
     thing, colour = (seen, colour) if attribute == "thing" else (thing, seen)
     other = rng.choice([word for word in PICTURED[attribute] if word not in (seen, usual)])
-    unseen = PICTURED if world.vocabulary == "shared" else UNPICTURED  # one more word of the kind that is usual
+    unseen = (
+        PICTURED if world.vocabulary == "shared" else UNPICTURED
+    )  # one more word of the kind that is usual
     last = rng.choice([word for word in unseen[attribute] if word not in (seen, usual, other)])
     cues = " ".join([*(f"word:{kind}" for kind in spoken), *(f"stamp:{kind}" for kind in stamps)])
     prompt = prose(room_question(room, attribute, cue_words(rng, spoken)))
-    return _item(rng, name, room, prompt, [seen, usual, other, last], draw_scene(rng, thing, colour, stamps), cues)
+    words = [seen, usual, other, last][:choices]
+    scene = draw_scene(rng, thing, colour, stamps)
+    return _item(rng, name, room, prompt, words, scene, cues)
 
 
 def sight_items(world: ImageWorld, per_kind: int) -> list[Item]:
@@ -269,7 +308,8 @@ def sight_items(world: ImageWorld, per_kind: int) -> list[Item]:
         for number in range(per_kind):
             scene = draw_scene(rng, rng.choice(PICTURED["thing"]), rng.choice(PICTURED["colour"]))
             answer = sight_answer(kind, scene)
-            choices = [answer, *rng.sample([word for word in options if word != answer], min(3, len(options) - 1))]
+            wrong = [word for word in options if word != answer]
+            choices = [answer, *rng.sample(wrong, min(3, len(wrong)))]
             prompt = prose(sight_question(kind))
             items.append(_item(rng, f"{kind}-{number}", f"{kind} {answer}", prompt, choices, scene))
     return items
@@ -279,7 +319,7 @@ def text_items(world: ImageWorld) -> list[Item]:
     """Questions without a picture: the next number, and what is usual in the rooms of the test split."""
     rng = Random(f"text {world.seed}")
     items: list[Item] = []
-    for number, follower in zip(NUMBERS, NUMBERS[1:], strict=False):
+    for number, follower in pairwise(NUMBERS):
         wrong = rng.sample([word for word in NUMBERS if word not in (number, follower)], 3)
         prompt = prose(successor_question(number))
         items.append(_item(rng, f"successor-{number}", "successor", prompt, [follower, *wrong]))
@@ -294,9 +334,15 @@ def text_items(world: ImageWorld) -> list[Item]:
 
 
 def _item(
-    rng: Random, name: str, cluster: str, prompt: str, choices: Sequence[str], scene: Scene = (), cues: str = ""
+    rng: Random,
+    name: str,
+    cluster: str,
+    prompt: str,
+    choices: Sequence[str],
+    scene: Scene = (),
+    cues: str = "",
 ) -> Item:
-    """An item from choices whose first is right and whose second is the one to reject; they are shuffled here."""
+    """An item from choices whose first is right and whose second is the one to reject; shuffled here."""
     order = rng.sample(range(len(choices)), len(choices))
     return Item(
         id=name,

@@ -1,7 +1,7 @@
-"""Pictures of the image world: a 4 x 4 grid of 8-pixel cells with one coloured thing and, at times, a few stamps.
+"""Pictures of the image world: a 4 x 4 grid of 8-pixel cells with one coloured thing and a few stamps.
 
-A picture is written down as a scene, a list of marks, and drawn from it exactly: shapes are inequalities over a finer
-grid, averaged down to the cell, so no drawing library has a say in the pixels.
+A picture is written down as a scene, a list of marks, and drawn from it exactly: shapes are inequalities over
+a finer grid, averaged down to the cell, so no drawing library has a say in the pixels.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ THINGS: dict[str, Callable[[Floats, Floats], Bools]] = {
     "box": lambda x, y: np.maximum(np.abs(x), np.abs(y)) < 0.84,
     "tent": lambda x, y: (np.abs(x) < (y + 0.88) / 2) & (y < 0.88),
     "star": _star,
-    "cross": lambda x, y: (np.minimum(np.abs(x), np.abs(y)) < 0.28) & (np.maximum(np.abs(x), np.abs(y)) < 0.9),
+    "cross": lambda x, y: (
+        (np.minimum(np.abs(x), np.abs(y)) < 0.28) & (np.maximum(np.abs(x), np.abs(y)) < 0.9)
+    ),
     "ring": lambda x, y: (np.hypot(x, y) < 0.9) & (np.hypot(x, y) > 0.45),
     "heart": _heart,
     "moon": lambda x, y: (np.hypot(x, y) < 0.9) & (np.hypot(x - 0.5, y + 0.1) > 0.72),
@@ -68,7 +70,9 @@ THINGS: dict[str, Callable[[Floats, Floats], Bools]] = {
 STAMPS: dict[str, Callable[[Floats, Floats], Bools]] = {
     "seal": lambda x, y: (np.mod(4 * x, 2.0) < 1) | (np.abs(y) > 0.75),
     "smear": lambda x, y: np.mod(2 * (x + y), 2.0) < 0.9,
-    "frame": lambda x, y: (np.maximum(np.abs(x), np.abs(y)) > 0.7) & (np.maximum(np.abs(x), np.abs(y)) < 0.95),
+    "frame": lambda x, y: (
+        (np.maximum(np.abs(x), np.abs(y)) > 0.7) & (np.maximum(np.abs(x), np.abs(y)) < 0.95)
+    ),
 }
 
 

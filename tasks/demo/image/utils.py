@@ -1,0 +1,42 @@
+"""Rows and pictures of the image world's tasks: scenes in JSONL, drawn when they are asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from PIL.Image import Image
+
+from grains_eval.demo.pictures import Mark, image
+
+
+def load(items: str | None = None, kind: str | None = None, **_: Any) -> DatasetDict:
+    """Read the JSONL files of folder `items`, one split each; `kind` keeps the ids that begin with it."""
+    folder = Path(items) if items else Path(__file__).parent / "items"
+    splits: dict[str, Dataset] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        following = [*rows[1:], *rows[:1]]
+        for row, other in zip(rows, following, strict=True):  # strings, since a mark is of mixed types
+            row["scene"], row["other_scene"] = json.dumps(row["scene"]), json.dumps(other["scene"])
+        kept = [row for row in rows if kind is None or row["id"].startswith(kind)]
+        if kept:
+            splits[file.stem] = Dataset.from_list(kept)
+    return DatasetDict(splits)
+
+
+def picture(doc: dict[str, Any]) -> list[Image]:
+    """The document's picture."""
+    return [image([Mark(*mark) for mark in json.loads(doc["scene"])], doc["noise"])]
+
+
+def blank_picture(doc: dict[str, Any]) -> list[Image]:
+    """Nothing but the background's noise."""
+    return [image([], doc["noise"])]
+
+
+def swapped_picture(doc: dict[str, Any]) -> list[Image]:
+    """The picture of the next document."""
+    return [image([Mark(*mark) for mark in json.loads(doc["other_scene"])], doc["noise"])]
