@@ -86,7 +86,7 @@ def test_classifier_work_is_batched(evaluate: Run, tiny_classifier: Path, monkey
 def test_the_harness_tasks_of_the_recipes_run_on_a_copy(
     evaluate: Run, data: Path, monkeypatch, tmp_path: Path
 ):
-    """`load_dataset` takes a folder of the dataset's name below the working directory before it asks the hub."""
+    """`load_dataset` takes a folder of the dataset's name in the working directory before the hub."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
     monkeypatch.chdir(data)
     manager = TaskManager(include_path=str(localdata.HARNESS / "truthfulqa"), include_defaults=False)
@@ -146,3 +146,27 @@ def test_recipes_are_valid_and_name_known_tasks_and_metrics(path: Path, everythi
 @pytest.mark.parametrize("path", sorted({recipe.parent for recipe in BEHAVIOURS}), ids=lambda path: path.name)
 def test_every_behaviour_has_a_readme(path: Path):
     assert (path / "README.md").is_file()
+
+
+def test_picture_tasks_generate_and_keep_what_a_judge_reads(
+    tiny_vision: Callable[[str], Path], manager: TaskManager, local_data: Path
+):
+    tasks = ["spa_vl_generation", "spa_vl_harm", "spa_vl_help", "mmhal_bench"]
+    results = lm_eval.simple_evaluate(
+        model="hf-multimodal",
+        model_args={"pretrained": str(tiny_vision("llava_next")), "dtype": "float32", "device": "cpu"},
+        tasks=tasks,
+        task_manager=manager,
+        limit=2,
+        bootstrap_iters=0,
+        apply_chat_template=True,
+        gen_kwargs={"max_gen_toks": 4},
+    )
+    assert results is not None
+    assert 0 <= results["results"]["spa_vl_generation"]["bleu_acc,none"] <= 1
+    assert "empty,none" in results["results"]["mmhal_bench"]
+    assert not any("bypass" in key for key in results["results"]["mmhal_bench"])
+    sample = results["samples"]["mmhal_bench"][1]
+    read_by_judge = {"question_type", "image_content", "question", "gt_answer"}
+    assert read_by_judge <= set(sample["doc"]) and isinstance(sample["filtered_resps"][0], str)
+    assert sample["doc_hash"] == hash_string(json.dumps(sample["doc"], indent=2, ensure_ascii=False))

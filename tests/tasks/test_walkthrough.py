@@ -1,4 +1,4 @@
-"""Does what docs/tasks.md says: a behaviour from YAML and JSONL alone, taken from the page's own code blocks."""
+"""Does what docs/tasks.md says: a behaviour from YAML and JSONL alone, from the code blocks of the page."""
 
 import json
 import os
