@@ -20,13 +20,15 @@ class Family:
     Attributes:
         layout: The place of every visual token.
         flat_images: Whether its processor wants one list of pictures for a whole batch.
+        apart: Placeholder with markers between neighbouring pictures, which the bare one would merge.
     """
 
     layout: Layout
     flat_images: bool = False
+    apart: str | None = None
 
 
-_QWEN = Family(patches.merged_grid)
+_QWEN = Family(patches.merged_grid, apart="<|vision_start|><|image_pad|><|vision_end|>")
 
 FAMILIES: Mapping[str, Family] = {
     "llava": Family(patches.single_grid, flat_images=True),

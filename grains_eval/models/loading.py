@@ -77,6 +77,14 @@ def read_config(arguments: Mapping[str, Any]) -> Any:
         raise GrainsError(f"cannot load pretrained='{pretrained}': {reason}") from error
 
 
+def missing_package(pretrained: Any, error: ImportError) -> GrainsError:
+    """The error for a processor that needs a package: Qwen-VL's wants torchvision, SmolVLM's num2words, to read videos."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else "a package is missing"
+    needed = next((name for name in ("torchvision", "num2words") if name in str(error).lower()), None)
+    advice = f"pip install {needed}" if needed else "install it"
+    return GrainsError(f"cannot load '{pretrained}': {reason}; {advice} and start again")
+
+
 def load(
     model_args: str | Mapping[str, Any], *, device: str | None = None, batch_size: int | str | None = None
 ) -> LoadedModel:
@@ -88,11 +96,15 @@ def load(
         batch_size: As lm-eval's `--batch_size`.
 
     Raises:
-        GrainsError: the checkpoint cannot be read.
+        GrainsError: the checkpoint cannot be read, or its processor needs a package that is not installed.
     """
     arguments = parse_model_args(model_args)
     kind = HFMultimodalLM if is_vision_language(read_config(arguments)) else HFLM
     if device is None and "device" not in arguments:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     extra = {"device": device, "batch_size": batch_size}
-    return LoadedModel.of(kind.create_from_arg_obj(arguments, {k: v for k, v in extra.items() if v is not None}))
+    given = {k: v for k, v in extra.items() if v is not None}
+    try:
+        return LoadedModel.of(kind.create_from_arg_obj(arguments, given))
+    except ImportError as error:
+        raise missing_package(arguments.get("pretrained"), error) from error

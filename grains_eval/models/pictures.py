@@ -20,13 +20,16 @@ from grains_eval.types import Patch
 ImageLM = Any
 
 
-def check_pictures(lm: ImageLM, pictures: Sequence[Any], where: str) -> list[Image.Image]:
+def check_pictures(
+    lm: ImageLM, pictures: Sequence[Any], where: str, *, resize: bool = True
+) -> list[Image.Image]:
     """Decode pictures and resize them as lm-eval's image arguments ask.
 
     Args:
         lm: lm-eval's model object.
         pictures: What the task or file gave.
         where: Names the example or request in errors.
+        resize: Whether to resize and convert; otherwise they are only checked.
 
     Raises:
         GrainsError: a missing or damaged picture, or more of them than `max_images`.
@@ -43,6 +46,9 @@ def check_pictures(lm: ImageLM, pictures: Sequence[Any], where: str) -> list[Ima
             raise GrainsError(f"{where}: image {index} is {kind}; every image must be a readable picture")
         try:
             picture.load()
+            if not resize:
+                checked.append(picture)
+                continue
             resized = resize_image(picture, lm.image_width, lm.image_height, lm.image_max_side)
             checked.append(resized.convert("RGB") if lm.rgb else resized)
         except (OSError, SyntaxError, ValueError) as error:
@@ -81,10 +87,13 @@ def place_pictures(lm: ImageLM, text: str, count: int, where: str, *, in_front: 
     Raises:
         GrainsError: the prompt holds more or fewer placeholders than there are pictures.
     """
+    if in_front and DEFAULT_IMAGE_PLACEHOLDER not in text and mark(lm) not in text:
+        text = DEFAULT_IMAGE_PLACEHOLDER * count + text
     placed = text.replace(DEFAULT_IMAGE_PLACEHOLDER, placeholder(lm))
+    family = FAMILIES.get(str(lm.model.config.model_type))
+    if family is not None and family.apart is not None and mark(lm) * 2 in placed:
+        placed = text.replace(DEFAULT_IMAGE_PLACEHOLDER, family.apart)
     found = placed.count(mark(lm))
-    if found == 0 and in_front:
-        return placeholder(lm) * count + placed
     patch = lm.tok_decode([image_token_id(lm)], skip_special_tokens=False)
     if patch != mark(lm) and patch in placed:
         raise GrainsError(f"{where}: the prompt's text holds the model's image token '{patch}'; take it out")

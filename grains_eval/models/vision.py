@@ -94,6 +94,11 @@ class _Received:
     keywords: dict[str, Any]
 
 
+def _idle(name: str, value: Any) -> bool:
+    """Whether a keyword says nothing about an unpadded prompt: None, or a padding mask, which is all ones."""
+    return value is None or (name == "attention_mask" and isinstance(value, Tensor) and value.ndim == 2)
+
+
 @torch.no_grad()
 def _run(loaded: LoadedModel, features: Mapping[str, Tensor]) -> _Received:
     """Run the whole model once on one prompt and keep what its decoder receives."""
@@ -109,7 +114,9 @@ def _run(loaded: LoadedModel, features: Mapping[str, Tensor]) -> _Received:
             loaded.model(**features, use_cache=False)
     finally:
         handle.remove()
-    keywords = {name: value for name, value in kept.items() if name not in _NOT_KEPT and value is not None}
+    keywords = {
+        name: value for name, value in kept.items() if name not in _NOT_KEPT and not _idle(name, value)
+    }
     embeddings: Tensor = kept["inputs_embeds"][0].detach()
     levels: Sequence[Tensor] = keywords.get(DEEPSTACK, ())
     if levels:

@@ -1,0 +1,241 @@
+"""Log-likelihood of continuations given pictures, which lm-eval's `hf-multimodal` refuses to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from lm_eval.api.instance import Instance
+from lm_eval.models.utils import Collator
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from grains_eval.errors import GrainsError
+from grains_eval.models import pictures
+from grains_eval.models.forward import forget_positions, logits_from
+from grains_eval.models.loading import missing_package
+
+if TYPE_CHECKING:
+    _Base = Any
+else:
+    _Base = object
+
+Answer = tuple[float, bool]
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """A log-likelihood request with pictures, ready for the processor.
+
+    Attributes:
+        args: As lm-eval made it, the key of its request cache.
+        context: The prompt with the model's own placeholders, no trailing spaces.
+        continuation: What is scored, with the context's trailing spaces.
+        images: Decoded pictures in the order of their placeholders.
+        where: Names the request in errors.
+    """
+
+    args: tuple[Any, ...]
+    context: str
+    continuation: str
+    images: tuple[Image.Image, ...]
+    where: str
+
+
+def images_of(request: Instance) -> list[Any]:
+    """The pictures of a request, in order; empty for text requests."""
+    arguments = request.args
+    found = arguments[2].get("visual") if len(arguments) > 2 and isinstance(arguments[2], dict) else None
+    if found is None:
+        return []
+    return list(found) if isinstance(found, list | tuple) else [found]
+
+
+def as_text(request: Instance) -> Instance:
+    """The same request without its third argument, as text-only code expects it."""
+    return replace(request, arguments=request.args[:2]) if len(request.args) > 2 else request
+
+
+class ImageLoglikelihoodMixin(_Base):
+    """Adds image log-likelihood to lm-eval's `HFMultimodalLM`; stands before it in the class's bases.
+
+    Requests with and without pictures may come mixed, as they do when tasks of both kinds run together.
+    Pictures are never cut: where a prompt is too long, an error says so.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if str(kwargs.get("batch_size", "")).startswith("auto"):
+            raise GrainsError(
+                "batch_size=auto does not work for vision-language models in lm-eval; "
+                "give a number, e.g. batch_size=4"
+            )
+        super().__init__(*args, **kwargs)
+        # Gemma 3's processor wants another placeholder than the decoded image_token_id
+        self.image_token: str = pictures.placeholder(self)
+
+    def _create_tokenizer(self, pretrained: Any, tokenizer: Any = None, *args: Any, **kwargs: Any) -> Any:
+        try:
+            if tokenizer is None:
+                return super()._create_tokenizer(pretrained, tokenizer, *args, **kwargs)
+            self.processor = (
+                tokenizer
+                if isinstance(tokenizer, transformers.ProcessorMixin)
+                else transformers.AutoProcessor.from_pretrained(tokenizer, **self.pixels)
+            )
+            self.tokenizer = self.processor.tokenizer
+        except ImportError as error:
+            raise missing_package(pretrained, error) from error
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
+        """Score continuations; requests without pictures go the way of `hf`.
+
+        Raises:
+            GrainsError: pictures or placeholders that do not fit, or a prompt past `max_length`.
+        """
+        seeing, reading = _split(requests)
+        answers = dict[int, Answer]()
+        if reading:
+            plain = [as_text(requests[index]) for index in reading]
+            answers.update(zip(reading, super().loglikelihood(plain, disable_tqdm=disable_tqdm), strict=True))
+        if seeing:
+            prepared = [self.prepare_image_request(requests[index]) for index in seeing]
+            answers.update(zip(seeing, self.score_images(prepared, disable_tqdm), strict=True))
+        return [answers[index] for index in range(len(requests))]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Generate; requests without pictures go the way of `hf`, others that of `hf-multimodal`."""
+        seeing, reading = _split(requests)
+        answers = dict[int, str]()
+        for indices, prepared in (
+            (reading, [as_text(requests[index]) for index in reading]),
+            (seeing, [self._checked(requests[index]) for index in seeing]),
+        ):
+            if indices:
+                made = super().generate_until(prepared, disable_tqdm=disable_tqdm)
+                answers.update(zip(indices, made, strict=True))
+        return [answers[index] for index in range(len(requests))]
+
+    def tok_batch_multimodal_encode(
+        self,
+        strings: list[str],
+        images: list[list[Any]],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> Any:
+        """As `hf-multimodal`, but a prompt that is too long is an error: cutting it would cut pictures."""
+        encoding = super().tok_batch_multimodal_encode(strings, images, padding_side, None, truncation)
+        tokens = encoding["input_ids"].shape[1]
+        if left_truncate_len is not None and tokens > left_truncate_len:
+            raise GrainsError(
+                f"prompt and images have {tokens} tokens but only {left_truncate_len} of max_length="
+                f"{self.max_length} are left beside the answer, and images are never cut; "
+                "use smaller images, a smaller max_gen_toks or raise max_length"
+            )
+        return encoding
+
+    def prepare_image_request(self, request: Instance) -> ImageRequest:
+        """Check one request's pictures and put their placeholders into its context.
+
+        Raises:
+            GrainsError: a missing or damaged picture, more pictures than `max_images`, placeholders that do
+                not match the pictures, or an empty continuation.
+        """
+        arguments: Any = request.args
+        context, continuation = arguments[0], arguments[1]
+        where = f"document {request.doc_id} of task {request.task_name}"
+        images = pictures.check_pictures(self, images_of(request), where)
+        placed = pictures.place_pictures(self, context, len(images), where, in_front=not self.chat_applied)
+        context, continuation = pictures.strip_context(placed, continuation)
+        if not continuation:
+            raise GrainsError(f"{where}: the continuation is empty")
+        return ImageRequest(request.args, context, continuation, tuple(images), where)
+
+    def _checked(self, request: Instance) -> Instance:
+        """A generation request with decoded pictures and as many placeholders, in front where it has none.
+
+        `hf-multimodal` keeps the first `max_images` pictures; that is left to it.
+        """
+        where = f"document {request.doc_id} of task {request.task_name}"
+        given = images_of(request)
+        kept = pictures.check_pictures(self, given[: self.max_images], where, resize=False)
+        arguments: Any = request.args
+        context: str = arguments[0]
+        templated: bool = self.chat_applied
+        count = len(kept) if templated else len(given)
+        placed = pictures.place_pictures(self, context, count, where, in_front=not templated)
+        context = placed if count == len(kept) else context
+        return replace(request, arguments=(context, arguments[1], {**arguments[2], "visual": kept}))
+
+    def continuation_length(self, request: ImageRequest) -> int:
+        """Tokens of the whole past the context's own, lm-eval's rule for where a continuation starts."""
+        ids = pictures.continuation_ids(
+            self, request.context, request.continuation, request.images, request.where
+        )
+        if ids is not None:
+            return len(ids)
+        # the continuation changes the context's last token: count with the processor, as one at a time would
+        context = pictures.process(self, [request.context], [request.images], request.where)
+        whole = pictures.process(
+            self, [request.context + request.continuation], [request.images], request.where
+        )
+        return max(1, whole["input_ids"].shape[1] - context["input_ids"].shape[1])
+
+    def score_images(self, requests: Sequence[ImageRequest], disable_tqdm: bool = False) -> list[Answer]:
+        """Log-probability and greediness of every continuation, in batches of `batch_size`."""
+        order = Collator(
+            requests,
+            sort_fn=lambda request: (-len(request.context) - len(request.continuation), request.context),
+        )
+        answers: list[Answer] = []
+        progress = tqdm(
+            total=len(requests),
+            disable=disable_tqdm or self.rank != 0,
+            desc="Running loglikelihood requests with text+image input",
+        )
+        for batch in order.get_batched(n=int(self.batch_size)):
+            for request, answer in zip(batch, self._score_batch(batch), strict=True):
+                answers.append(answer)
+                self.cache_hook.add_partial("loglikelihood", request.args, answer)
+                progress.update(1)
+        progress.close()
+        return order.get_original(answers)
+
+    @torch.no_grad()
+    def _score_batch(self, batch: Sequence[ImageRequest]) -> list[Answer]:
+        """One right-padded pass over context and continuation, with every key that the processor returned."""
+        texts = [request.context + request.continuation for request in batch]
+        features = pictures.process(self, texts, [request.images for request in batch], batch[0].where)
+        ids: Tensor = features["input_ids"]
+        lengths: list[int] = features["attention_mask"].sum(dim=1).tolist()
+        for request, length in zip(batch, lengths, strict=True):
+            if length > self.max_length:
+                raise GrainsError(
+                    f"{request.where}: prompt, images and continuation have {length} tokens but max_length "
+                    f"is {self.max_length} and images are never cut; use smaller images or raise max_length"
+                )
+        starts = [
+            length - self.continuation_length(request) for request, length in zip(batch, lengths, strict=True)
+        ]
+        first = min(starts) - 1
+        forget_positions(self.model)
+        with logits_from(self.model, first):
+            logits: Tensor = self.model(**features, use_cache=False).logits
+        answers: list[Answer] = []
+        for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+            logprobs = logits[row, start - 1 - first : length - 1 - first].float().log_softmax(dim=-1)
+            targets = ids[row, start:length].to(logprobs.device)
+            score = logprobs.gather(-1, targets[:, None]).sum()
+            answers.append((float(score), bool((logprobs.argmax(dim=-1) == targets).all())))
+        return answers
+
+
+def _split(requests: Sequence[Instance]) -> tuple[list[int], list[int]]:
+    """Indices of the requests with pictures and of those without."""
+    seeing = [index for index, request in enumerate(requests) if images_of(request)]
+    reading = [index for index, request in enumerate(requests) if not images_of(request)]
+    return seeing, reading
