@@ -18,12 +18,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from grains_eval.attribution_table import write_attributions
 from grains_eval.card import write_card
 from grains_eval.errors import GrainsError
 from grains_eval.types import Attribution, Site, SteeringConfig, SteeringVectors, TokenSelection
@@ -37,6 +37,8 @@ ATTRIBUTIONS = "attributions.parquet"
 RECIPE = "recipe.yaml"
 CARD = "README.md"
 ADAPTER = "adapter"
+PICTURES = "pictures"
+_MOST_PICTURES = 5  # examples whose pictures are kept for heat maps
 _PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".npz"}
 _PACKAGES = ("grains-eval", "torch", "transformers", "lm_eval", "captum", "scikit-learn", "peft")
 
@@ -106,6 +108,7 @@ def save(
     recipe: str | None = None,
     adapter: Path | None = None,
     instruction: str | None = None,
+    pictures: Sequence[Sequence[Image]] = (),
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -119,6 +122,7 @@ def save(
         recipe: The recipe's YAML as run.
         adapter: A peft folder to copy in.
         instruction: The prompting baseline's instruction.
+        pictures: The pictures of each example, in the order of `attributions`; the first examples' are kept.
         provenance: Stands in for the vectors' own where there are none.
         overwrite: Replace an existing folder.
 
@@ -153,6 +157,10 @@ def save(
             save_file(tensors, work / TENSORS, metadata={"format": "grains-eval", "format_version": str(FORMAT_VERSION)})
         if attributions:
             write_attributions(work / ATTRIBUTIONS, attributions, selections)
+        for example, images in enumerate(pictures[:_MOST_PICTURES]):
+            (work / PICTURES).mkdir(exist_ok=True)
+            for index, image in enumerate(images):
+                image.convert("RGB").save(work / PICTURES / f"{example}-{index}.png")
         if recipe is not None:
             (work / RECIPE).write_text(recipe, encoding="utf-8")
         if adapter is not None:
@@ -179,31 +187,6 @@ def _finite(value: float) -> float | None:
     return value if value == value and abs(value) != float("inf") else None
 
 
-def write_attributions(file: Path, attributions: Sequence[Attribution], selections: Sequence[TokenSelection]) -> None:
-    """One row per prompt token: example, position, token, score, what was selected and where a visual token looks."""
-    columns: dict[str, list[Any]] = {
-        name: []
-        for name in (
-            "example_id", "position", "token", "score", "is_image", "is_candidate", "selected",
-            "image", "row", "column", "box", "value", "baseline_value", "completeness_error", "steps",
-        )  # fmt: skip
-    }
-    chosen = list(selections) or [TokenSelection((), ())] * len(attributions)
-    for attribution, selection in zip(attributions, chosen, strict=True):
-        signs = {**dict.fromkeys(selection.positive, 1), **dict.fromkeys(selection.negative, -1)}
-        for position, token in enumerate(attribution.tokens):
-            patch = attribution.patches[position] if attribution.patches else None
-            row = (
-                attribution.example_id, position, token, float(attribution.scores[position]),
-                bool(attribution.is_image[position]), bool(attribution.is_candidate[position]), signs.get(position, 0),
-                patch and patch.image, patch and patch.row, patch and patch.column, patch and list(patch.box),
-                attribution.value, attribution.baseline_value, attribution.completeness_error, attribution.steps,
-            )  # fmt: skip
-            for column, value in zip(columns.values(), row, strict=True):
-                column.append(value)
-    pq.write_table(pa.table(columns), file)
-
-
 def locate(source: str | Path) -> Path:
     """The local folder of an artifact; a hub id `org/name` or `org/name@revision` is downloaded.
 
@@ -228,7 +211,7 @@ def locate(source: str | Path) -> Path:
             snapshot_download(
                 name,
                 revision=revision or None,
-                allow_patterns=[CONFIG, TENSORS, RECIPE, CARD, ATTRIBUTIONS, f"{ADAPTER}/*"],
+                allow_patterns=[CONFIG, TENSORS, RECIPE, CARD, ATTRIBUTIONS, f"{ADAPTER}/*", f"{PICTURES}/*"],
             )
         )
     except (OSError, ValueError) as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import PurePath
+from types import TracebackType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -30,3 +33,19 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
     if name not in table:
         raise unknown(name, table, what)
     return table[name]
+
+
+def one_line_errors() -> None:
+    """Under lm-eval's own command line, let an expected error end in one line instead of a traceback."""
+    words = PurePath(sys.argv[0]).parts if sys.argv else ()
+    if not words or not {"lm_eval", "lm-eval"}.intersection({words[-1], *words[-2:-1]}):
+        return
+    inherited = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if isinstance(error, GrainsError):
+            sys.stderr.write(f"grains_hf: {' '.join(str(error).split())}\n")
+        else:
+            inherited(kind, error, traceback)
+
+    sys.excepthook = hook

@@ -11,7 +11,7 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.model import GrainsHF
+from grains_eval.harness.model import GrainsHF, SteeringMixin
 from grains_eval.models.loading import parse_model_args
 from grains_eval.preferences import task_manager
 
@@ -54,25 +54,24 @@ def evaluate(
     missing = [name for name in tasks if not manager.match_tasks([name])]
     if missing:
         raise GrainsError(f"unknown task '{missing[0]}': list them with lm_eval ls tasks, or add include_path")
-    # as in lm-eval's own command line, the tracker knows the model by its arguments
-    tracker = EvaluationTracker(output_path=str(output_path)) if output_path is not None else None
     results: dict[str, Any] | None = simple_evaluate(
-        model=lm,
-        model_args=arguments or None,
-        tasks=list(tasks),
-        task_manager=manager,
-        evaluation_tracker=tracker,
-        log_samples=True,
-        **settings,
+        model=lm, model_args=arguments or None, tasks=list(tasks), task_manager=manager, log_samples=True, **settings
     )
     if results is None:  # another process of a distributed run reports
         return {}
-    if isinstance(lm, GrainsHF) or hasattr(lm, "describe_steering"):
-        results["config"] |= {"model": "grains_hf", "model_args": arguments, **lm.get_model_info()}
-    if tracker is not None:
-        samples: dict[str, Any] = results.pop("samples")
-        tracker.save_results_aggregated(results=results, samples=samples)
-        for name in results["configs"]:
-            tracker.save_results_samples(task_name=name, samples=samples[name])
-        results["samples"] = samples
+    if isinstance(lm, SteeringMixin):
+        results["config"] |= {"model": "grains_hf", "model_args": arguments}
+    if output_path is not None:
+        write_run(results, output_path)
     return results
+
+
+def write_run(results: dict[str, Any], folder: str | Path) -> None:
+    """Write `results_*.json` and `samples_*.jsonl` with lm-eval's own tracker, as `lm_eval --log_samples` does."""
+    tracker = EvaluationTracker(output_path=str(folder))
+    samples: dict[str, Any] = results["samples"]
+    tracker.save_results_aggregated(
+        results={key: value for key, value in results.items() if key != "samples"}, samples=samples
+    )
+    for name in results["configs"]:
+        tracker.save_results_samples(task_name=name, samples=samples[name])

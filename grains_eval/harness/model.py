@@ -20,7 +20,7 @@ from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
 
-from grains_eval.errors import GrainsError, unknown
+from grains_eval.errors import GrainsError, one_line_errors, unknown
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin
 from grains_eval.harness.shared_context import SharedContextMixin
@@ -63,6 +63,7 @@ class SteeringMixin(SharedContextMixin):
         share_context: bool = True,
         **kwargs: Any,
     ) -> None:
+        one_line_errors()
         self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)
         self.share_context = share_context
         self._documents: dict[tuple[str, Any], str] = {}
@@ -91,6 +92,20 @@ class SteeringMixin(SharedContextMixin):
     def steering_configuration(self) -> tuple[ResolvedSteering, ...]:
         """What is applied to every forward pass, in order; empty for the plain model."""
         return tuple(item.resolved for item in self.applied if item.resolved is not None)
+
+    def steer(self, applied: Sequence[AppliedArtifact]) -> None:
+        """Replace the vectors that steer this model, keeping its weights; `()` is the plain model.
+
+        Raises:
+            GrainsError: vectors that do not fit, or an adapter, which needs a model of its own.
+        """
+        if any(item.artifact.adapter is not None for item in (*self.applied, *applied)):
+            raise GrainsError("a LoRA artifact changes the weights; load a model of its own for it")
+        for item in applied:
+            if item.artifact.vectors is not None:
+                check_width(self.model, item.artifact.vectors)
+        self.applied = tuple(applied)
+        self._documents.clear()
 
     @contextmanager
     def steering(self) -> Iterator[None]:

@@ -17,18 +17,24 @@ from safetensors.torch import save_file
 
 from grains_eval.artifacts import package_versions, save
 from grains_eval.attribution import attribute
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, unknown
 from grains_eval.models import EncodedExample, LoadedModel, encode, load
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import AttributionConfig, Recipe
-from grains_eval.steering import check_width
 from grains_eval.study.development import DevelopmentSet, development_set
-from grains_eval.study.tune import Choice, choose_setting, fixed_setting
+from grains_eval.study.making import METHOD_NAMES, METHODS, PROMPT, Job, instruction_of, leaves_open
+from grains_eval.study.tune import Choice, CurvePoint
 from grains_eval.types import Attribution, PreferenceExample
-from grains_eval.vectors import BuildContext, run_method
+from grains_eval.vectors import BuildContext
 from grains_eval.vectors.context import Progress, silent
 
 logger = logging.getLogger(__name__)
+
+
+# keys of the attribution section that change what is selected or how fast, but no score
+_NOT_SCORING = {
+    "top_k", "selection", "candidates", "modality", "max_document_frequency", "internal_batch_size", "share_prefix",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ class AttributionCache:
 
     def file(self, encoded: EncodedExample, config: AttributionConfig) -> Path:
         """Where an example's scores are kept."""
-        key = json.dumps([encoded.example.doc_hash, encoded.input_ids.tolist(), config.model_dump(mode="json")])
+        setting = config.model_dump(mode="json", exclude=_NOT_SCORING)
+        key = json.dumps([encoded.example.doc_hash, encoded.input_ids.tolist(), setting])
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
 
     def read(self, encoded: EncodedExample, config: AttributionConfig) -> Attribution | None:
@@ -102,11 +109,25 @@ def build_context_with_cache(
     return BuildContext(loaded, encoded, recipe, score, progress)
 
 
+_CURVE = ("accuracy", "lower", "upper", "margin", "n", "preserved")
+
+
+def _described(point: CurvePoint) -> dict[str, Any]:
+    """A point of a development curve as JSON values; what was not measured is None."""
+    numbers = {name: getattr(point, name) for name in _CURVE}
+    layers = None if point.config.layers is None else list(point.config.layers)
+    return {
+        "layers": layers,
+        "strength": point.config.strength,
+        **{name: value if value == value else None for name, value in numbers.items()},
+    }
+
+
 def watched(
     loaded: LoadedModel, examples: Examples, recipe: Recipe, include_path: Sequence[str] = ()
 ) -> DevelopmentSet:
     """The development set, empty where the recipe leaves nothing to choose."""
-    if fixed_setting(recipe) is not None:
+    if not leaves_open(recipe) or not examples.development:
         return DevelopmentSet(())
     return development_set(loaded, examples.development, recipe, include_path)
 
@@ -114,10 +135,10 @@ def watched(
 def provenance(
     recipe: Recipe,
     model_args: Mapping[str, Any],
-    loaded: LoadedModel,
+    loaded: LoadedModel | None,
     examples: Examples,
     development: DevelopmentSet,
-    choice: Choice,
+    choice: Choice | None,
 ) -> dict[str, Any]:
     """Everything that says where an artifact comes from, as JSON values."""
     hashes = examples.doc_hashes()
@@ -126,9 +147,9 @@ def provenance(
         "method": recipe.vectors.method,
         "base_model": model_args.get("pretrained") if isinstance(model_args.get("pretrained"), str) else None,
         "revision": model_args.get("revision"),
-        "commit": getattr(loaded.model.config, "_commit_hash", None),
-        "architecture": type(loaded.model).__name__,
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "commit": getattr(loaded.model.config, "_commit_hash", None) if loaded else None,
+        "architecture": type(loaded.model).__name__ if loaded else None,
+        "dtype": str(loaded.model.dtype).removeprefix("torch.") if loaded else None,
         "modality": "vision-language" if any(example.images for example in examples.build) else "text",
         "source": recipe.data.task or recipe.data.path,
         "recipe": recipe.name,
@@ -136,7 +157,8 @@ def provenance(
         "seed": recipe.seed,
         "examples": len(examples.build),
         "doc_hashes": hashes,
-        "chosen_by": choice.reason,
+        "chosen_by": choice.reason if choice else None,
+        "development_curve": [_described(point) for point in choice.points] if choice else [],
         "versions": package_versions(),
     }
 
@@ -152,7 +174,7 @@ def build_from_recipe(
     loaded: LoadedModel | None = None,
     examples: Examples | None = None,
 ) -> Path:
-    """Build a recipe's vectors into an artifact folder.
+    """Build what a recipe describes, vectors, adapter or instruction, into an artifact folder.
 
     Attributions are kept in `<output_path>.partial` until the artifact is written, so that the same call after an
     interrupt goes on where it stopped. Where the recipe says `auto`, layer and strength are chosen on the development
@@ -177,6 +199,19 @@ def build_from_recipe(
     target = Path(output_path)
     if target.exists() and not overwrite:
         raise GrainsError(f"'{target}' exists; choose another --output_path or pass --overwrite")
+    method = recipe.vectors.method
+    if method == PROMPT:
+        origin = provenance(recipe, model_args, loaded, Examples((), ()), DevelopmentSet(()), None)
+        return save(
+            None,
+            target,
+            instruction=instruction_of(recipe),
+            recipe=recipe.to_yaml(),
+            provenance=origin,
+            overwrite=overwrite,
+        )
+    if method not in METHODS:
+        raise unknown(method, METHOD_NAMES, "method")
     loaded = loaded or load(model_args)
     examples = examples or load_examples(recipe.data, loaded, include_path)
     state = {"recipe": recipe.fingerprint(), "model": {key: str(value) for key, value in sorted(model_args.items())}}
@@ -185,25 +220,21 @@ def build_from_recipe(
     _adopt(work, state)
     torch.manual_seed(recipe.seed)
     context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
-    built = run_method(context)
-    check_width(loaded.model, built.vectors)
     development = watched(loaded, examples, recipe, include_path)
-    choice = choose_setting(loaded, built.vectors, development, recipe, progress)
-    vectors = replace(
-        built.vectors,
-        recommended=choice.config,
-        provenance=provenance(recipe, model_args, loaded, examples, development, choice),
-    )
+    made = METHODS[method](Job(context, development, work))
+    origin = {**provenance(recipe, model_args, loaded, examples, development, made.choice), **made.notes}
     folder = save(
-        vectors,
+        replace(made.vectors, provenance=origin) if made.vectors is not None else None,
         target,
-        attributions=built.attributions,
-        selections=built.selections,
+        attributions=made.attributions,
+        selections=made.selections,
+        adapter=made.adapter,
         recipe=recipe.to_yaml(),
+        provenance=origin,
         overwrite=overwrite,
     )
     shutil.rmtree(work, ignore_errors=True)
-    logger.info("wrote %s with %s", folder, asdict(choice.config))
+    logger.info("wrote %s%s", folder, f" with {asdict(made.vectors.recommended)}" if made.vectors else "")
     return folder
 
 

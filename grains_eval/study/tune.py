@@ -15,6 +15,7 @@ from grains_eval.recipes import Recipe
 from grains_eval.steering import resolve
 from grains_eval.study.development import DevelopmentSet, preference_margins, preserved_accuracy
 from grains_eval.types import SteeringConfig, SteeringVectors
+from grains_eval.vectors import METHOD_STEERING, steering_section
 from grains_eval.vectors.context import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -62,12 +63,11 @@ class Choice:
 
 def fixed_setting(recipe: Recipe) -> SteeringConfig | None:
     """The recipe's setting where it leaves nothing to choose, else None."""
-    section = recipe.steering
+    section = steering_section(recipe)
     if section.layers == "auto" or section.strength == "auto":
         return None
-    return SteeringConfig(
-        tuple(section.layers), section.strength, section.unit, section.operator, section.positions
-    )
+    layers = None if section.layers == "all" else tuple(section.layers)
+    return SteeringConfig(layers, section.strength, section.unit, section.operator, section.positions)
 
 
 def grid(
@@ -76,25 +76,41 @@ def grid(
     layers: Sequence[int] | None = None,
     strengths: Sequence[float] | None = None,
 ) -> list[SteeringConfig]:
-    """Settings to choose among: single layers, at most eight and evenly spaced unless given, times strengths."""
-    section = recipe.steering
+    """Settings to choose among: single layers, at most eight and evenly spaced unless given, times strengths.
+
+    A baseline method that steers all layers at once gets as many settings by more strengths over the same range, so
+    that every method has the same budget.
+    """
+    section = steering_section(recipe)
     known = vectors.layers
     candidates = layers or section.candidate_layers
-    if candidates is not None:
-        choices: list[tuple[int, ...]] = [(layer,) for layer in candidates]
-    elif section.layers != "auto":
+    values = strengths or (section.strengths if section.strength == "auto" else [section.strength])
+    if section.layers == "all" and layers is None:
+        choices: list[tuple[int, ...] | None] = [None]
+        if strengths is None and section.strength == "auto" and recipe.vectors.method in METHOD_STEERING:
+            values = spread(values, len(values) * len(candidates or known[:_MOST_LAYERS]))
+    elif candidates is not None:
+        choices = [(layer,) for layer in candidates]
+    elif section.layers not in ("auto", "all"):
         choices = [tuple(section.layers)]
     elif len(known) <= _MOST_LAYERS:
         choices = [(layer,) for layer in known]
     else:
         spaced = (round(i * (len(known) - 1) / (_MOST_LAYERS - 1)) for i in range(_MOST_LAYERS))
         choices = [(known[index],) for index in dict.fromkeys(spaced)]
-    values = strengths or (section.strengths if section.strength == "auto" else [section.strength])
     return [
         SteeringConfig(chosen, strength, section.unit, section.operator, section.positions)
         for chosen in choices
         for strength in values
     ]
+
+
+def spread(strengths: Sequence[float], count: int) -> list[float]:
+    """`count` strengths at equal ratios over the range of the given ones; those as they are where a ratio is none."""
+    low, high = min(strengths), max(strengths)
+    if low <= 0 or low == high or count < 2:
+        return list(strengths)
+    return [low * (high / low) ** (index / (count - 1)) for index in range(count)]
 
 
 def curve(
@@ -158,12 +174,18 @@ def choose_setting(
 ) -> Choice:
     """The recipe's own setting, or the best of its grid on the development set.
 
+    A baseline method has its own operator, unit and strengths (`vectors.METHOD_STEERING`) and is tuned on the same
+    development items; without any it is applied as in its source.
+
     Raises:
         GrainsError: something is `auto` but there are no development examples.
     """
     fixed = fixed_setting(recipe)
     if fixed is not None:
         return Choice(fixed, None)
+    own = METHOD_STEERING.get(recipe.vectors.method)
+    if not development.preference and own is not None:
+        return Choice(own.untuned(vectors), "as in the method's source: there are no development examples to tune on")
     if not development.preference:
         raise GrainsError(
             "steering.layers or steering.strength is auto but data.development is 0; "

@@ -1,0 +1,76 @@
+"""`grains-eval demo`: build, evaluate and compare on the bundled models, through the product's own path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grains_eval.demo import model_path
+from grains_eval.errors import pick
+from grains_eval.recipes import load_recipe
+from grains_eval.report.data import ReportData
+from grains_eval.study.compare import compare_methods
+from grains_eval.tasks_path import task_directory
+from grains_eval.vectors.context import silent
+
+# worlds in the order they are shown; the methods are the quick ones, `compare --config` runs them all
+WORLDS: Mapping[str, Sequence[str]] = {
+    "text_split": ("grains",),
+    "text_shared": ("grains",),
+    "faithfulness": ("grains",),
+    "image": ("grains",),
+}
+
+
+def demo_model_args(world: str) -> dict[str, Any]:
+    """lm-eval's model arguments for a bundled model: float32 on the CPU."""
+    return {"pretrained": str(model_path(world)), "dtype": "float32", "device": "cpu", "batch_size": 64}
+
+
+def run_demo(
+    output_path: str | Path,
+    console: Any = None,
+    *,
+    worlds: Sequence[str] | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
+) -> dict[str, ReportData]:
+    """Build, evaluate and compare on each bundled world.
+
+    Args:
+        output_path: Each world's vectors, runs and report go to `<output_path>/<world>`.
+        console: A rich console to print to.
+        worlds: Names of worlds; default: all.
+        overwrite: Replace what is there.
+        progress: Wraps loops, with a description.
+
+    Returns:
+        The report of each world.
+
+    Raises:
+        GrainsError: an unknown world, or a report in the way.
+    """
+    chosen = {world: pick(WORLDS, world, "demo world") for world in worlds or WORLDS}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for models this small one thread is faster than several
+    reports: dict[str, ReportData] = {}
+    try:
+        for world, methods in chosen.items():
+            if console is not None:
+                console.rule(f"[bold]{world}")
+            recipe = load_recipe(task_directory() / "demo" / world / "recipe.yaml")
+            reports[world] = compare_methods(
+                recipe,
+                demo_model_args(world),
+                Path(output_path) / world,
+                console,
+                methods=methods,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    finally:
+        torch.set_num_threads(threads)
+    return reports

@@ -1,0 +1,194 @@
+"""Build methods, evaluate them beside the unsteered model and the controls, and report once on held-out items."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grains_eval.artifacts import open_artifact
+from grains_eval.errors import GrainsError
+from grains_eval.models import LoadedModel
+from grains_eval.preferences import Examples, load_examples
+from grains_eval.recipes import Recipe
+from grains_eval.report import compare_runs
+from grains_eval.report.data import ReportData
+from grains_eval.report.write import refuse_existing
+from grains_eval.study.build import build_from_recipe
+from grains_eval.study.figures import development_curves, token_maps
+from grains_eval.study.methods import Controls, default_methods, method_recipe, write_controls
+from grains_eval.study.runs import PlannedRun, load_lm, run_all
+from grains_eval.vectors.context import silent
+
+logger = logging.getLogger(__name__)
+
+BASELINE = "baseline"
+VOCABULARY = "vocabulary"
+
+
+def compare_methods(
+    recipe: Recipe,
+    model_args: Mapping[str, Any],
+    output_path: str | Path,
+    console: Any = None,
+    *,
+    methods: Sequence[str] | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
+    include_path: Sequence[str] = (),
+) -> ReportData:
+    """Compare methods by name; see `compare_variants`.
+
+    Args:
+        recipe: The behaviour.
+        model_args: lm-eval's model arguments.
+        output_path: Where vectors, runs and the report go.
+        console: A rich console to print the tables to.
+        methods: Names of methods or of variants in the recipe; default: all that the recipe can feed.
+        overwrite: Replace what is there.
+        progress: Wraps loops, with a description.
+        include_path: Folders with the user's own tasks.
+
+    Raises:
+        GrainsError: an unknown method, or anything that concerns all methods alike.
+    """
+    names = list(methods or default_methods(recipe))
+    return compare_variants(
+        recipe,
+        {name: method_recipe(recipe, name) for name in names},
+        model_args,
+        output_path,
+        console,
+        overwrite=overwrite,
+        progress=progress,
+        include_path=include_path,
+    )
+
+
+def compare_variants(
+    recipe: Recipe,
+    variants: Mapping[str, Recipe],
+    model_args: Mapping[str, Any],
+    output_path: str | Path,
+    console: Any = None,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
+    include_path: Sequence[str] = (),
+    controls: bool = True,
+    title: str | None = None,
+    **report: Any,
+) -> ReportData:
+    """Build each variant, evaluate all of them in one pass, and write the report.
+
+    Artifacts go to `vectors/<name>`, lm-eval results to `runs/<name>`; what is there already and is the same is used
+    again, so that an interrupted comparison goes on where it stopped. A method that fails becomes a row that says so.
+
+    Args:
+        recipe: The behaviour: examples, tasks, margins and the number of control draws.
+        variants: Recipes by name, the most important first: controls stand beside the first that has vectors.
+        model_args: lm-eval's model arguments.
+        output_path: Where vectors, runs and the report go.
+        console: A rich console to print the tables to.
+        overwrite: Replace what is there.
+        progress: Wraps loops, with a description.
+        include_path: Folders with the user's own tasks.
+        controls: Whether to make controls.
+        title: Heading of the report.
+        **report: Anything else for `report.compare_runs`.
+
+    Raises:
+        GrainsError: anything that concerns all variants alike.
+    """
+    output = Path(output_path)
+    if not overwrite:
+        refuse_existing(output)
+    lm = load_lm(model_args)
+    loaded = LoadedModel.of(lm)  # pyright: ignore[reportArgumentType] - the mixin is always over HFLM
+    examples = load_examples(recipe.data, loaded, include_path)
+    failures: dict[str, str] = {}
+    built: dict[str, Path] = {}
+    wanted = dict(variants)
+    if controls and VOCABULARY not in wanted:
+        wanted[VOCABULARY] = method_recipe(recipe, VOCABULARY)
+    for name, variant in wanted.items():
+        own = examples if variant.data == recipe.data else load_examples(variant.data, loaded, include_path)
+        folder = output / "vectors" / name
+        try:
+            built[name] = _artifact(folder, variant, model_args, loaded, own, overwrite, progress, include_path)
+        except (GrainsError, RuntimeError, ValueError) as error:
+            failures[name] = " ".join(str(error).split())
+            logger.warning("%s failed: %s", name, failures[name])
+    extra = _controls(built, wanted, loaded, examples, output / "vectors", progress) if controls else Controls((), {})
+    shown = [name for name in (*wanted, *extra.names) if name in built or name in extra.names]
+    planned = [PlannedRun(BASELINE), *(PlannedRun(n, {"vectors": str(output / "vectors" / n)}) for n in shown)]
+    there, failed = run_all(
+        output / "runs", recipe, model_args, planned, lm, include_path=include_path, overwrite=overwrite
+    )
+    folders = [built[name] for name in built]
+    return compare_runs(
+        there,
+        output,
+        console,
+        overwrite=True,
+        margin=recipe.evaluation.margin,
+        headline_metrics=recipe.evaluation.metrics,
+        preserve=recipe.evaluation.preserve,
+        controls=[*extra.names, *({VOCABULARY} & set(built)), *(n for n in built if n in {"random", "negated", "random_tokens"})],
+        bands=extra.bands,
+        failures={**failures, **failed},
+        keep_going=True,
+        title=title or f"{recipe.name}: {', '.join(variants)}",
+        curves=[*development_curves(folders), *report.pop("curves", ())],
+        token_maps=token_maps(folders),
+        **report,
+    )
+
+
+def _artifact(
+    folder: Path,
+    recipe: Recipe,
+    model_args: Mapping[str, Any],
+    loaded: LoadedModel,
+    examples: Examples,
+    overwrite: bool,
+    progress: Callable[[Sequence[Any], str], Iterable[Any]],
+    include_path: Sequence[str],
+) -> Path:
+    """The artifact of a recipe, built unless the same one is there."""
+    if folder.exists():
+        origin = open_artifact(folder).provenance
+        if origin.get("recipe_hash") == recipe.fingerprint() and origin.get("base_model") == model_args.get("pretrained"):
+            return folder
+        if not overwrite:
+            raise GrainsError(f"'{folder}' holds another recipe's vectors; choose another --output_path or pass --overwrite")
+    return build_from_recipe(
+        recipe,
+        model_args,
+        folder,
+        overwrite=overwrite,
+        progress=progress,
+        include_path=include_path,
+        loaded=loaded,
+        examples=examples,
+    )
+
+
+def _controls(
+    built: Mapping[str, Path],
+    recipes: Mapping[str, Recipe],
+    loaded: LoadedModel,
+    examples: Examples,
+    folder: Path,
+    progress: Callable[[Sequence[Any], str], Iterable[Any]],
+) -> Controls:
+    """Controls of the first variant that has vectors; the vocabulary direction is projected out of every other too."""
+    first = next(
+        (name for name, place in built.items() if name != VOCABULARY and open_artifact(place).vectors is not None), None
+    )
+    if first is None:
+        return Controls((), {})
+    return write_controls(
+        first, built[first], built.get(VOCABULARY), recipes[first], loaded, examples, folder, progress
+    )

@@ -1,0 +1,136 @@
+"""What a comparison compares: methods by name, variants of a recipe, and the controls that stand beside
+every claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from grains_eval.artifacts import load, save
+from grains_eval.attribution import attribute
+from grains_eval.errors import unknown
+from grains_eval.models import LoadedModel
+from grains_eval.preferences import Examples
+from grains_eval.recipes import Recipe
+from grains_eval.study.build import build_context_with_cache
+from grains_eval.types import SteeringVectors
+from grains_eval.vectors import VECTOR_METHODS
+from grains_eval.vectors.context import Progress
+from grains_eval.vectors.controls import negate, project_out, random_like, random_tokens
+
+# methods that make an artifact without vectors
+OTHER_METHODS = ("lora", "prompt")
+
+
+def default_methods(recipe: Recipe) -> list[str]:
+    """Every method that the recipe can feed: its own, its named variants, the baselines."""
+    baselines = ["caa", "icv", "iti", "nl_iti", "lora", *(["prompt"] if recipe.prompting else [])]
+    return list(dict.fromkeys([recipe.vectors.method, *recipe.methods, *baselines]))
+
+
+def method_recipe(recipe: Recipe, name: str) -> Recipe:
+    """The recipe of a method: a named variant of the recipe, or the recipe with another `vectors.method`.
+
+    Raises:
+        GrainsError: an unknown name.
+    """
+    if name in recipe.methods:
+        return recipe.variant(name, recipe.methods[name])
+    if name not in VECTOR_METHODS and name not in OTHER_METHODS:
+        raise unknown(name, [*VECTOR_METHODS, *OTHER_METHODS, *recipe.methods], "method")
+    same = name == recipe.vectors.method
+    return recipe.variant(name, {} if same else {"vectors": {"method": name}})
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Names of the controls beside a method.
+
+    Attributes:
+        names: All of them.
+        bands: Draws of one control, by its label.
+    """
+
+    names: tuple[str, ...]
+    bands: Mapping[str, tuple[str, ...]]
+
+
+def write_controls(
+    method: str,
+    artifact: Path,
+    vocabulary: Path | None,
+    recipe: Recipe,
+    loaded: LoadedModel,
+    examples: Examples,
+    folder: Path,
+    progress: Progress,
+) -> Controls:
+    """Write the controls of one vector method as artifacts of their own, applied with the method's own
+    setting.
+
+    Random vectors of equal norm, the sign-flipped vector, random tokens at equal norm and at their raw
+    scale, and the vector with the vocabulary direction projected out.
+
+    Args:
+        method: The method's name.
+        artifact: Its artifact folder.
+        vocabulary: The vocabulary control's folder, if there is one.
+        recipe: The method's recipe.
+        loaded: The model.
+        examples: The build examples behind the method.
+        folder: Where the controls' folders go.
+        progress: Wraps loops over examples.
+    """
+    vectors = load(artifact)
+    made: dict[str, SteeringVectors] = {f"{method}_negated": negate(vectors)}
+    if vocabulary is not None and vectors.site == "block_output":
+        made[f"{method}_without_vocabulary"] = project_out(vectors, load(vocabulary))
+    random = [f"random_{draw + 1}" for draw in range(recipe.evaluation.control_draws)]
+    for draw, name in enumerate(random):
+        made[name] = random_like(vectors, seed=recipe.seed + draw)
+    equal, raw = list[str](), list[str]()
+    if method == "grains" or recipe.vectors.method == "grains":
+        for draw in range(recipe.evaluation.control_draws):
+            context = build_context_with_cache(loaded, examples.build, recipe, None, progress)
+            seed = recipe.seed + 1 + draw
+            context = replace(
+                context, attribute=lambda one, config, seed=seed: attribute(loaded, one, config, seed)
+            )
+            drawn = random_tokens(context).vectors
+            drawn = replace(drawn, recommended=vectors.recommended)
+            equal.append(f"random_tokens_{draw + 1}")
+            raw.append(f"random_tokens_raw_{draw + 1}")
+            made[equal[-1]] = drawn
+            made[raw[-1]] = replace(drawn, recommended=_raw_setting(drawn, vectors))
+    for name, control in made.items():
+        if not (folder / name).exists():
+            origin = {
+                **vectors.provenance,
+                "method": name,
+                "development_curve": [],
+                "chosen_by": f"as for {method}",
+            }
+            save(replace(control, provenance=origin), folder / name)
+    bands = {"random vectors": random, "random tokens": equal, "random tokens, raw scale": raw}
+    return Controls(tuple(made), {label: tuple(names) for label, names in bands.items() if names})
+
+
+def _raw_setting(drawn: SteeringVectors, vectors: SteeringVectors) -> Any:
+    """The method's setting scaled by how much smaller the random tokens' deltas are."""
+    layers = vectors.recommended.layers or vectors.layers
+    ratio = sum(_delta_norm(drawn, layer) for layer in layers) / sum(
+        _delta_norm(vectors, layer) for layer in layers
+    )
+    return replace(vectors.recommended, strength=vectors.recommended.strength * ratio)
+
+
+def _delta_norm(vectors: SteeringVectors, layer: int) -> float:
+    statistics = vectors.statistics[layer]
+    return statistics.get("positive.delta_norm", 0.0) + statistics.get("negative.delta_norm", 0.0)
+
+
+def is_control(name: str, methods: Sequence[str]) -> bool:
+    """Whether a requested method is a control by nature."""
+    return name in {"random", "random_tokens", "negated", "vocabulary"} and name in methods

@@ -1,0 +1,163 @@
+"""Evaluations as ordinary lm-eval results folders; one that is already there is not run again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grains_eval.errors import GrainsError
+from grains_eval.harness.arguments import AppliedArtifact, parse_steering
+from grains_eval.harness.evaluate import evaluate, write_run
+from grains_eval.harness.model import GrainsHF, SteeringMixin
+from grains_eval.harness.sweep import evaluate_settings
+from grains_eval.preferences import task_manager
+from grains_eval.recipes import Recipe
+
+logger = logging.getLogger(__name__)
+
+NOTE = "run.json"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One evaluation to be had.
+
+    Attributes:
+        name: Name of its folder and in the tables.
+        steering: Steering arguments of `grains_hf`; empty for the unsteered model.
+    """
+
+    name: str
+    steering: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def artifacts(self) -> tuple[AppliedArtifact, ...]:
+        """What steers the run."""
+        return parse_steering(**self.steering) if self.steering else ()
+
+
+def load_lm(model_args: Mapping[str, Any]) -> SteeringMixin:
+    """The plain model as lm-eval holds it, ready to be steered by one artifact after another."""
+    device = {} if "device" in model_args else {"device": "cuda" if torch.cuda.is_available() else "cpu"}
+    # half-precision log-softmax sums are off by .1 to .3 nats, more than many a paired difference
+    return GrainsHF.create_from_arg_obj({"softmax_dtype": "float32", **model_args, **device})
+
+
+def run_all(
+    folder: Path,
+    recipe: Recipe,
+    model_args: Mapping[str, Any],
+    planned: Sequence[PlannedRun],
+    lm: SteeringMixin,
+    *,
+    include_path: Sequence[str] = (),
+    overwrite: bool = False,
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Evaluate the recipe's tasks under every planned run, vectors together in one pass over the shared contexts.
+
+    Args:
+        folder: Each run becomes `folder/<name>`.
+        recipe: Its `evaluation` section names tasks and preserved tasks.
+        model_args: lm-eval's model arguments, without steering.
+        planned: The runs.
+        lm: The plain model.
+        include_path: Folders with the user's own tasks.
+        overwrite: Run again where another evaluation is in the way.
+
+    Returns:
+        Folders of the runs that are there now, in the planned order, and the reason for each that failed.
+
+    Raises:
+        GrainsError: the recipe evaluates nothing, or another evaluation is in the way.
+    """
+    tasks = [*recipe.evaluation.tasks, *recipe.evaluation.preserve]
+    if not tasks:
+        raise GrainsError("the recipe evaluates nothing; list tasks under evaluation.tasks")
+    shared: list[tuple[PlannedRun, tuple[AppliedArtifact, ...]]] = []
+    alone: list[PlannedRun] = []
+    failures: dict[str, str] = {}
+    notes: dict[str, dict[str, Any]] = {}
+    for run in planned:
+        try:
+            artifacts = run.artifacts()
+        except GrainsError as error:
+            failures[run.name] = str(error)
+            continue
+        notes[run.name] = _note(tasks, recipe, model_args, run, artifacts)
+        if _is_there(folder / run.name, notes[run.name], overwrite):
+            logger.info("%s is there already", folder / run.name)
+        elif all(item.artifact.vectors is not None for item in artifacts):
+            shared.append((run, artifacts))
+        else:
+            alone.append(run)
+    options = {
+        "limit": recipe.evaluation.limit,
+        "apply_chat_template": recipe.data.chat_template,
+        "bootstrap_iters": 0,
+        "log_samples": True,
+    }
+    if shared:
+        manager = task_manager(include_path)
+        settings = [artifacts for _, artifacts in shared]
+        found = evaluate_settings(lm, settings, tasks, task_manager=manager, **options)
+        for (run, _), results in zip(shared, found, strict=True):
+            if results:
+                results["config"] |= {"model": "grains_hf", "model_args": {**model_args, **run.steering}}
+                write_run(results, folder / run.name)
+                _keep(folder / run.name, notes[run.name])
+    for run in alone:
+        try:
+            own = load_lm({**model_args, **run.steering})
+            results = evaluate(own, tasks, include_path=include_path, **options)
+            results["config"] |= {"model_args": {**model_args, **run.steering}}
+            write_run(results, folder / run.name)
+            _keep(folder / run.name, notes[run.name])
+        except (GrainsError, RuntimeError, ValueError) as error:
+            failures[run.name] = " ".join(str(error).split())
+    there = {run.name: folder / run.name for run in planned if (folder / run.name / NOTE).is_file()}
+    return there, failures
+
+
+def _note(
+    tasks: Sequence[str],
+    recipe: Recipe,
+    model_args: Mapping[str, Any],
+    run: PlannedRun,
+    artifacts: Sequence[AppliedArtifact],
+) -> dict[str, Any]:
+    """What an evaluation was of; vectors that were built anew make another evaluation."""
+    described = [item.describe() for item in artifacts]
+    return {
+        "tasks": list(tasks),
+        "limit": recipe.evaluation.limit,
+        "chat_template": recipe.data.chat_template,
+        "model": {key: str(value) for key, value in sorted(model_args.items())},
+        "steering": {key: str(value) for key, value in sorted(run.steering.items()) if key != "vectors"},
+        "artifacts": [
+            {key: str(value) for key, value in sorted(one.items()) if key not in {"vectors", "doc_hashes"}}
+            for one in described
+        ],
+    }
+
+
+def _is_there(folder: Path, note: Mapping[str, Any], overwrite: bool) -> bool:
+    file = folder / NOTE
+    if not file.is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # an evaluation that was cut off
+        return False
+    if json.loads(file.read_text(encoding="utf-8")) == note:
+        return True
+    if not overwrite:
+        raise GrainsError(f"'{folder}' holds another evaluation; choose another --output_path or pass --overwrite")
+    shutil.rmtree(folder)
+    return False
+
+
+def _keep(folder: Path, note: Mapping[str, Any]) -> None:
+    (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
