@@ -164,6 +164,10 @@ class Comparison:
         clusters: Number of clusters, None when items count as independent.
         higher_is_better: Direction of the metric.
         method: What was compared with the baseline.
+        permutation_p: p of the seeded sign-flip test, beside `p`.
+        anti_steered: Share of items pushed the wrong way, also where the metric did not flip.
+        minimum_detectable_effect: True difference that this comparison finds with 80 % power.
+        scale: What counts as a whole: 1 for shares, 100 for BLEU and its like, 0 where nothing does.
     """
 
     task: str
@@ -184,3 +188,7 @@ class Comparison:
     clusters: int | None = None
     higher_is_better: bool = True
     method: str = ""
+    permutation_p: float = float("nan")
+    anti_steered: float = float("nan")
+    minimum_detectable_effect: float = float("nan")
+    scale: float = 1.0

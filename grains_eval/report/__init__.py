@@ -1,0 +1,22 @@
+"""Reads run folders of lm-eval, compares them item by item, and writes one report. Needs no torch."""
+
+from __future__ import annotations
+
+from grains_eval.report.build import compare_runs
+from grains_eval.report.compare import compare
+from grains_eval.report.data import Curve, ReportData, Series, TokenMap
+from grains_eval.report.heatmap import token_map
+from grains_eval.report.tables import render_terminal
+from grains_eval.report.write import write
+
+__all__ = [
+    "Curve",
+    "ReportData",
+    "Series",
+    "TokenMap",
+    "compare",
+    "compare_runs",
+    "render_terminal",
+    "token_map",
+    "write",
+]

@@ -1,0 +1,305 @@
+"""Many runs to one report: `compare_runs`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from grains_eval.errors import GrainsError
+from grains_eval.report.cards import run_card
+from grains_eval.report.compare import Row, adjust, compare_pair
+from grains_eval.report.data import AgainstControl, Band, Curve, ReportData, TokenMap
+from grains_eval.report.headline import headline
+from grains_eval.report.items import changes
+from grains_eval.report.pairing import leaf_tasks
+from grains_eval.report.runs import Run, name_runs, read_run
+from grains_eval.report.verdict import judge
+from grains_eval.report.wording import answer
+from grains_eval.types import Comparison
+
+# The metric that speaks for a task when nobody says: the first of these that it has, else its first.
+HEADLINE_METRICS = ("acc", "exact_match", "bleu_acc", "f1", "mcc", "bleu", "word_perplexity")
+# Benchmarks of general skill that are compared to see what steering cost, not what it gained.
+PRESERVATION_TASKS = ("preserve", "mmlu", "mmmu", "hellaswag", "arc_", "gsm8k", "winogrande", "piqa")
+CONTROL_WORDS = ("random", "negated", "vocabulary", "sign_flip", "projected")
+
+
+def compare_runs(
+    paths: Sequence[str | Path] | Mapping[str, str | Path],
+    output: Path | None = None,
+    console: Any = None,
+    *,
+    alpha: float = 0.05,
+    margin: float = 0.01,
+    overwrite: bool = False,
+    tasks: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    headline_metrics: Mapping[str, str] | None = None,
+    preserve: Sequence[str] | None = None,
+    clusters: Mapping[str, str] | None = None,
+    exclude: Collection[str] | None = None,
+    subtasks: bool = False,
+    prompts_may_differ: Collection[str] | bool = False,
+    controls: Collection[str] | None = None,
+    bands: Mapping[str, Sequence[str]] | None = None,
+    failures: Mapping[str, str] | None = None,
+    keep_going: bool = False,
+    curves: Sequence[Curve] = (),
+    token_maps: Sequence[TokenMap] = (),
+    items: int = 5,
+    title: str | None = None,
+    notes: Sequence[str] = (),
+    extra: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> ReportData:
+    """Compare runs of lm-eval with the first of them, and write and print the report where asked.
+
+    Args:
+        paths: Run folders, the baseline first; a mapping also names them.
+        output: Folder for `report.html`, `report.md`, `report.json`, `comparisons.csv`; None writes nothing.
+        console: A rich console to print the tables to; None prints nothing.
+        alpha: One minus the confidence level, and the level of "better" and "worse" after adjustment.
+        margin: Loss on preservation tasks that still counts as kept, as a share (0.01 is one point).
+        overwrite: Replace a report in `output`.
+        tasks: Tasks or groups to restrict to.
+        metrics: Metrics to restrict to.
+        headline_metrics: The metric that speaks for a task; default: accuracy where there is one.
+        preserve: Preservation tasks or groups; default: known benchmarks of general skill, and tasks whose
+            metadata says `preserve: true`.
+        clusters: Document field that names the cluster, by task.
+        exclude: Document hashes to leave out, on top of those that built or tuned any run's vector.
+        subtasks: Also give a row to each task of an aggregated group.
+        prompts_may_differ: Runs that prompt differently by design; prompting artifacts are recognised.
+        controls: Names of control runs; default: by the method's name.
+        bands: Control label to the runs that are its draws.
+        failures: Reason by method, for methods without a run: each becomes a row.
+        keep_going: Turn a run that cannot be compared into such a row instead of raising.
+        curves: Figures to show.
+        token_maps: Heat maps to show.
+        items: Most helped and most harmed items to show in full, each.
+        title: Heading of the report.
+        notes: Further notes for the reader.
+        extra: Anything else for `report.json`.
+        seed: Seed of resampling tests.
+
+    Raises:
+        GrainsError: fewer than two runs, a run that cannot be compared, or a report that is in the way.
+    """
+    from grains_eval.report.write import refuse_existing, write
+
+    if output is not None and not overwrite:
+        refuse_existing(Path(output))
+    failed = dict(failures or {})
+    runs = _read(paths, failed, keep_going)
+    if len(runs) < 2 and not failed:
+        raise GrainsError("compare needs at least two runs: the baseline first, then the others")
+    baseline, others = runs[0], runs[1:]
+    hidden = frozenset[str]().union(*(run.held_out_from() for run in runs), exclude or ())
+    free = prompts_may_differ if not isinstance(prompts_may_differ, bool) else ()
+    remarks: list[str] = []
+
+    def rows_of(
+        first: Run, second: Run, only: Sequence[str] | None, wanted: Sequence[str] | None
+    ) -> list[Row]:
+        found, said = compare_pair(
+            first,
+            second,
+            alpha=alpha,
+            exclude=hidden,
+            tasks=only,
+            metrics=wanted,
+            clusters=clusters or {},
+            subtasks=subtasks,
+            prompts_may_differ=prompts_may_differ is True or bool({first.name, second.name} & set(free)),
+            seed=seed,
+        )
+        remarks.extend(note for note in said if note not in remarks)
+        return [replace(row, comparison=replace(row.comparison, method=second.name)) for row in found]
+
+    rows: list[Row] = []
+    for run in others:
+        try:
+            rows.extend(rows_of(baseline, run, tasks, metrics))
+        except GrainsError as error:
+            if not keep_going:
+                raise
+            failed[run.name] = str(error)
+    order = list(dict.fromkeys((row.comparison.task, row.comparison.metric) for row in rows))
+    rows = adjust(sorted(rows, key=lambda row: order.index((row.comparison.task, row.comparison.metric))))
+    controlled = set(controls) if controls is not None else {r.name for r in others if _is_control(r.name)}
+    chosen = _headline_rows(rows, headline_metrics or {})
+    kept = _preserved(baseline, [row.comparison.task for row in chosen], preserve)
+    comparisons = [row.comparison for row in chosen]
+    targets = [c for c in comparisons if c.task not in kept]
+    verdicts = tuple(judge(c, margin, alpha=alpha) for c in comparisons if c.task in kept)
+    report = ReportData(
+        title=title or _title([run.name for run in others], baseline.name),
+        headline=headline(
+            [c for c in targets if c.method not in controlled],
+            [v for v in verdicts if v.method not in controlled],
+            alpha,
+        ),
+        created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        alpha=alpha,
+        margin=margin,
+        runs=tuple(
+            run_card(r, "baseline" if r is baseline else "control" if r.name in controlled else "method")
+            for r in runs
+        ),
+        rows=tuple(rows),
+        targets=tuple(dict.fromkeys((c.task, c.metric) for c in targets)),
+        verdicts=verdicts,
+        against_controls=_against_controls(chosen, runs, controlled, kept, alpha, rows_of),
+        failures=failed,
+        changes=tuple(changes(row, items) for row in chosen if row.comparison.task not in kept),
+        bands=_bands(bands or {}, rows),
+        curves=tuple(curves),
+        token_maps=tuple(token_maps),
+        notes=(*remarks, *notes),
+        versions=_versions(),
+        extra=dict(extra or {}),
+    )
+    if output is not None:
+        write(report, Path(output), overwrite=overwrite)
+    if console is not None:
+        from grains_eval.report.tables import render_terminal
+
+        render_terminal(report, console, folder=output)
+    return report
+
+
+def _read(
+    paths: Sequence[str | Path] | Mapping[str, str | Path], failed: dict[str, str], keep_going: bool
+) -> list[Run]:
+    named = list(paths.items()) if isinstance(paths, Mapping) else [(None, path) for path in paths]
+    runs: list[Run] = []
+    for name, path in named:
+        try:
+            runs.append(read_run(path, name))
+        except GrainsError as error:
+            if not keep_going or not runs:
+                raise
+            failed[name or Path(path).name] = str(error)
+    if not runs:
+        raise GrainsError("compare needs at least two runs: the baseline first, then the others")
+    if isinstance(paths, Mapping):
+        return runs
+    return [replace(run, name=name) for run, name in zip(runs, name_runs(runs), strict=True)]
+
+
+def _title(names: Sequence[str], baseline: str) -> str:
+    if len(names) <= 3:
+        return f"{', '.join(names)} against {baseline}"
+    return f"{len(names)} runs against {baseline}"
+
+
+def _is_control(name: str) -> bool:
+    return any(word in name.lower() for word in CONTROL_WORDS)
+
+
+def _headline_rows(rows: Sequence[Row], wanted: Mapping[str, str]) -> list[Row]:
+    """One row per method and task: the metric that speaks for the task."""
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row.comparison.method, row.comparison.task), []).append(row)
+    chosen: list[Row] = []
+    for (_, task), candidates in grouped.items():
+        named = {row.comparison.metric: row for row in reversed(candidates)}
+        bare = {row.comparison.metric.partition(",")[0]: row for row in reversed(candidates)}
+        if task in wanted and wanted[task] not in named and wanted[task] not in bare:
+            raise GrainsError(
+                f"task '{task}' has no metric '{wanted[task]}' to compare; it has {', '.join(sorted(named))}"
+            )
+        order = (wanted[task],) if task in wanted else HEADLINE_METRICS
+        found = next((named.get(m) or bare[m] for m in order if m in named or m in bare), candidates[0])
+        chosen.append(found)
+    return chosen
+
+
+def _preserved(baseline: Run, tasks: Sequence[str], preserve: Sequence[str] | None) -> set[str]:
+    if preserve is not None:
+        leaves = {leaf for name in preserve for leaf in leaf_tasks(baseline, name)}
+        return {task for task in tasks if task in preserve or task in leaves}
+    return {
+        task
+        for task in tasks
+        if task.startswith(PRESERVATION_TASKS)
+        or task.endswith("_skills")
+        or baseline.setting("configs", task, "metadata", "preserve")
+    }
+
+
+def _against_controls(
+    chosen: Sequence[Row],
+    runs: Sequence[Run],
+    controlled: set[str],
+    kept: set[str],
+    alpha: float,
+    rows_of: Any,
+) -> tuple[AgainstControl, ...]:
+    """Each method that is better than the baseline, compared with the control that gained most."""
+    by_name = {run.name: run for run in runs}
+
+    def gained(comparison: Comparison) -> float:
+        return comparison.difference if comparison.higher_is_better else -comparison.difference
+
+    found: list[tuple[str, str, Row]] = []
+    for row in chosen:
+        mine = row.comparison
+        if mine.method in controlled or mine.task in kept or answer(mine, alpha) != "better":
+            continue
+        rivals = [
+            other.comparison
+            for other in chosen
+            if other.comparison.method in controlled
+            and (other.comparison.task, other.comparison.metric) == (mine.task, mine.metric)
+        ]
+        if not rivals:
+            continue
+        rival = max(rivals, key=gained).method
+        metric = mine.metric.partition(",")[0]
+        paired = [
+            candidate
+            for candidate in rows_of(by_name[rival], by_name[mine.method], (mine.task,), (metric,))
+            if (candidate.comparison.task, candidate.comparison.metric) == (mine.task, mine.metric)
+        ]
+        found.extend((mine.method, rival, candidate) for candidate in paired)
+    adjusted = adjust([row for _, _, row in found])
+    return tuple(
+        AgainstControl(method, rival, row) for (method, rival, _), row in zip(found, adjusted, strict=True)
+    )
+
+
+def _bands(bands: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> tuple[Band, ...]:
+    made: list[Band] = []
+    for label, members in bands.items():
+        draws: dict[tuple[str, str], list[float]] = {}
+        for row in rows:
+            if row.comparison.method in members:
+                key = (row.comparison.task, row.comparison.metric)
+                draws.setdefault(key, []).append(row.comparison.difference)
+        made.append(
+            Band(
+                label=label,
+                members=tuple(members),
+                low={key: min(values) for key, values in draws.items()},
+                mean={key: math.fsum(values) / len(values) for key, values in draws.items()},
+                high={key: max(values) for key, values in draws.items()},
+            )
+        )
+    return tuple(made)
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in ("grains-eval", "scipy", "statsmodels", "numpy", "sacrebleu"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

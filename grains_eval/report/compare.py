@@ -1,0 +1,285 @@
+"""Two runs to rows of a table: `compare(baseline, steered)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from grains_eval.errors import GrainsError
+from grains_eval.report import corpus, statistics
+from grains_eval.report.elementary import holm
+from grains_eval.report.measures import PairedMetric, measure, total
+from grains_eval.report.pairing import check, common_tasks, leaf_tasks, pair
+from grains_eval.report.power import minimum_detectable_effect
+from grains_eval.report.runs import Run, method_of, read_run
+from grains_eval.report.statistics import Array, Estimate
+from grains_eval.types import Comparison
+
+# From this many subtasks on, they count as a sample of subtasks (Miller 2024, section 2.2).
+SUBTASK_CLUSTERS = 10
+
+
+@dataclass(frozen=True)
+class Row:
+    """A comparison with the items behind it.
+
+    Attributes:
+        comparison: The row.
+        metrics: The paired items: one task, or the subtasks of a group.
+    """
+
+    comparison: Comparison
+    metrics: tuple[PairedMetric, ...]
+
+
+def compare(
+    baseline_run: str | Path | Run,
+    steered_run: str | Path | Run,
+    *,
+    alpha: float = 0.05,
+    exclude: Collection[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    clusters: Mapping[str, str] | None = None,
+    subtasks: bool = False,
+    prompts_may_differ: bool = False,
+    seed: int = 0,
+) -> list[Comparison]:
+    """Compare two runs of lm-eval made with `--log_samples`, item by item.
+
+    Args:
+        baseline_run: Folder of the baseline run.
+        steered_run: Folder of the other run.
+        alpha: One minus the confidence level.
+        exclude: Document hashes to leave out, on top of those that built or tuned the runs' vectors.
+        tasks: Tasks or groups to restrict to.
+        metrics: Metrics to restrict to.
+        clusters: Document field that names the cluster, by task; default: the task's `cluster_key`.
+        subtasks: Also give a row to each task of an aggregated group.
+        prompts_may_differ: Accept other prompts for the same documents (prompting baselines).
+        seed: Seed of resampling tests.
+
+    Raises:
+        GrainsError: the runs cannot be compared; one line says why.
+    """
+    first = baseline_run if isinstance(baseline_run, Run) else read_run(baseline_run)
+    second = steered_run if isinstance(steered_run, Run) else read_run(steered_run)
+    rows, _ = compare_pair(
+        first,
+        second,
+        alpha=alpha,
+        exclude=first.held_out_from() | second.held_out_from() | frozenset(exclude or ()),
+        tasks=tasks,
+        metrics=metrics,
+        clusters=clusters or {},
+        subtasks=subtasks,
+        prompts_may_differ=prompts_may_differ,
+        seed=seed,
+    )
+    return [row.comparison for row in adjust(rows)]
+
+
+def compare_pair(
+    baseline: Run,
+    other: Run,
+    *,
+    alpha: float,
+    exclude: Collection[str],
+    tasks: Sequence[str] | None,
+    metrics: Sequence[str] | None,
+    clusters: Mapping[str, str],
+    subtasks: bool,
+    prompts_may_differ: bool,
+    seed: int,
+) -> tuple[list[Row], list[str]]:
+    """Rows of one pair of runs, not yet adjusted, and notes for the reader."""
+    prompts_may_differ = prompts_may_differ or other.instructed or baseline.instructed
+    names = common_tasks(baseline, other, tasks)
+    notes = check(baseline, other, names, prompts_may_differ=prompts_may_differ)
+    measured: dict[str, list[PairedMetric]] = {}
+    for task in names:
+        measured[task] = []
+        for paired in pair(baseline, other, task, exclude, prompts_may_differ=prompts_may_differ):
+            found, remarks = measure(baseline, other, paired, clusters.get(task), metrics)
+            measured[task].extend(found)
+            notes.extend(remarks)
+    if not any(measured.values()):
+        raise GrainsError(
+            f"nothing to compare between '{baseline.name}' and '{other.name}': no metric of theirs is a"
+            " number per document"
+        )
+    groups, grouped, remarks = _groups(baseline, other, measured, alpha, seed)
+    notes.extend(remarks)
+    method = method_of(other) or other.name
+    rows: list[Row] = list(groups)
+    for task, found in measured.items():
+        if task in grouped and not subtasks:
+            continue
+        rows.extend(Row(_row(metric, _estimate(metric, alpha, seed), alpha), (metric,)) for metric in found)
+    return [replace(row, comparison=replace(row.comparison, method=method)) for row in rows], notes
+
+
+def adjust(rows: Sequence[Row]) -> list[Row]:
+    """Fill in Holm's adjusted p-values over all rows."""
+    adjusted = holm([row.comparison.p for row in rows])
+    return [
+        replace(row, comparison=replace(row.comparison, adjusted_p=p))
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
+
+
+def _estimate(metric: PairedMetric, alpha: float, seed: int) -> Estimate:
+    if metric.corpus is not None:
+        table, first, second = metric.corpus
+        return corpus.estimate(table, first, second, clusters=metric.clusters, alpha=alpha, seed=seed)
+    return statistics.paired(
+        metric.baseline, metric.steered, clusters=metric.clusters, alpha=alpha, seed=seed
+    )
+
+
+def _row(metric: PairedMetric, estimate: Estimate, alpha: float) -> Comparison:
+    baseline, steered = total(metric)
+    return _comparison(metric.task, (metric,), baseline, steered, estimate, alpha)
+
+
+def _comparison(
+    name: str,
+    metrics: Sequence[PairedMetric],
+    baseline: float,
+    steered: float,
+    estimate: Estimate,
+    alpha: float,
+) -> Comparison:
+    gains = np.concatenate([gain(metric) for metric in metrics])
+    pushed = np.concatenate([push(metric) for metric in metrics])
+    return Comparison(
+        task=name,
+        metric=metrics[0].metric,
+        n=gains.size,
+        baseline=baseline,
+        steered=steered,
+        difference=estimate.difference,
+        standard_error=estimate.standard_error,
+        interval=estimate.interval,
+        p=estimate.p,
+        adjusted_p=math.nan,
+        test=estimate.test,
+        helped=int(np.sum(gains > 0)),
+        harmed=int(np.sum(gains < 0)),
+        unchanged=int(np.sum(gains == 0)),
+        excluded=sum(metric.excluded for metric in metrics),
+        clusters=estimate.clusters,
+        higher_is_better=metrics[0].higher_is_better,
+        permutation_p=estimate.permutation_p,
+        anti_steered=float(np.mean(pushed < 0)),
+        minimum_detectable_effect=minimum_detectable_effect(
+            estimate.standard_error, estimate.degrees_of_freedom, alpha=alpha
+        ),
+        scale=metrics[0].scale,
+    )
+
+
+def gain(metric: PairedMetric) -> Array:
+    """`[n]` per-item change of the metric, positive where it got better."""
+    change = metric.steered - metric.baseline
+    return change if metric.higher_is_better else -change
+
+
+def push(metric: PairedMetric) -> Array:
+    """`[n]` how far each item was pushed the right way: its margin where it has one (nats), else its gain.
+
+    A multiple-choice item whose right answer lost likelihood was steered the wrong way even where the choice
+    stayed (Tan et al. 2024, arXiv 2407.12404, call such items anti-steerable).
+    """
+    if metric.margins is not None:
+        return metric.margins[1] - metric.margins[0]
+    return gain(metric)
+
+
+def _groups(
+    baseline: Run, other: Run, measured: Mapping[str, list[PairedMetric]], alpha: float, seed: int
+) -> tuple[list[Row], set[str], list[str]]:
+    """Rows of the groups that lm-eval itself aggregated, the outermost ones; and the tasks they cover."""
+    names = [name for name in baseline.results.get("groups", {}) if name in other.results.get("groups", {})]
+    leaves = {name: leaf_tasks(baseline, name) for name in names}
+    covered = {name: set(leaves[name]) <= set(measured) for name in names}
+    outer = [
+        name
+        for name in names
+        if covered[name] and not any(covered[o] and _is_under(baseline, name, o) for o in names)
+    ]
+    rows: list[Row] = []
+    grouped: set[str] = set()
+    notes: list[str] = []
+    for name in outer:
+        if leaf_tasks(other, name) != leaves[name]:
+            raise GrainsError(
+                f"group '{name}' has other subtasks in '{baseline.name}' than in "
+                f"'{other.name}'; use one version of it"
+            )
+        keys = [key for key in baseline.results["groups"][name] if "," in key and "_stderr," not in key]
+        made = 0
+        for key in keys:
+            members = [metric for leaf in leaves[name] for metric in measured[leaf] if metric.key == key]
+            if not members:
+                continue
+            weights = _weights(baseline, name, key, members)
+            if weights is None:
+                notes.append(f"{name}: '{key}' is left out, its weights could not be told from the results")
+                continue
+            rows.append(_group_row(name, members, weights, alpha, seed))
+            made += 1
+        if made:
+            grouped.update(leaves[name])
+    return rows, grouped, notes
+
+
+def _is_under(run: Run, name: str, group: str) -> bool:
+    children = [str(child) for child in run.setting("group_subtasks", group) or ()]
+    return name in children or any(_is_under(run, name, child) for child in children)
+
+
+def _weights(run: Run, group: str, key: str, members: Sequence[PairedMetric]) -> list[float] | None:
+    """Weights of the subtasks, as the harness weighed them: by size or all the same.
+
+    The results do not hold `weight_by_size`, so both means are formed from the reported values and compared
+    with the reported group value. Sizes afterwards are those of the held-out items.
+    """
+    if any(metric.corpus is not None for metric in members):
+        return None
+    values = np.array([run.setting("results", metric.task, key) for metric in members], dtype=float)
+    sizes = np.array([run.setting("n-samples", metric.task, "effective") for metric in members], dtype=float)
+    reported = run.setting("groups", group, key)
+    if math.isclose(float(values @ sizes / sizes.sum()), reported, rel_tol=1e-9, abs_tol=1e-12):
+        return [float(metric.baseline.size) for metric in members]
+    if math.isclose(float(values.mean()), reported, rel_tol=1e-9, abs_tol=1e-12):
+        return [1.0] * len(members)
+    return None
+
+
+def _group_row(
+    name: str, members: Sequence[PairedMetric], weights: Sequence[float], alpha: float, seed: int
+) -> Row:
+    sizes = [metric.baseline.size for metric in members]
+    share = np.asarray(weights) / float(np.sum(weights))
+    first = np.concatenate([metric.baseline for metric in members])
+    second = np.concatenate([metric.steered for metric in members])
+    by_size = list(weights) == [float(size) for size in sizes]
+    inner = any(metric.clusters is not None for metric in members)
+    if len(members) >= SUBTASK_CLUSTERS:
+        labels = np.repeat(np.arange(len(members)), sizes).tolist()
+        items = np.repeat(share / np.asarray(sizes), sizes)
+        estimate = statistics.paired(first, second, clusters=labels, weights=items, alpha=alpha, seed=seed)
+    elif by_size and not inner:
+        estimate = statistics.paired(first, second, alpha=alpha, seed=seed)
+    else:
+        estimate = statistics.combine(
+            [_estimate(metric, alpha, seed) for metric in members], weights, alpha=alpha, seed=seed
+        )
+    baseline = float(share @ [metric.baseline.mean() for metric in members])
+    steered = float(share @ [metric.steered.mean() for metric in members])
+    return Row(_comparison(name, members, baseline, steered, estimate, alpha), tuple(members))

@@ -1,0 +1,237 @@
+"""What a report holds: frozen, and independent of how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from grains_eval.report.compare import Row
+from grains_eval.report.verdict import CapabilityVerdict
+
+Role = Literal["baseline", "method", "control"]
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """What was run, for the reader who wants to run it again.
+
+    Attributes:
+        name: Name in the tables.
+        role: Baseline, method, or control.
+        file: The results file.
+        digest: First 16 hex digits of its SHA-256.
+        facts: Label and value pairs: model, versions, seeds, vectors and their fingerprints.
+    """
+
+    name: str
+    role: Role
+    file: str
+    digest: str
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class ItemChange:
+    """One item under both runs, in full.
+
+    Attributes:
+        doc_id: Number of the document in its task.
+        doc_hash: Its hash.
+        prompt: What the model read.
+        target: What was right.
+        before: What the baseline answered.
+        after: What the other run answered.
+        baseline: Metric of the item under the baseline.
+        steered: Metric of the item under the other run.
+        push: How far it was pushed the right way.
+    """
+
+    doc_id: int
+    doc_hash: str
+    prompt: str
+    target: str
+    before: str
+    after: str
+    baseline: float
+    steered: float
+    push: float
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Per-item effects of one method on one task.
+
+    Attributes:
+        method: The method.
+        task: Task or group.
+        metric: Metric.
+        pushes: Every item's push, descending.
+        unit: Unit of a push: `nats` of the choice's margin, or the metric.
+        helped: The most helped items.
+        harmed: The most harmed items.
+        anti_steered: Share of items pushed the wrong way.
+    """
+
+    method: str
+    task: str
+    metric: str
+    pushes: tuple[float, ...]
+    unit: str
+    helped: tuple[ItemChange, ...]
+    harmed: tuple[ItemChange, ...]
+    anti_steered: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a curve, with an optional band.
+
+    Attributes:
+        name: Name in the legend.
+        x: Places.
+        y: Values.
+        low: Lower ends of intervals, or empty.
+        high: Upper ends, or empty.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure of lines over strength, layer, tokens or examples.
+
+    Attributes:
+        title: Heading.
+        x_label: What is varied.
+        y_label: What is measured.
+        series: Lines.
+        chosen: Where the chosen setting lies, if it does.
+        note: A sentence below.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    chosen: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """The signed scores of one prompt's tokens.
+
+    Attributes:
+        title: Heading, such as the example's id.
+        tokens: `[T]` token strings.
+        scores: `[T]` signed scores.
+        is_image: `[T]` visual tokens, or empty.
+        selected: Positions that were masked.
+        boxes: `[T]` picture index and box as fractions (left, top, right, bottom) of visual tokens, or empty.
+        pictures: PNG files, one per picture, or empty.
+        note: What else is known: `F(x)`, completeness error.
+    """
+
+    title: str
+    tokens: Sequence[str]
+    scores: Sequence[float]
+    is_image: Sequence[bool] = ()
+    selected: frozenset[int] = frozenset()
+    boxes: Sequence[tuple[int, tuple[float, float, float, float]] | None] = ()
+    pictures: tuple[bytes, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Several draws of one control, shown as a range.
+
+    Attributes:
+        label: Name of the control.
+        members: The runs that are its draws.
+        low: Smallest difference to the baseline, by task and metric.
+        mean: Mean difference.
+        high: Largest difference.
+    """
+
+    label: str
+    members: tuple[str, ...]
+    low: Mapping[tuple[str, str], float]
+    mean: Mapping[tuple[str, str], float]
+    high: Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
+class AgainstControl:
+    """A method compared with the strongest control instead of with the baseline.
+
+    Attributes:
+        method: The method.
+        control: The control with the largest gain.
+        row: Their comparison; the control is its baseline.
+    """
+
+    method: str
+    control: str
+    row: Row
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that one report shows.
+
+    Attributes:
+        title: Heading.
+        headline: The verdict, two sentences.
+        created: ISO date and time.
+        alpha: One minus the confidence level.
+        margin: Non-inferiority margin, as a share.
+        runs: What was run, baseline first.
+        rows: The table.
+        targets: Task and metric pairs that were to improve.
+        verdicts: Capability verdicts on the preservation tasks.
+        against_controls: Methods against their strongest control.
+        failures: Reason by method, for methods that have no run.
+        changes: Per-item effects.
+        bands: Controls with several draws.
+        curves: Figures handed in by a study.
+        token_maps: Heat maps.
+        notes: What a careful reader should know.
+        versions: Package versions of this report.
+        extra: Anything else for the JSON file.
+    """
+
+    title: str
+    headline: str
+    created: str
+    alpha: float
+    margin: float
+    runs: tuple[RunCard, ...]
+    rows: tuple[Row, ...]
+    targets: tuple[tuple[str, str], ...] = ()
+    verdicts: tuple[CapabilityVerdict, ...] = ()
+    against_controls: tuple[AgainstControl, ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict[str, str])
+    changes: tuple[Changes, ...] = ()
+    bands: tuple[Band, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    token_maps: tuple[TokenMap, ...] = ()
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def controls(self) -> frozenset[str]:
+        """Names of the control runs."""
+        return frozenset(run.name for run in self.runs if run.role == "control")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the runs that are neither baseline nor control."""
+        return tuple(run.name for run in self.runs if run.role == "method")

@@ -1,0 +1,127 @@
+"""The report as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from grains_eval.report import plots
+from grains_eval.report.data import ReportData
+from grains_eval.report.heatmap import heat_map_html
+from grains_eval.report.published import published_tables
+from grains_eval.report.tables import (
+    COLUMNS,
+    band_lines,
+    caption,
+    cells,
+    control_lines,
+    verdict_cells,
+)
+from grains_eval.report.wording import answer, level, number, p_value, share
+from grains_eval.types import Comparison
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment: Any = Environment(
+        loader=PackageLoader("grains_eval.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["share"] = share
+    environment.filters["number"] = number
+    return environment
+
+
+def render_html(report: ReportData) -> str:
+    """The whole report; every text is escaped, every picture is part of the file."""
+    rows = [row.comparison for row in report.rows]
+    figures = _figures(report, rows)
+    table = [
+        {
+            "cells": cells(row, report.alpha),
+            "answer": answer(row, report.alpha),
+            "control": row.method in report.controls,
+            "details": _details(row),
+        }
+        for row in rows
+    ]
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            columns=COLUMNS,
+            table=table,
+            groups=_grouped(table),
+            caption=caption(report),
+            lines=[*control_lines(report), *band_lines(report)],
+            verdicts=verdict_cells(report),
+            forests=[
+                {"title": f"{task}, {metric}", "svg": _forest(report, rows, (task, metric), index)}
+                for index, (task, metric) in enumerate(figures)
+            ],
+            curves=[
+                {"curve": drawn, "svg": plots.curve(drawn, f"curve{index}")}
+                for index, drawn in enumerate(report.curves)
+            ],
+            changes=[
+                {"changes": item, "svg": plots.sorted_changes(item, f"items{index}")}
+                for index, item in enumerate(report.changes)
+            ],
+            heat_maps=[heat_map_html(drawn) for drawn in report.token_maps],
+            published=published_tables(report),
+            own=lambda tasks: [
+                row for row in rows if row.task in tasks and (row.task, row.metric) in figures
+            ],
+            level=level,
+        )
+    )
+
+
+def render_heat_maps(title: str, maps: Sequence[Any]) -> str:
+    """Heat maps alone, as one HTML file."""
+    return (
+        _environment()
+        .get_template("maps.html")
+        .render(title=title, heat_maps=[heat_map_html(m) for m in maps])
+    )
+
+
+def _grouped(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows under a heading per task and metric."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in table:
+        groups.setdefault(f"{row['cells'][0]}, {row['cells'][1]}", []).append(row)
+    return [{"title": title, "rows": rows} for title, rows in groups.items()]
+
+
+def _figures(report: ReportData, rows: Sequence[Comparison]) -> list[tuple[str, str]]:
+    """Tasks that get a figure: targets and preserved skills; every row where there are neither."""
+    keys = [*report.targets, *((v.task, v.metric) for v in report.verdicts)]
+    return list(dict.fromkeys(keys or [(row.task, row.metric) for row in rows]))
+
+
+def _forest(report: ReportData, rows: Sequence[Comparison], key: tuple[str, str], index: int) -> str:
+    chosen = [row for row in rows if (row.task, row.metric) == key]
+    return plots.forest(chosen, report.controls, report.bands, report.alpha, f"forest{index}")
+
+
+def _details(row: Comparison) -> str:
+    """What stands behind a row's numbers, as one line."""
+    parts = [
+        f"{row.test}",
+        f"standard error {level(row.standard_error, row.scale)}",
+        f"sign-flip p {p_value(row.permutation_p)}",
+        f"80 % power for a change of {level(row.minimum_detectable_effect, row.scale)}",
+    ]
+    if row.clusters is not None:
+        parts.append(f"{row.clusters:,} clusters")
+    if row.excluded:
+        parts.append(f"{row.excluded:,} items left out")
+    return "; ".join(parts)

@@ -1,0 +1,207 @@
+"""Figures as SVG: told apart by marker, dash and hatch as well as by colour, and readable on dark paper."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from grains_eval.report.data import Band, Changes, Curve
+from grains_eval.report.wording import answer
+from grains_eval.types import Comparison
+
+# Okabe and Ito's colour-blind safe colours that keep their contrast on white and on black.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+HELPED, HARMED = COLOURS[0], COLOURS[1]
+# Replaced by the page's own text colour after drawing.
+INK = "#010203"
+# Colours that the page brightens on dark paper.
+_VARIABLES = {"#0072b2": "var(--blue)", "#d55e00": "var(--red)", "#009e73": "var(--green)"}
+POINTS_DRAWN = 300
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "grains-eval",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "hatch.color": INK,
+    "hatch.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Any, name: str, label: str) -> str:
+    """The drawing as an element of a page: unique ids, no metadata, text in the page's colour."""
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(xlink:href|href)="#', rf'\1="#{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-").replace(INK, "currentColor")
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    # The size comes from the page; the accessible name says what the picture shows.
+    text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*pt"', r"\1", text)
+    text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*pt"', r"\1", text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{_attribute(label)}"', 1)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+def forest(
+    rows: Sequence[Comparison], controls: frozenset[str], bands: Sequence[Band], alpha: float, name: str
+) -> str:
+    """Differences with intervals, one line per method, of one task and metric.
+
+    Filled markers are differences shown after adjustment, open ones are not; squares are controls. Several
+    draws of a control are a hatched band.
+    """
+    import matplotlib as mpl
+
+    scale = rows[0].scale
+    factor = 100.0 if scale == 1 else 1.0
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(7.2, 0.9 + 0.34 * len(rows))
+        for place, row in enumerate(rows):
+            control = row.method in controls
+            colour = COLOURS[4] if control else HELPED
+            low, high = (bound * factor for bound in row.interval)
+            shown = answer(row, alpha) != "not shown"
+            if np.isfinite(low) and np.isfinite(high):
+                axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+            axes.plot(
+                row.difference * factor,
+                place,
+                marker="s" if control else "o",
+                markersize=7,
+                color=colour,
+                markerfacecolor=colour if shown else "none",
+                markeredgewidth=1.6,
+            )
+        key = (rows[0].task, rows[0].metric)
+        for band in bands:
+            if key in band.low:
+                axes.axvspan(
+                    band.low[key] * factor,
+                    band.high[key] * factor,
+                    facecolor="none",
+                    edgecolor=INK,
+                    hatch="////",
+                    linewidth=0,
+                    zorder=0,
+                    label=f"{band.label}, {len(band.members)} draws",
+                )
+        axes.axvline(0, color=INK, linewidth=1, linestyle=":")
+        axes.set_yticks(range(len(rows)), [row.method for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        arrow = "higher" if rows[0].higher_is_better else "lower"
+        axes.set_xlabel(f"change of {rows[0].metric}{' in points' if scale else ''} ({arrow} is better)")
+        if any(key in band.low for band in bands):
+            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        label = (
+            f"Change of {rows[0].task} {rows[0].metric} with intervals for {len(rows)} runs; as in the table."
+        )
+        return _svg(figure, name, label)
+
+
+def sorted_changes(changes: Changes, name: str) -> str:
+    """Every item's push, sorted: helped items left, harmed ones right and hatched."""
+    import matplotlib as mpl
+
+    values = np.asarray(changes.pushes, dtype=float)
+    places = (np.arange(values.size) + 0.5) / values.size * 100
+    if values.size > POINTS_DRAWN:
+        index = np.linspace(0, values.size - 1, POINTS_DRAWN).round().astype(int)
+        values, places = values[index], places[index]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(7.2, 2.6)
+        axes.fill_between(
+            places,
+            np.clip(values, 0, None),
+            0,
+            step="mid",
+            color=HELPED,
+            alpha=0.75,
+            linewidth=0,
+            label="helped",
+        )
+        axes.fill_between(
+            places,
+            np.clip(values, None, 0),
+            0,
+            step="mid",
+            facecolor=HARMED,
+            edgecolor=INK,
+            hatch="////",
+            alpha=0.75,
+            linewidth=0,
+            label="harmed",
+        )
+        axes.axhline(0, color=INK, linewidth=1)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("items, sorted (%)")
+        axes.set_ylabel(
+            "change of the margin (nats)" if changes.unit == "nats" else f"gain in {changes.unit}"
+        )
+        axes.legend(loc="upper right")
+        wrong = f"{changes.anti_steered * 100:.0f} per cent of items were pushed the wrong way"
+        label = f"Per-item effect of {changes.method} on {changes.task}, sorted; {wrong}."
+        return _svg(figure, name, label)
+
+
+def curve(drawn: Curve, name: str) -> str:
+    """Lines with intervals; each has its own marker and dash, and the chosen setting is a vertical line."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(7.2, 3.2)
+        for index, series in enumerate(drawn.series):
+            colour = COLOURS[index % len(COLOURS)]
+            x = np.asarray(series.x, dtype=float)
+            axes.plot(
+                x,
+                np.asarray(series.y, dtype=float),
+                color=colour,
+                marker=MARKERS[index % len(MARKERS)],
+                linestyle=DASHES[index % len(DASHES)],
+                label=series.name,
+            )
+            if len(series.low) and len(series.high):
+                low, high = np.asarray(series.low, dtype=float), np.asarray(series.high, dtype=float)
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        if drawn.chosen is not None:
+            axes.axvline(drawn.chosen, color=INK, linewidth=1.2, linestyle=":", label="chosen")
+        axes.set_xlabel(drawn.x_label)
+        axes.set_ylabel(drawn.y_label)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        names = ", ".join(series.name for series in drawn.series)
+        return _svg(figure, name, f"{drawn.title}: {drawn.y_label} against {drawn.x_label} for {names}.")

@@ -1,0 +1,146 @@
+"""How large an effect a comparison can see, and how many items an effect needs.
+
+Miller 2024 (arXiv 2411.00640, section 5) for paired evaluations; exact where the test is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+
+from grains_eval.errors import GrainsError
+from grains_eval.report.elementary import find_root, mcnemar
+
+MOST_ITEMS = 100_000_000
+
+
+def t_power(effect: float, standard_error: float, freedom: float, *, alpha: float = 0.05) -> float:
+    """Power of a two-sided (clustered) paired t test.
+
+    Args:
+        effect: True difference, in units of the metric.
+        standard_error: Of the difference.
+        freedom: Degrees of freedom of the test.
+        alpha: Level of the test.
+    """
+    critical = stats.t.ppf(1 - alpha / 2, freedom)
+    shift = abs(effect) / standard_error
+    wrong_side = float(stats.nct.cdf(-critical, freedom, shift))
+    # Far out scipy gives NaN for a tail that is zero.
+    return float(stats.nct.sf(critical, freedom, shift)) + (0.0 if math.isnan(wrong_side) else wrong_side)
+
+
+def minimum_detectable_effect(
+    standard_error: float, freedom: float, *, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """The true difference that a t test with this standard error finds with the given power.
+
+    Returns:
+        The effect in units of the metric; 0 when the standard error is 0, NaN when there is none.
+    """
+    if math.isnan(standard_error) or freedom < 1:
+        return math.nan
+    if standard_error == 0:
+        return 0.0
+    high = 1.0
+    while t_power(high, 1.0, freedom, alpha=alpha) < power:
+        high *= 2
+    return standard_error * find_root(lambda x: t_power(x, 1.0, freedom, alpha=alpha) - power, 0.0, high)
+
+
+def items_needed(
+    effect: float, deviation: float, *, alpha: float = 0.05, power: float = 0.8, design_effect: float = 1.0
+) -> int:
+    """Items that a paired t test needs.
+
+    Args:
+        effect: True mean difference.
+        deviation: Standard deviation of the per-item differences.
+        alpha: Level of the test.
+        power: Wanted chance to find the effect.
+        design_effect: Squared ratio of the clustered to the naive standard error; 1 without clusters.
+
+    Raises:
+        GrainsError: the effect is zero, or too small for any test.
+    """
+    if effect == 0:
+        raise GrainsError("an effect of zero needs no test; give the smallest difference that matters")
+    if deviation <= 0:
+        return 2
+
+    def missing(n: int) -> float:
+        return t_power(effect, deviation * math.sqrt(design_effect / n), n - 1, alpha=alpha) - power
+
+    return _smallest(missing)
+
+
+def mcnemar_power(helped: float, harmed: float, n: int, *, alpha: float = 0.05) -> float:
+    """Exact power of the exact McNemar test.
+
+    Args:
+        helped: True share of items that turn from 0 to 1.
+        harmed: True share of items that turn from 1 to 0.
+        n: Items.
+        alpha: Level of the test.
+    """
+    changed = helped + harmed
+    if not 0 <= changed <= 1:
+        raise GrainsError(f"helped and harmed are shares of all items and sum to at most 1, not {changed}")
+    if changed == 0:
+        return 0.0
+    total = 0.0
+    # All but 1e-12 of the binomial mass of the number of changed items.
+    low, high = stats.binom.ppf([1e-12, 1 - 1e-12], n, changed).astype(int)
+    for count in range(max(int(low), 1), int(high) + 1):
+        edge = rejection_edge(count, alpha)
+        if edge < 0:
+            continue
+        tails = stats.binom.cdf(edge, count, helped / changed) + stats.binom.sf(
+            count - edge - 1, count, helped / changed
+        )
+        total += float(stats.binom.pmf(count, n, changed) * tails)
+    return total
+
+
+def rejection_edge(changed: int, alpha: float) -> int:
+    """The largest smaller count with which the exact McNemar test rejects; -1 where it never does."""
+    edge = int(stats.binom.ppf(alpha / 2, changed, 0.5))
+    while edge >= 0 and mcnemar(edge, changed - edge) > alpha:
+        edge -= 1
+    return edge
+
+
+def mcnemar_items_needed(helped: float, harmed: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
+    """Items that the exact McNemar test needs, by doubling and bisection on its exact power.
+
+    Raises:
+        GrainsError: helped and harmed are equal: no number of items will do.
+    """
+    if helped == harmed:
+        raise GrainsError("equal shares of helped and harmed items make no difference; give unequal ones")
+    return _smallest(lambda n: mcnemar_power(helped, harmed, n, alpha=alpha) - power)
+
+
+def _smallest(missing: Callable[[int], float]) -> int:
+    """The smallest whole n at which `missing(n)` is no longer negative."""
+    high = 2
+    while missing(high) < 0:
+        high *= 2
+        if high > MOST_ITEMS:
+            raise GrainsError("no feasible number of items finds this effect; use a larger effect")
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if missing(middle) < 0:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def deviation_of_shares(helped: float, harmed: float) -> float:
+    """Standard deviation of the per-item differences of a 0/1 metric."""
+    return float(np.sqrt(helped + harmed - (helped - harmed) ** 2))

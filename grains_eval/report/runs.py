@@ -1,0 +1,263 @@
+"""Run folders of lm-eval: what was run, and the logged samples. Nothing of the harness is imported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from grains_eval.errors import GrainsError
+
+_STAMP = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
+_NEEDED = ("doc_id", "doc_hash", "prompt_hash", "target_hash", "metrics")
+_PICTURE = re.compile(r"^<PIL\.\S+ .*at 0x[0-9A-Fa-f]+>$")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One evaluated document under one filter, without what a comparison does not need.
+
+    Attributes:
+        doc_id: Its number in the task.
+        doc_hash: lm-eval's hash of the document.
+        prompt_hash: Hash of the first request's context.
+        target_hash: Hash of the target.
+        doc: The document.
+        target: What was right, as text.
+        prompt: The first request's context.
+        choices: Continuations that were scored, empty for generation.
+        responses: The filtered responses.
+        values: Every metric of the row, as logged.
+    """
+
+    doc_id: int
+    doc_hash: str
+    prompt_hash: str
+    target_hash: str
+    doc: Any
+    target: str
+    prompt: str
+    choices: tuple[str, ...]
+    responses: Any
+    values: Mapping[str, Any]
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether the document held a picture, whose logged form is a memory address."""
+        return holds_picture(self.doc)
+
+    @property
+    def content_hash(self) -> str:
+        """The hash by which artifacts know this document: pictures are left out of it."""
+        if not self.has_picture or not isinstance(self.doc, Mapping):
+            return self.doc_hash
+        document = cast(Mapping[str, Any], self.doc)
+        rest = {key: value for key, value in document.items() if not holds_picture(value)}
+        return hashlib.sha256(json.dumps(rest, indent=2, ensure_ascii=False).encode()).hexdigest()
+
+
+SamplesByFilter = dict[str, list[Sample]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One evaluation.
+
+    Attributes:
+        name: How the report calls it.
+        file: The results file.
+        results: Its content.
+        digest: First 16 hex digits of the results file's SHA-256.
+        cache: Samples read so far, by task.
+    """
+
+    name: str
+    file: Path
+    results: Mapping[str, Any]
+    digest: str
+    cache: dict[str, SamplesByFilter] = field(default_factory=dict[str, SamplesByFilter], repr=False)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Leaf tasks, in the order of the results."""
+        configs = self.results.get("configs", {})
+        return tuple(name for name in self.results.get("results", {}) if name in configs)
+
+    @property
+    def steering(self) -> tuple[Mapping[str, Any], ...]:
+        """What steered the run; empty for a plain model."""
+        found = self.results.get("config", {}).get("steering") or ()
+        entries = [found] if isinstance(found, Mapping) else found
+        return tuple(cast(Mapping[str, Any], entry) for entry in entries if isinstance(entry, Mapping))
+
+    @property
+    def instructed(self) -> bool:
+        """Whether the run is a prompting baseline, whose prompts differ by design."""
+        return any(entry.get("instruction") for entry in self.steering)
+
+    def held_out_from(self) -> frozenset[str]:
+        """Hashes of the documents that built or tuned what steered the run."""
+        hashes: set[str] = set()
+        for entry in self.steering:
+            for used in (entry.get("doc_hashes") or {}).values():
+                hashes.update(used)
+        return frozenset(hashes)
+
+    def setting(self, *path: str) -> Any:
+        """A value of the results by path, None where it is missing."""
+        value: Any = self.results
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def samples(self, task: str) -> SamplesByFilter:
+        """The task's samples by filter, ordered by document.
+
+        Raises:
+            GrainsError: no samples were logged, or not all of them are there.
+        """
+        if task not in self.cache:
+            self.cache[task] = self._read_samples(task)
+        return self.cache[task]
+
+    def _read_samples(self, task: str) -> SamplesByFilter:
+        stamp = _STAMP.search(self.file.name)
+        file = self.file.with_name(f"samples_{task}_{stamp.group(1)}.jsonl") if stamp else None
+        if file is None or not file.is_file():
+            raise GrainsError(
+                f"run '{self.name}' has no samples of task '{task}' beside {self.file.name}; "
+                "run lm_eval again with --log_samples"
+            )
+        found: SamplesByFilter = {}
+        for row in _rows(file):
+            found.setdefault(str(row.get("filter", "none")), []).append(_sample(row, file))
+        expected = self.setting("n-samples", task, "effective")
+        for name, samples in found.items():
+            samples.sort(key=lambda sample: sample.doc_id)
+            if isinstance(expected, int) and expected != len(samples):
+                raise GrainsError(
+                    f"run '{self.name}', task '{task}', filter '{name}': {len(samples)} of {expected} "
+                    f"samples are in {file.name}; the file is incomplete, run the task again"
+                )
+        if not found:
+            raise GrainsError(f"'{file}' is empty; run the task again with --log_samples")
+        return found
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise GrainsError(
+                    f"'{file}' line {number} is not JSON; the file is damaged, run again"
+                ) from error
+            if not isinstance(row, dict):
+                raise GrainsError(f"'{file}' line {number} is no sample; the file is damaged, run again")
+            yield cast(dict[str, Any], row)
+
+
+def _sample(row: dict[str, Any], file: Path) -> Sample:
+    missing = [key for key in _NEEDED if key not in row]
+    if missing:
+        raise GrainsError(f"a row of '{file}' lacks '{missing[0]}'; run again with lm_eval 0.4.9 or newer")
+    requests = list((row.get("arguments") or {}).values()) if isinstance(row.get("arguments"), dict) else []
+    # Scored choices have (context, continuation); a generation's second argument is its settings.
+    second = [request.get("arg_1") for request in requests if isinstance(request, dict)]
+    return Sample(
+        doc_id=int(row["doc_id"]),
+        doc_hash=str(row["doc_hash"]),
+        prompt_hash=str(row["prompt_hash"]),
+        target_hash=str(row["target_hash"]),
+        doc=row.get("doc"),
+        target=str(row.get("target", "")),
+        prompt=str(requests[0].get("arg_0", "")) if requests else "",
+        choices=tuple(text for text in second if isinstance(text, str)),
+        responses=row.get("filtered_resps"),
+        values={name: row[name] for name in row["metrics"] if name in row},
+    )
+
+
+def holds_picture(value: Any) -> bool:
+    """Whether a logged value is, or contains, the text that a PIL image leaves in JSON."""
+    if isinstance(value, str):
+        return bool(_PICTURE.match(value))
+    if isinstance(value, Mapping):
+        return any(holds_picture(item) for item in cast(Mapping[str, Any], value).values())
+    return isinstance(value, list) and any(holds_picture(item) for item in cast(list[Any], value))
+
+
+def read_run(path: str | Path, name: str | None = None) -> Run:
+    """Open a run: a results file, or a folder that holds the results of one model (the newest is taken).
+
+    Args:
+        path: What was given to `lm_eval --output_path`, or a folder or file in it.
+        name: How to call it; default: what steered it, else the folder's name.
+
+    Raises:
+        GrainsError: nothing there, results of several models, or a damaged file.
+    """
+    place = Path(path)
+    if place.exists():
+        file = place if place.is_file() else _newest(place)
+    elif place.suffix == ".json" and (stamped := sorted(place.parent.glob(f"{place.stem}_*.json"))):
+        file = stamped[-1]  # lm_eval adds the date to a file name
+    else:
+        raise GrainsError(f"run '{path}' does not exist; give a folder that lm_eval --output_path wrote")
+    try:
+        content = file.read_bytes()
+        results = json.loads(content)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise GrainsError(f"'{file}' is no results file: {error}") from error
+    if not isinstance(results, dict) or not isinstance(results.get("results"), dict):
+        raise GrainsError(f"'{file}' is no results file of lm_eval: it has no 'results'")
+    run = Run(name or "", file, cast(dict[str, Any], results), hashlib.sha256(content).hexdigest()[:16])
+    return run if name else Run(_name(place), file, run.results, run.digest)
+
+
+def _newest(folder: Path) -> Path:
+    files = [file for file in folder.rglob("*.json") if _STAMP.search(file.name)]
+    if not files:
+        raise GrainsError(f"'{folder}' holds no results_*.json; give an --output_path of lm_eval")
+    homes = sorted({file.parent for file in files})
+    if len(homes) > 1:
+        names = ", ".join(str(home.relative_to(folder)) for home in homes[:4])
+        raise GrainsError(f"'{folder}' holds several runs ({names}); give one of them")
+
+    def stamp(file: Path) -> str:
+        match = _STAMP.search(file.name)
+        return match.group(1) if match else ""
+
+    return max(files, key=stamp)
+
+
+def _name(place: Path) -> str:
+    """What the run is called: the folder that was given, or the one around a file."""
+    return place.resolve().name if place.is_dir() else place.resolve().parent.name
+
+
+def method_of(run: Run) -> str:
+    """The methods that steered a run, joined; empty for a plain model."""
+    return " + ".join(str(entry["method"]) for entry in run.steering if entry.get("method"))
+
+
+def name_runs(runs: Sequence[Run]) -> list[str]:
+    """Names for a table: the steering method where that tells the runs apart, else the folder's name."""
+    methods = [method_of(run) for run in runs]
+    names = [
+        method if method and methods.count(method) == 1 else run.name
+        for run, method in zip(runs, methods, strict=True)
+    ]
+    seen: dict[str, int] = {}
+    unique: list[str] = []
+    for label in names:
+        seen[label] = seen.get(label, 0) + 1
+        unique.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return unique

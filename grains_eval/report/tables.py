@@ -1,0 +1,263 @@
+"""The table for the terminal, for Markdown, as CSV and as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, cast
+
+from rich.markup import escape
+from rich.table import Table
+
+from grains_eval.report.data import ReportData
+from grains_eval.report.published import published_tables
+from grains_eval.report.wording import (
+    answer,
+    change,
+    confidence,
+    interval,
+    level,
+    p_value,
+    rounded,
+    share,
+    unit,
+)
+from grains_eval.types import Comparison
+
+# One line per column: heading, whether it is a number, cell.
+COLUMNS = (
+    ("task", False),
+    ("metric", False),
+    ("method", False),
+    ("baseline", True),
+    ("steered", True),
+    ("difference", True),
+    ("interval", True),
+    ("verdict", False),
+    ("adjusted p", True),
+    ("p", True),
+    ("n", True),
+    ("helped / harmed / same", True),
+    ("anti-steered", True),
+)
+
+
+def cells(row: Comparison, alpha: float) -> tuple[str, ...]:
+    """The texts of one row, in the order of `COLUMNS`."""
+    return (
+        row.task,
+        row.metric + ("" if row.higher_is_better else " ↓"),
+        row.method,
+        level(row.baseline, row.scale),
+        level(row.steered, row.scale),
+        change(row.difference, row.scale),
+        interval(row.interval, row.scale),
+        answer(row, alpha),
+        p_value(row.adjusted_p),
+        p_value(row.p),
+        f"{row.n:,}",
+        f"{row.helped:,} / {row.harmed:,} / {row.unchanged:,}",
+        share(row.anti_steered),
+    )
+
+
+def render_terminal(report: ReportData, console: Any, *, folder: Path | None = None) -> None:
+    """Print verdict, table and notes to a rich console."""
+    console.print(f"[bold]{escape(report.headline)}[/bold]", highlight=False)
+    table = Table(
+        title=escape(report.title), title_justify="left", caption=caption(report), caption_justify="left"
+    )
+    for name, numeric in COLUMNS:
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    styles = {"better": "bold", "worse": "bold", "not shown": "dim"}
+    for row in report.rows:
+        texts = cells(row.comparison, report.alpha)
+        table.add_row(*map(escape, texts), style=styles[answer(row.comparison, report.alpha)])
+    for method in report.failures:
+        table.add_row("", "", escape(method), *[""] * 4, "failed", *[""] * 5)
+    console.print(table)
+    for method, reason in report.failures.items():
+        console.print(f"{escape(method)} failed: {escape(reason)}", highlight=False)
+    for line in (*control_lines(report), *band_lines(report)):
+        console.print(escape(line), highlight=False)
+    for note in report.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
+    if folder is not None:
+        console.print(f"report: {escape(str(Path(folder) / 'report.html'))}", highlight=False)
+
+
+def caption(report: ReportData) -> str:
+    """What the table's numbers are."""
+    excluded = max((row.comparison.excluded for row in report.rows), default=0)
+    held_out = (
+        f" Up to {excluded:,} items a task built or tuned a vector and are left out for every method."
+        if excluded
+        else ""
+    )
+    return (
+        "Differences in points where the metric is a share or out of 100; "
+        f"{confidence(report.alpha)} intervals; p adjusted by Holm over the table; "
+        f"anti-steered: items pushed the wrong way.{held_out}"
+    )
+
+
+def control_lines(report: ReportData) -> list[str]:
+    """Methods against their strongest control, one sentence each."""
+    lines: list[str] = []
+    for item in report.against_controls:
+        row = item.row.comparison
+        found = answer(row, report.alpha)
+        verb = {
+            "better": "is better than",
+            "worse": "is worse than",
+            "not shown": "is not shown to differ from",
+        }[found]
+        lines.append(
+            f"{item.method} {verb} its strongest control, {item.control}, on {row.task} {row.metric}: "
+            f"{change(row.difference, row.scale)} {unit(row.scale)} ({interval(row.interval, row.scale)})."
+        )
+    return lines
+
+
+def band_lines(report: ReportData) -> list[str]:
+    """Ranges of controls with several draws, one sentence each."""
+    scales = {(row.comparison.task, row.comparison.metric): row.comparison.scale for row in report.rows}
+    return [
+        f"{band.label}, {len(band.members)} draws on {task} {metric}: "
+        f"{change(band.low[task, metric], scales[task, metric])} to "
+        f"{change(band.high[task, metric], scales[task, metric])}, "
+        f"mean {change(band.mean[task, metric], scales[task, metric])}."
+        for band in report.bands
+        for task, metric in band.low
+        if not report.targets or (task, metric) in report.targets
+    ]
+
+
+def to_markdown(report: ReportData) -> str:
+    """The report without figures and items."""
+    parts = [f"# {_inline(report.title)}", "", f"**{_inline(report.headline)}**", ""]
+    rows = [cells(row.comparison, report.alpha) for row in report.rows]
+    rows += [
+        ("", "", name, reason, *[""] * 3, "failed", *[""] * 5) for name, reason in report.failures.items()
+    ]
+    parts += _markdown_table([name for name, _ in COLUMNS], rows, [numeric for _, numeric in COLUMNS])
+    parts += ["", caption(report)]
+    lines = [*control_lines(report), *band_lines(report), *report.notes]
+    if lines:
+        parts += ["", *(f"- {_inline(line)}" for line in lines)]
+    if report.verdicts:
+        parts += ["", "## Skills", ""]
+        parts += _markdown_table(
+            ["task", "metric", "method", "verdict", "change", "interval", "margin", "n", "n that would tell"],
+            verdict_cells(report),
+            [False] * 4 + [True] * 5,
+        )
+    for published in published_tables(report):
+        parts += ["", f"## Published, not measured here: {published.title}", ""]
+        parts += _markdown_table(
+            published.header, published.rows, [False] + [True] * (len(published.header) - 1)
+        )
+        parts += ["", _inline(published.source)]
+    parts += ["", "## What was run", ""]
+    for run in report.runs:
+        parts.append(f"- **{_inline(run.name)}** ({run.role}), {_inline(run.file)}, SHA-256 {run.digest}")
+        parts += [f"    - {label}: {_inline(text)}" for label, text in run.facts]
+    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    parts += ["", f"Written {report.created} with {versions}."]
+    return "\n".join(parts) + "\n"
+
+
+def verdict_cells(report: ReportData) -> list[tuple[str, ...]]:
+    """Rows of the table of preserved skills."""
+    return [
+        (
+            v.task,
+            v.metric,
+            v.method,
+            v.answer,
+            change(v.gain, v.scale),
+            interval(v.interval, v.scale),
+            level(v.margin, v.scale),
+            f"{v.n:,}",
+            ""
+            if v.answer != "cannot tell"
+            else rounded(v.items_needed)
+            if v.items_needed
+            else "none feasible",
+        )
+        for v in report.verdicts
+    ]
+
+
+def _markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]
+) -> list[str]:
+    lines = [f"| {' | '.join(header)} |", f"|{'|'.join('---:' if right else '---' for right in numeric)}|"]
+    return [*lines, *(f"| {' | '.join(_inline(cell) for cell in row)} |" for row in rows)]
+
+
+def _inline(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def to_csv(report: ReportData) -> str:
+    """One row per comparison, numbers unrounded; failed methods have a reason instead."""
+    names = [item.name for item in fields(Comparison)]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*names, "failed"])
+    for row in report.rows:
+        values = [getattr(row.comparison, name) for name in names]
+        texts = [f"{v[0]!r} {v[1]!r}" if isinstance(v, tuple) else v for v in values]
+        writer.writerow([*texts, ""])
+    for method, reason in report.failures.items():
+        writer.writerow([method if name == "method" else "" for name in names] + [reason])
+    return buffer.getvalue()
+
+
+def to_json(report: ReportData) -> str:
+    """Everything but figures and pictures; NaN becomes null."""
+    content: dict[str, Any] = {
+        "title": report.title,
+        "headline": report.headline,
+        "created": report.created,
+        "alpha": report.alpha,
+        "margin": report.margin,
+        "comparisons": [asdict(row.comparison) for row in report.rows],
+        "targets": report.targets,
+        "capability": [asdict(verdict) for verdict in report.verdicts],
+        "against_controls": [
+            {"method": a.method, "control": a.control, "comparison": asdict(a.row.comparison)}
+            for a in report.against_controls
+        ],
+        "failures": report.failures,
+        "bands": [
+            {"label": band.label, "members": band.members, "low": list(band.low.values())}
+            | {"mean": list(band.mean.values()), "high": list(band.high.values()), "keys": list(band.low)}
+            for band in report.bands
+        ],
+        "changes": [asdict(item) for item in report.changes],
+        "curves": [asdict(curve) for curve in report.curves],
+        "runs": [asdict(run) for run in report.runs],
+        "notes": report.notes,
+        "versions": report.versions,
+        "extra": report.extra,
+    }
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in cast(Mapping[Any, Any], value).items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in cast(Sequence[Any], value)]
+    if value is None or isinstance(value, str | int):
+        return value
+    return _plain(value.item()) if hasattr(value, "item") else str(value)

@@ -1,0 +1,77 @@
+"""Numbers as text, the same in the terminal, in Markdown and in HTML."""
+
+from __future__ import annotations
+
+import math
+
+from grains_eval.types import Comparison
+
+MISSING = "–"
+MINUS = "−"
+
+
+def number(value: float, digits: int) -> str:
+    """A number with a true minus sign; an en dash where there is none."""
+    if not math.isfinite(value):
+        return MISSING
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")
+    return text.replace("-", MINUS)
+
+
+def level(value: float, scale: float) -> str:
+    """A metric's value: shares and scores out of 100 in points, others as they are."""
+    return number(value * 100, 1) if scale == 1 else number(value, 1 if scale == 100 else 3)
+
+
+def change(value: float, scale: float) -> str:
+    """A difference, always with its sign."""
+    text = level(value, scale)
+    return text if text == MISSING or text.startswith(MINUS) else f"+{text}"
+
+
+def unit(scale: float) -> str:
+    """The unit that belongs to `level` and `change`."""
+    return "points" if scale in (1, 100) else "units"
+
+
+def interval(bounds: tuple[float, float], scale: float) -> str:
+    """Both ends of an interval."""
+    return f"{change(bounds[0], scale)} to {change(bounds[1], scale)}"
+
+
+def p_value(p: float) -> str:
+    """A p-value as tables print it."""
+    if not math.isfinite(p):
+        return MISSING
+    return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0") if p < 1 else "1"
+
+
+def p_phrase(p: float) -> str:
+    """A p-value within a sentence."""
+    text = p_value(p)
+    return f"p {text[0]} {text[1:]}" if text.startswith("<") else f"p = {text}"
+
+
+def share(value: float) -> str:
+    """A share in per cent."""
+    return MISSING if not math.isfinite(value) else f"{value * 100:.0f} %"
+
+
+def rounded(count: int) -> str:
+    """A needed number of items, rounded up to two digits: it is no more certain than that."""
+    digits = max(0, len(str(count)) - 2)
+    return f"{-(-count // 10**digits) * 10**digits:,}"
+
+
+def confidence(alpha: float) -> str:
+    """The confidence level in per cent."""
+    return f"{(1 - alpha) * 100:g} %"
+
+
+def answer(comparison: Comparison, alpha: float) -> str:
+    """What a row shows after adjustment: better, worse, or neither."""
+    if not comparison.adjusted_p < alpha:
+        return "not shown"
+    return "better" if (comparison.difference > 0) == comparison.higher_is_better else "worse"
