@@ -1,0 +1,367 @@
+"""Encoding pictures: what the decoder receives, where visual tokens look, what an absent picture is."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from grains_eval.attribution import attribute
+from grains_eval.attribution.baselines import prompt_baseline
+from grains_eval.errors import GrainsError
+from grains_eval.models import LoadedModel, encode, pictures
+from grains_eval.models.forward import response_logprobs
+from grains_eval.models.vision import pixel_masked
+from grains_eval.recipes import AttributionConfig
+from grains_eval.types import Message, PreferenceExample
+from tests.tiny import VISION, picture
+
+FAMILIES = list(VISION)
+SIZES = [(80, 56), (50, 90), (64, 64)]
+QUESTION = "<image>\nWhat is the picture?"
+
+
+def example(images: int = 1, prompt=QUESTION, seed: int = 0) -> PreferenceExample:
+    shown = tuple(picture(seed + index, SIZES[index]) for index in range(images))
+    if images > 1 and prompt == QUESTION:
+        prompt = QUESTION + " and <image>" * (images - 1) + " world?"
+    return PreferenceExample("e", "h", prompt, " red square", " no", images=shown)
+
+
+def whole_forward(loaded: LoadedModel, text: str, response: str, images) -> float:
+    """The response's log-probability by Hugging Face alone: one processor call, one forward pass."""
+    flat = loaded.model.config.model_type == "llava"
+    shown = list(images) if flat else [list(images)]
+    context = loaded.processor(text=[text], images=shown, return_tensors="pt")["input_ids"].shape[1]
+    inputs = loaded.processor(text=[text + response], images=shown, return_tensors="pt")
+    ids = inputs["input_ids"][0]
+    with torch.no_grad():
+        logprobs = loaded.model(**inputs).logits[0].float().log_softmax(-1)
+    return float(logprobs[context - 1 : -1].gather(-1, ids[context:, None]).sum())
+
+
+def references(loaded: LoadedModel, given: PreferenceExample, images=None) -> torch.Tensor:
+    images = given.images if images is None else images
+    text = given.prompt.replace("<image>", pictures.placeholder(loaded.lm))
+    return torch.tensor(
+        [whole_forward(loaded, text, response, images) for response in (given.chosen, given.rejected)]
+    )
+
+
+def scores(loaded: LoadedModel, encoded, rows=None, **options) -> torch.Tensor:
+    rows = encoded.embeddings[None] if rows is None else rows
+    with torch.no_grad():
+        return response_logprobs(loaded.model, encoded, rows, **options)
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_replay_from_captured_keywords_equals_the_whole_forward(family, images, loaded_vision):
+    loaded = loaded_vision(family)
+    given = example(images)
+    encoded = encode(loaded, given)
+    expected = references(loaded, given)
+    both = scores(loaded, encoded, encoded.embeddings[None].expand(2, -1, -1))
+    torch.testing.assert_close(both, expected.expand(2, 2), atol=1e-5, rtol=0)
+    apart = scores(loaded, encoded, share_prefix=False)
+    torch.testing.assert_close(apart, expected[None], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "kept"),
+    [
+        ("qwen2_5_vl", {"position_ids"}),
+        ("qwen3_vl", {"position_ids", "visual_pos_masks", "deepstack_visual_embeds"}),
+        ("gemma3", {"attention_mask"}),
+        ("llava", set()),
+        ("llava_next", set()),
+        ("idefics3", set()),
+        ("smolvlm", set()),
+    ],
+)
+def test_every_captured_keyword_matters(family, kept, loaded_vision):
+    loaded = loaded_vision(family)
+    given = example(2)
+    encoded = encode(loaded, given)
+    assert set(encoded.decoder_keywords) == kept
+    expected = references(loaded, given)[None]
+    for name in kept:
+        without = {key: value for key, value in encoded.decoder_keywords.items() if key != name}
+        try:
+            found = scores(loaded, replace(encoded, decoder_keywords=without))
+        except (RuntimeError, KeyError, TypeError):
+            continue
+        assert (found - expected).abs().max() > 1e-3, name
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_responses_continue_after_the_largest_multimodal_position(family, loaded_vision):
+    loaded = loaded_vision(family)
+    encoded = encode(loaded, example())
+    assert encoded.next_position < len(encoded.input_ids)
+    naive = scores(loaded, replace(encoded, next_position=len(encoded.input_ids)))
+    assert (naive - scores(loaded, encoded)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_pictures_give_different_scores(family, loaded_vision):
+    loaded = loaded_vision(family)
+    one, other = (scores(loaded, encode(loaded, example(seed=seed))) for seed in (0, 7))
+    assert (one - other).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masking_every_visual_token_shows_the_blank_picture(family, loaded_vision):
+    loaded = loaded_vision(family)
+    given = example(2)
+    encoded = encode(loaded, given)
+    rows = encoded.embeddings.clone()
+    rows[encoded.is_image] = encoded.visual_baseline[encoded.is_image]
+    colour = pictures.blank_colour(loaded.processor)
+    blank = [pictures.blank(shown, colour) for shown in given.images]
+    expected = references(loaded, given, blank)
+    torch.testing.assert_close(scores(loaded, encoded, rows[None])[0], expected, atol=1e-5, rtol=0)
+    assert (expected - references(loaded, given)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attribution_sums_to_the_change_of_the_objective(family, loaded_vision):
+    loaded = loaded_vision(family)
+    config = AttributionConfig(steps=40, max_steps=640, tolerance=0.02, internal_batch_size=20)
+    found = attribute(loaded, example(), config)
+    change = found.value - found.baseline_value
+    assert abs(change) > 1e-2
+    assert abs(float(found.scores.sum()) - change) <= 0.02 * abs(change)
+    assert found.scores[found.is_image].abs().sum() > 0
+
+
+def test_deepstack_features_are_attributed_with_their_token(loaded_vision):
+    loaded = loaded_vision("qwen3_vl")
+    encoded = encode(loaded, example())
+    hidden = loaded.model.config.text_config.hidden_size
+    assert encoded.embeddings.shape[1] == 3 * hidden
+    injected = encoded.embeddings[:, hidden:]
+    assert (injected[~encoded.is_image] == 0).all()
+    assert (injected[encoded.is_image] != 0).all()
+    rows = encoded.embeddings.clone()
+    rows[encoded.is_image, hidden:] = 0
+    assert (scores(loaded, encoded, rows[None]) - scores(loaded, encoded)).abs().max() > 1e-2
+    baseline = prompt_baseline(loaded.model, encoded, AttributionConfig())
+    assert baseline.shape == encoded.embeddings.shape
+    assert (baseline[~encoded.is_image, hidden:] == 0).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_patch_is_where_the_picture_moves_its_token(family, loaded_vision):
+    loaded = loaded_vision(family)
+    given = replace(example(), images=(picture(3, (112, 112)),))
+    encoded = encode(loaded, given)
+    places = [(index, patch) for index, patch in enumerate(encoded.patches) if patch is not None]
+    for position, patch in places[:: max(1, len(places) // 6)]:
+        moved = pixel_masked(loaded, encoded, [patch]).embeddings
+        change = (moved - encoded.embeddings).norm(dim=-1)
+        left, top, right, bottom = encoded.patches[int(change.argmax())].box
+        own_left, own_top, own_right, own_bottom = patch.box
+        assert left < own_right and own_left < right and top < own_bottom and own_top < bottom, position
+        assert change[position] > 0.2 * change.max()
+
+
+def boxes(encoded, image: int = 0):
+    return [patch.box for patch in encoded.patches if patch is not None and patch.image == image]
+
+
+def test_llava_sees_the_middle_square(loaded_vision):
+    encoded = encode(loaded_vision("llava"), example())  # 80 x 56: the middle 56 of 80 columns
+    found = boxes(encoded)
+    assert len(found) == 16
+    assert found[0] == pytest.approx((0.15, 0.0, 0.325, 0.25))
+    assert found[-1] == pytest.approx((0.675, 0.75, 0.85, 1.0))
+
+
+def test_llava_next_lists_base_then_unpadded_rows_with_newlines(loaded_vision):
+    encoded = encode(loaded_vision("llava_next"), example())
+    visual = [patch for patch, seen in zip(encoded.patches, encoded.is_image.tolist(), strict=True) if seen]
+    base, tiles = visual[:16], visual[16:]
+    assert [(patch.row, patch.column) for patch in base] == [
+        (row, column) for row in range(4) for column in range(4)
+    ]
+    # 80 x 56 on a 56 x 56 canvas: 8 columns, 40 of 56 pixel rows, 5.7 patch rows, of which the model keeps 6
+    assert len(tiles) == 6 * 9
+    assert [index for index, patch in enumerate(tiles) if patch is None] == list(range(8, 54, 9))
+    assert tiles[0].box == pytest.approx((0.0, 0.0, 0.125, 0.15))
+    assert tiles[9].box == pytest.approx((0.0, 0.15, 0.125, 0.325))
+    assert tiles[-2].box == pytest.approx((0.875, 0.85, 1.0, 1.0))
+    newlines = encoded.is_image & ~encoded.is_candidate
+    assert int(newlines.sum()) == 6
+    torch.testing.assert_close(encoded.visual_baseline[newlines], encoded.embeddings[newlines])
+
+
+def test_idefics3_tiles_cover_the_picture_before_the_whole(loaded_vision):
+    encoded = encode(loaded_vision("idefics3"), example())
+    visual = [patch for patch in encoded.patches if patch is not None]
+    assert len(visual) == 5 * 16  # 2 x 2 tiles and the whole picture
+    assert visual[16].box == pytest.approx((0.5, 0.0, 0.625, 0.125))
+    assert (visual[16].row, visual[16].column) == (0, 4)
+    assert visual[64].box == pytest.approx((0.0, 0.0, 0.25, 0.25))
+    area = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes(encoded)[:64])
+    assert area == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("family", "rows", "columns"), [("qwen2_5_vl", 2, 3), ("qwen3_vl", 2, 2), ("gemma3", 4, 4)]
+)
+def test_stretched_pictures_are_covered_by_one_grid(family, rows, columns, loaded_vision):
+    encoded = encode(loaded_vision(family), example())
+    found = boxes(encoded)
+    assert len(found) == rows * columns == int(encoded.is_image.sum())
+    assert found[columns] == pytest.approx((0.0, 1 / rows, 1 / columns, 2 / rows))
+    assert found[-1] == pytest.approx((1 - 1 / columns, 1 - 1 / rows, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_candidates_are_the_users_words_and_the_patches(family, loaded_vision):
+    loaded = loaded_vision(family)
+    messages = (Message("user", "<image>What is the picture?"),)
+    encoded = encode(loaded, example(prompt=messages))
+    chosen = encoded.is_candidate
+    text = [
+        token for index, token in enumerate(encoded.tokens) if chosen[index] and not encoded.is_image[index]
+    ]
+    assert text == ["What", "Ġis", "Ġthe", "Ġpicture", "?"]
+    assert (chosen & encoded.is_image).tolist() == [patch is not None for patch in encoded.patches]
+    assert loaded.lm.chat_applied is False
+
+
+@pytest.mark.parametrize("family", ["gemma3", "idefics3"])
+def test_what_the_processor_writes_around_a_picture_is_no_candidate(family, loaded_vision):
+    encoded = encode(loaded_vision(family), example(prompt="<image>What is it?"))
+    written = [index for index, token in enumerate(encoded.tokens) if token == "Ċ"]
+    assert written
+    assert not encoded.is_candidate[written].any()
+
+
+def test_pictures_come_first_where_the_prompt_says_nothing(loaded_vision):
+    loaded = loaded_vision("qwen2_5_vl")
+    silent = encode(loaded, example(2, prompt="What is it?"))
+    told = encode(loaded, example(2, prompt="<image><image>What is it?"))
+    assert silent.input_ids.tolist() == told.input_ids.tolist()
+    assert {patch.image for patch in told.patches if patch is not None} == {0, 1}
+    asked = encode(loaded, example(prompt=(Message("system", "Hello"), Message("user", "What?"))))
+    placed = encode(loaded, example(prompt=(Message("system", "Hello"), Message("user", "<image>What?"))))
+    assert asked.input_ids.tolist() == placed.input_ids.tolist()
+
+
+def test_visual_baselines(loaded_vision):
+    loaded = loaded_vision("gemma3")
+    given = example()
+    kinds = ("blank", "position_mean", "mean", "pad", "zero")
+    rows = {kind: encode(loaded, given, kind).visual_baseline for kind in kinds}
+    encoded = encode(loaded, given)
+    seen = encoded.is_image
+    assert rows["pad"] is None
+    pad = prompt_baseline(loaded.model, encode(loaded, given, "pad"), AttributionConfig())
+    assert torch.equal(pad[seen][0], pad[~seen][0])
+    assert (rows["zero"] == 0).all()
+    torch.testing.assert_close(rows["mean"][seen][0], encoded.embeddings[seen].mean(dim=0))
+    torch.testing.assert_close(rows["mean"][seen][0], rows["mean"][seen][-1])
+    uniform = replace(given, images=(Image.new("RGB", (80, 56), pictures.blank_colour(loaded.processor)),))
+    torch.testing.assert_close(rows["blank"][seen], encode(loaded, uniform).embeddings[seen])
+    plain = encode(
+        loaded, replace(given, images=(Image.new("RGB", (80, 56), (200, 30, 30)),)), "position_mean"
+    )
+    torch.testing.assert_close(plain.visual_baseline[seen], plain.embeddings[seen], atol=1e-5, rtol=1e-5)
+    assert (rows["position_mean"][seen] - encoded.embeddings[seen]).abs().max() > 1e-2
+    with pytest.raises(GrainsError, match="unknown visual baseline 'grey'"):
+        encode(loaded, given, "grey")
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen3_vl", "idefics3"])
+def test_greying_every_patch_gives_the_blank_picture(family, loaded_vision):
+    loaded = loaded_vision(family)
+    encoded = encode(loaded, example())
+    every = [patch for patch in encoded.patches if patch is not None]
+    masked = pixel_masked(loaded, encoded, every)
+    torch.testing.assert_close(
+        masked.embeddings[encoded.is_image], encoded.visual_baseline[encoded.is_image], atol=1e-5, rtol=1e-5
+    )
+    one = pixel_masked(loaded, encoded, every[:1])
+    assert (one.embeddings != encoded.embeddings).any()
+    assert torch.equal(one.embeddings[~encoded.is_image], encoded.embeddings[~encoded.is_image])
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "gemma3", "llava"])
+def test_text_prompts_are_exact_after_pictures_in_a_batch(family, loaded_vision):
+    loaded = loaded_vision(family)
+    encoded = encode(loaded, example(2))
+    scores(loaded, encoded, encoded.embeddings[None].expand(3, -1, -1))
+    text = PreferenceExample("t", "h", "What is the capital of", " france", " rome")
+    found = scores(loaded, encode(loaded, text))[0]
+    for response, score in ((" france", found[0]), (" rome", found[1])):
+        ids = loaded.tokenizer(text.prompt + response, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            logprobs = loaded.model(ids).logits[0].log_softmax(-1)
+        assert score == pytest.approx(float(logprobs[-2, ids[0, -1]]), abs=1e-5)
+
+
+def broken_picture() -> Image.Image:
+    buffer = io.BytesIO()
+    picture().save(buffer, "PNG")
+    return Image.open(io.BytesIO(buffer.getvalue()[:400]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": (None,)}, "image 0 is missing"),
+        ({"images": ("a.png",)}, "image 0 is a str, not a decoded picture"),
+        ({"prompt": "<image><image>What?"}, r"2 image placeholder\(s\)"),
+        (
+            {"prompt": "<image> What <image_soft_token>?"},
+            "text holds the model's image token '<image_soft_token>'",
+        ),
+        ({"rejected": " "}, "the rejected response is empty"),
+        (
+            {"prompt": "<image> is the pict", "chosen": "ure"},
+            "chosen response 'ure' does not extend the prompt",
+        ),
+        ({"prompt": "<image>" + " What" * 600}, "max_length"),
+    ],
+)
+def test_bad_examples_are_one_clear_line(changes, message, loaded_vision):
+    loaded = loaded_vision("gemma3")
+    given = replace(example(), **changes)
+    with pytest.raises(GrainsError, match=message) as caught:
+        encode(loaded, given)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_pictures_and_too_many_are_refused(loaded_vision, loaded_text):
+    loaded = loaded_vision("llava")
+    with pytest.raises(GrainsError, match="image 0 cannot be decoded"):
+        encode(loaded, replace(example(), images=(broken_picture(),)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loaded.lm, "max_images", 1)
+        with pytest.raises(GrainsError, match="2 images but the model takes max_images=1"):
+            encode(loaded, example(2))
+    with pytest.raises(GrainsError, match="takes none"):
+        encode(loaded_text("llama"), example())
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("mllama", "cross-attention"), ("internvl", "is not known")])
+def test_other_architectures_are_refused(kind, reason, loaded_vision):
+    loaded = loaded_vision("llava")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loaded.model.config, "model_type", kind)
+        with pytest.raises(GrainsError, match=reason):
+            encode(loaded, example())
+
+
+def test_an_unknown_patch_layout_is_refused(loaded_vision):
+    loaded = loaded_vision("gemma3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loaded.model.config, "mm_tokens_per_image", 9)
+        with pytest.raises(GrainsError, match="16 visual tokens where the layout"):
+            encode(loaded, example())
