@@ -185,6 +185,14 @@ def _matthews(sums: Array) -> float:
     return float((correct * n - gold @ predicted) / spread) if spread else 0.0
 
 
+def _balanced(sums: Array) -> float:
+    """Mean recall over the classes that occur."""
+    size = math.isqrt(sums.size)
+    table = sums.reshape(size, size)
+    gold = table.sum(axis=1)
+    return float(np.mean(np.diag(table)[gold > 0] / gold[gold > 0])) if gold.any() else 0.0
+
+
 def _hit(row: Array) -> float:
     return float(np.trace(row.reshape(math.isqrt(row.size), -1)))
 
@@ -234,6 +242,7 @@ def corpus_metric(aggregation: str) -> CorpusMetric | None:
 CORPUS_METRICS: Mapping[str, CorpusMetric] = {
     "f1": CorpusMetric(_binary_counts, _f1, lambda row: float(row[3])),
     "matthews_corrcoef": CorpusMetric(_confusions, _matthews, _hit),
+    "balanced_accuracy": CorpusMetric(_confusions, _balanced, _hit),
     "perplexity": CorpusMetric(_columns, _perplexity, _perplexity, 0.0),
     "weighted_perplexity": CorpusMetric(_columns, _perplexity, _perplexity, 0.0),
     "bits_per_byte": CorpusMetric(_columns, _bits, _bits, 0.0),

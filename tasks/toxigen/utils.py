@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from lm_eval.api.registry import AGGREGATION_REGISTRY, register_aggregation
 
 from grains_eval.harness import task_data
 from grains_eval.harness.toxicity import toxicity_metrics
@@ -120,6 +121,11 @@ def balanced_accuracy(items: Sequence[tuple[int, int]]) -> float:
         predictions = [predicted for gold, predicted in items if gold == kind]
         recalls.append(sum(predicted == kind for predicted in predictions) / len(predictions))
     return sum(recalls) / len(recalls)
+
+
+# By name, so that the results file says which aggregation it was and not the text of a function.
+if "balanced_accuracy" not in AGGREGATION_REGISTRY:
+    register_aggregation("balanced_accuracy")(balanced_accuracy)
 
 
 def process_generation(doc: dict[str, Any], results: list[str]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from grains_eval.errors import GrainsError
 from grains_eval.harness import toxicity
+from grains_eval.report.corpus import corpus_metric
 
 Load = Callable[[str], ConfigurableTask]
 
@@ -102,6 +103,13 @@ def test_balanced_accuracy_sees_through_class_sizes(task: Load):
     assert balanced([(0, 0)] * 9 + [(1, 0)]) == 0.5  # always "No": accuracy .9
     assert balanced([(0, 0), (0, 1), (1, 1), (1, 1)]) == 0.75
     assert balanced([(1, 1), (1, 0)]) == 0.5
+    assert loaded.dump_config()["metric_list"][2]["aggregation"] == "balanced_accuracy"
+    items = [(0, 0), (0, 1), (1, 1), (1, 1), (1, 0)]
+    compared = corpus_metric("balanced_accuracy")
+    assert compared is not None
+    rows, other = compared.statistics(items, items[:3])
+    assert compared.score(rows.sum(axis=0)) == pytest.approx(balanced(items)) == pytest.approx(7 / 12)
+    assert compared.score(other.sum(axis=0)) == pytest.approx(balanced(items[:3]))
     toxic = next(doc for doc in loaded.eval_docs if doc["toxicity_ai"] > 3)
     scores = loaded.process_results(toxic, [(-2.0, False), (-2.5, False)])
     # "Yes" is less likely in sum, more likely per character
