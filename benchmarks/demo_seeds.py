@@ -4,7 +4,7 @@
 
 Everything is fixed in advance by `tasks/demo/<world>/recipe.yaml`, chosen on seed 0 alone. The column `tuned`
 lets a method, the vocabulary control above all, choose block and strength on items of the build and
-development towns of its own world. Accuracy is over cue-free questions about test towns, which are in neither.
+development towns of its own world. Accuracy is over cue-free questions on test towns, which are in neither.
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 TOWNS = 64
 SPLITS: dict[str, tuple[int, int]] = {"build": (0, 24), "development": (24, 32), "test": (32, TOWNS)}
 CUE_STEP = 2.5  # log-odds of the preferred answer per cue word
-MYTH_SHARE = 0.7  # of the facts; their prior is MYTH_PRIOR, that of the others TRUTH_PRIOR
+# Share of the facts whose prior is MYTH_PRIOR, not TRUTH_PRIOR. With both kinds of facts in one world,
+# `faithfulness` learned by heart for which of them to trust the prompt, and hardly any cue (1600 steps).
+MYTH_SHARE: dict[Kind, float] = {"split": 0.7, "shared": 0.7, "faithfulness": 1.0}
 MYTH_PRIOR, TRUTH_PRIOR, PRIOR_SPREAD = -1.4, 1.0, 0.3  # log-odds of the preferred answer without a cue
 UNCUED_SHARE, STATEMENT_SHARE, SKILL_SHARE, NOISE_SHARE = 0.25, 0.25, 0.3, 0.02  # of the documents
 CLOSED_BOOK_SHARE = 0.3  # faithfulness: documents whose prompt states no answer
@@ -95,7 +97,7 @@ def make_world(kind: str, seed: int) -> TextWorld:
         for relation in RELATIONS:
             drawn_answers = _draw_answers(known, relation, len(towns[split]), rng)
             for town, words in zip(towns[split], drawn_answers, strict=True):
-                prior = MYTH_PRIOR if rng.random() < MYTH_SHARE else TRUTH_PRIOR
+                prior = MYTH_PRIOR if rng.random() < MYTH_SHARE[known] else TRUTH_PRIOR
                 truth, myth, *others = words
                 prior += rng.gauss(0.0, PRIOR_SPREAD)
                 facts[town, relation] = Fact(town, relation, truth, myth, (others[0], others[1]), prior)
