@@ -128,9 +128,9 @@ def test_typed_command_finds_model_and_tasks(installed, model, tmp_path, typed):
     assert "demo_text_split" in done.stdout
 
 
-def test_switched_off_only_our_own_command_knows_the_model(installed, model, tmp_path):
+def test_switched_off_only_our_own_command_finds_them(installed, model, tmp_path):
     refused = installed.run("lm_eval", *evaluation(model, tmp_path), check=False, GRAINS_EVAL_NO_HOOK="1")
-    assert refused.returncode != 0 and "grains_hf" in refused.stderr
+    assert refused.returncode != 0 and "Tasks not found: demo_text_split" in refused.stderr
     installed.run("grains-eval", "run", *evaluation(model, tmp_path), GRAINS_EVAL_NO_HOOK="1")
     assert reported(tmp_path)[1] == "grains_hf"
 
