@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from grains_eval.report import plots
-from grains_eval.report.data import ReportData
+from grains_eval.report.data import Curve, ReportData
 from grains_eval.report.heatmap import heat_map_html
 from grains_eval.report.published import published_tables
 from grains_eval.report.tables import (
@@ -35,6 +35,7 @@ def _environment() -> Any:
     )
     environment.filters["share"] = share
     environment.filters["number"] = number
+    environment.filters["short"] = lambda value: number(value, 3).rstrip("0").rstrip(".")
     return environment
 
 
@@ -91,6 +92,12 @@ def render_heat_maps(title: str, maps: Sequence[Any]) -> str:
         .get_template("maps.html")
         .render(title=title, heat_maps=[heat_map_html(m) for m in maps])
     )
+
+
+def render_curves(title: str, curves: Sequence[Curve], notes: Sequence[str] = ()) -> str:
+    """Curves alone, as one HTML file."""
+    drawn = [{"curve": curve, "svg": plots.curve(curve, f"curve{index}")} for index, curve in enumerate(curves)]
+    return _environment().get_template("curves.html").render(title=title, curves=drawn, notes=notes)
 
 
 def _grouped(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

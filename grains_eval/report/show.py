@@ -1,0 +1,91 @@
+"""`grains-eval show`: a vector's card and heat maps, or a run's results, in the terminal and as HTML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
+
+from grains_eval.errors import GrainsError
+from grains_eval.report.attributions import read_token_maps
+from grains_eval.report.data import TokenMap
+from grains_eval.report.heatmap import readable
+from grains_eval.report.html import render_heat_maps
+from grains_eval.report.runs import read_run
+
+CARD = "README.md"
+CONFIG = "steering_config.json"
+
+
+def show_folder(source: str | Path, console: Any, *, examples: int = 3, html: Path | None = None) -> None:
+    """Print an artifact's card with token heat maps, or a run's results.
+
+    Args:
+        source: An artifact folder, or a folder of lm-eval results.
+        console: A rich console.
+        examples: Heat maps to draw.
+        html: Also write the heat maps to this file, over the pictures where there are any.
+
+    Raises:
+        GrainsError: neither, or the file exists.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        raise GrainsError(f"'{source}' is not a folder; give an artifact folder or a run folder of lm-eval")
+    if not (folder / CONFIG).is_file():
+        _show_run(folder, console)
+        return
+    if (folder / CARD).is_file():
+        text = (folder / CARD).read_text(encoding="utf-8")
+        console.print(Markdown(text.split("---\n", 2)[-1] if text.startswith("---") else text))
+    maps = read_token_maps(folder, examples)
+    for drawn in maps:
+        console.print(_text(drawn))
+    if html is not None:
+        if html.exists():
+            raise GrainsError(f"'{html}' exists; choose another --html file")
+        if not maps:
+            raise GrainsError(f"'{source}' holds no attributions to draw")
+        html.write_text(render_heat_maps(folder.name, maps), encoding="utf-8")
+        console.print(f"heat maps: {html}")
+
+
+def _text(drawn: TokenMap) -> Text:
+    """One prompt in the terminal: green underlined favours y+, red favours y-, reversed was masked."""
+    largest = max((abs(score) for score in drawn.scores), default=0.0) or 1.0
+    line = Text(f"\n{drawn.title}  {drawn.note}\n", style="bold")
+    visual = sum(drawn.is_image) if drawn.is_image else 0
+    for index, token in enumerate(drawn.tokens):
+        if drawn.is_image and drawn.is_image[index]:
+            continue
+        score = drawn.scores[index]
+        strength = abs(score) / largest
+        style = "dim" if strength < 0.05 else "green underline" if score > 0 else "red"
+        mark = "" if strength < 0.05 else "⁺" if score > 0 else "⁻"
+        chosen = " reverse" if index in drawn.selected else ""
+        line.append(f"{readable(token).strip() or '·'}{mark}", style=f"{style}{chosen}")
+        line.append(" ")
+    if visual:
+        total = sum(score for score, flag in zip(drawn.scores, drawn.is_image, strict=True) if flag)
+        line.append(f"\n[{visual} visual tokens, together {total:+.3g} nats; --html draws them over the picture]", "dim")
+    return line
+
+
+def _show_run(folder: Path, console: Any) -> None:
+    run = read_run(folder)
+    config: dict[str, Any] = run.results.get("config", {})
+    for item in config.get("steering") or []:
+        console.print(
+            f"steered by {item.get('vectors')} ({item.get('method')}), layers {item.get('layers')}, strength "
+            f"{item.get('strength')}; {config.get('evaluated_docs_used_to_build', 0)} evaluated documents built it"
+        )
+    table = Table("task", "metric", "value", "items")
+    counts: dict[str, Any] = run.results.get("n-samples", {})
+    for task, values in run.results["results"].items():
+        for key, value in values.items():
+            if isinstance(value, float | int) and "stderr" not in key and key not in {"sample_len"}:
+                table.add_row(task, key, f"{value:.4f}", str(counts.get(task, {}).get("effective", "")))
+    console.print(table)

@@ -1,0 +1,170 @@
+"""Validation curves on development items: over strength and layer, number of tokens, number of examples."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from grains_eval.errors import GrainsError
+from grains_eval.models import LoadedModel, load
+from grains_eval.preferences import Examples, load_examples
+from grains_eval.recipes import Recipe
+from grains_eval.report.html import render_curves
+from grains_eval.study.build import AttributionCache, build_context_with_cache
+from grains_eval.study.development import DevelopmentSet, development_set
+from grains_eval.study.figures import strength_curves
+from grains_eval.study.tune import Choice, CurvePoint, choose, curve, grid
+from grains_eval.vectors import run_method
+from grains_eval.vectors.context import silent
+
+FILES = ("sweep.json", "sweep.csv", "sweep.html")
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Curves of one sweep.
+
+    Attributes:
+        choices: The chosen setting and its curve, by what was varied (`top_k=5, examples=50`).
+        best: Key of the choice with the largest lower bound.
+    """
+
+    choices: Mapping[str, Choice]
+    best: str
+
+
+def sweep(
+    recipe: Recipe,
+    model_args: Mapping[str, Any],
+    output_path: str | Path,
+    console: Any = None,
+    *,
+    layers: Sequence[int] | None = None,
+    strengths: Sequence[float] | None = None,
+    top_k: Sequence[int] | None = None,
+    examples: Sequence[int] | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
+    include_path: Sequence[str] = (),
+) -> SweepResult:
+    """Measure settings on development items and choose one under the preservation constraint.
+
+    Args:
+        recipe: The behaviour.
+        model_args: lm-eval's model arguments.
+        output_path: Folder for `sweep.json`, `sweep.csv` and `sweep.html`.
+        console: A rich console to print the tables to.
+        layers: Blocks to try, each alone; default: as for `auto`.
+        strengths: Strengths to try; default: the recipe's grid.
+        top_k: Numbers of tokens to try; default: the recipe's.
+        examples: Numbers of build examples to try; the smaller sets are parts of the larger. Default: the recipe's.
+        overwrite: Replace what is there.
+        progress: Wraps loops, with a description.
+        include_path: Folders with the user's own tasks.
+
+    Raises:
+        GrainsError: no development examples, a layer the model lacks, or files in the way.
+    """
+    output = Path(output_path)
+    if not overwrite and (found := [name for name in FILES if (output / name).exists()]):
+        raise GrainsError(f"'{output / found[0]}' exists; choose another --output_path or pass --overwrite")
+    if not recipe.data.development:
+        raise GrainsError("a sweep needs development examples; set data.development above 0")
+    open_recipe = recipe.variant("sweep", {"steering": {"layers": "auto", "strength": "auto"}})
+    loaded = load(model_args)
+    drawn = load_examples(
+        recipe.data.model_copy(update={"examples": max(examples or [recipe.data.examples])}), loaded, include_path
+    )
+    development = development_set(loaded, drawn.development, recipe, include_path)
+    choices: dict[str, Choice] = {}
+    cache = AttributionCache(output / "attributions.partial")
+    for count in examples or [recipe.data.examples]:
+        for k in top_k or [recipe.attribution.top_k]:
+            variant = open_recipe.variant("sweep", {"attribution": {"top_k": k}})
+            name = f"top_k={k}, examples={count}"
+            part = Examples(drawn.build[:count], drawn.development)
+            choices[name] = _measure(loaded, variant, part, development, layers, strengths, cache, progress)
+    best = max(choices, key=lambda name: _bound(choices[name]))
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output, choices, best, development)
+    if console is not None:
+        for name, choice in choices.items():
+            console.print(table(name, choice))
+        console.print(f"chosen: {best}: {choices[best].reason}")
+        console.print(f"curves: {output / 'sweep.html'}")
+    return SweepResult(choices, best)
+
+
+def _measure(
+    loaded: LoadedModel,
+    recipe: Recipe,
+    examples: Examples,
+    development: DevelopmentSet,
+    layers: Sequence[int] | None,
+    strengths: Sequence[float] | None,
+    cache: AttributionCache,
+    progress: Callable[[Sequence[Any], str], Iterable[Any]],
+) -> Choice:
+    context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
+    vectors = run_method(context).vectors
+    if vectors is None:
+        raise GrainsError(f"method '{recipe.vectors.method}' makes no vectors; there is no layer or strength to sweep")
+    settings = grid(vectors, recipe, layers, strengths)
+    return choose(curve(loaded, vectors, development, settings, progress), recipe.evaluation.margin)
+
+
+def _bound(choice: Choice) -> float:
+    """Lower bound of the chosen point; that of the unsteered model where nothing was allowed."""
+    return next((p.lower for p in choice.points if p.config == choice.config), choice.points[0].lower)
+
+
+def table(name: str, choice: Choice) -> Table:
+    """One curve for the terminal; the chosen point is marked."""
+    shown = Table(title=name, caption=choice.reason)
+    for column in ("block", "strength", "accuracy", "95 % interval", "margin (nats)", "preserved", ""):
+        shown.add_column(column, justify="left" if column in {"block", ""} else "right")
+    for index, point in enumerate(choice.points):
+        blocks = "–" if index == 0 else "all" if point.config.layers is None else ", ".join(map(str, point.config.layers))
+        shown.add_row(
+            blocks,
+            f"{point.config.strength:g}",
+            f"{point.accuracy:.3f}",
+            f"{point.lower:.3f} to {point.upper:.3f}",
+            f"{point.margin:+.2f}",
+            "–" if point.preserved != point.preserved else f"{point.preserved:.3f}",
+            "chosen" if point.config == choice.config else "",
+        )
+    return shown
+
+
+def _row(name: str, point: CurvePoint) -> dict[str, Any]:
+    config = asdict(replace(point.config, layers=None if point.config.layers is None else tuple(point.config.layers)))
+    measured = {key: getattr(point, key) for key in ("accuracy", "lower", "upper", "margin", "n", "preserved")}
+    return {"varied": name, **config, **{k: None if v != v else v for k, v in measured.items()}}
+
+
+def _write(output: Path, choices: Mapping[str, Choice], best: str, development: DevelopmentSet) -> None:
+    rows = [_row(name, point) for name, choice in choices.items() for point in choice.points]
+    summary = {
+        "chosen": {"varied": best, **asdict(choices[best].config), "reason": choices[best].reason},
+        "notes": list(development.notes),
+        "points": rows,
+    }
+    figures = [
+        figure
+        for name, choice in choices.items()
+        for figure in strength_curves(name, [_row(name, point) for point in choice.points])
+    ]
+    page = render_curves("Sweep on development items", figures, [str(choices[best].reason), *development.notes])
+    (output / "sweep.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    (output / "sweep.html").write_text(page, encoding="utf-8")
+    with (output / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
