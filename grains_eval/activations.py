@@ -82,12 +82,17 @@ def response_states(
     prompts: Tensor,
     response: Tensor,
     site: Site = "block_output",
+    last_tokens: int = 1,
 ) -> Tensor:
-    """States `[B, L, H]` at the last token of a response that follows `[B, T, H]` prompt embeddings."""
+    """States `[B, L, H]` at the end of a response that follows `[B, T, H]` prompt embeddings.
+
+    The state of the response's last token, or the mean over its last `last_tokens`.
+    """
     _, cache = forward.prefill(model, encoded, prompts.to(encoded.embeddings.dtype))
     with captured(model, site) as states:
         forward.extend(model, encoded, cache, response)
-    return torch.stack([states[layer][:, -1].float().cpu() for layer in range(len(states))], dim=1)
+    ends = [states[layer][:, -last_tokens:].float().mean(dim=1).cpu() for layer in range(len(states))]
+    return torch.stack(ends, dim=1)
 
 
 def median_norms(states: list[PromptStates]) -> dict[int, float]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -82,17 +82,20 @@ class AttributionConfig(Section):
 class VectorsConfig(Section):
     """How deltas become one direction per layer (method steps 4-5)."""
 
-    method: str = Field("grains", description="a name in vectors.VECTOR_METHODS")
+    method: str = Field("grains", description="a name in vectors.VECTOR_METHODS, lora or prompt")
     direction: Literal["mean", "uncentred_pca", "pca"] = "mean"
     at: Literal["prompt", "response"] = "prompt"
     mask: Literal["token", "pixel"] = Field("token", description="visual tokens: replace features, or grey the pixels")
-    options: dict[str, Any] = Field(default_factory=dict[str, Any], description="the method's own options")
+    options: dict[str, Any] = Field(
+        default_factory=dict[str, Any],
+        description="the method's own options; `steering` overrides how a baseline method is applied",
+    )
 
 
 class SteeringSection(Section):
     """How the vector is applied; `auto` is chosen on development items."""
 
-    layers: Auto | list[int] = "auto"
+    layers: Auto | Literal["all"] | list[int] = "auto"
     strength: Auto | float = "auto"
     unit: Literal["relative", "absolute"] = "relative"
     operator: str = "add_renormalised"
@@ -109,6 +112,7 @@ class Evaluation(Section):
     metrics: dict[str, str] = Field(default_factory=dict[str, str], description="headline metric of a task")
     margin: Annotated[float, Field(gt=0)] = Field(0.01, description="non-inferiority margin on preserved tasks")
     limit: int | None = None
+    control_draws: Annotated[int, Field(ge=0)] = Field(5, description="draws of each random control in a comparison")
 
 
 class Prompting(Section):
@@ -129,6 +133,18 @@ class Recipe(Section):
     steering: SteeringSection = SteeringSection()
     evaluation: Evaluation = Evaluation()
     prompting: Prompting | None = None
+    methods: dict[str, dict[str, Any]] = Field(
+        default_factory=dict[str, dict[str, Any]], description="named variants: overrides of this recipe's sections"
+    )
+
+    def variant(self, name: str, overrides: Mapping[str, Any]) -> Recipe:
+        """This recipe with some keys changed, section by section.
+
+        Raises:
+            GrainsError: an unknown key or a bad value.
+        """
+        raw = _merged({**self.model_dump(mode="json"), "methods": {}}, overrides)
+        return parse_recipe(raw, where=f"variant '{name}' of {self.name}")
 
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON of the recipe, 16 hex digits."""
@@ -180,6 +196,43 @@ def parse_recipe(raw: dict[str, Any], overrides: Iterable[str] = (), where: str 
             raise unknown(".".join(location), _keys(location[:-1]), f"key in {where}") from error
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise GrainsError(f"{where}: {'.'.join(location) or 'recipe'}: {first['msg']}{more}") from error
+
+
+Options = TypeVar("Options", bound=Section)
+
+
+def method_options(recipe: Recipe, kind: type[Options]) -> Options:
+    """`vectors.options` as the options of the recipe's method (`steering` there says how it is applied, not built).
+
+    Raises:
+        GrainsError: an option that the method does not have, or a bad value.
+    """
+    given = {key: value for key, value in recipe.vectors.options.items() if key != "steering"}
+    return parse_section(kind, given, f"vectors.options of {recipe.vectors.method}")
+
+
+def parse_section(kind: type[Options], raw: Mapping[str, Any], where: str) -> Options:
+    """Validate a mapping as a section.
+
+    Raises:
+        GrainsError: an unknown key or a bad value.
+    """
+    try:
+        return kind.model_validate(dict(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise unknown(key, kind.model_fields, f"key in {where}") from error
+        raise GrainsError(f"{where}: {key or 'section'}: {first['msg']}") from error
+
+
+def _merged(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(raw)
+    for key, value in changes.items():
+        inner: Any = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return merged
 
 
 def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from grains_eval.errors import GrainsError, pick
 from grains_eval.models import LoadedModel
-from grains_eval.recipes import Recipe
+from grains_eval.recipes import Recipe, SteeringSection
 from grains_eval.types import PreferenceExample, SteeringVectors
-from grains_eval.vectors import controls
+from grains_eval.vectors import caa, controls, icv, iti
 from grains_eval.vectors.context import BuildContext, Built, VectorMethod, build_context
 from grains_eval.vectors.grains import grains
+from grains_eval.vectors.settings import OwnSteering, section_for
 
 VECTOR_METHODS: Mapping[str, VectorMethod] = {
     "grains": grains,
@@ -18,7 +19,24 @@ VECTOR_METHODS: Mapping[str, VectorMethod] = {
     "random_tokens": controls.random_tokens,
     "negated": controls.negated,
     "vocabulary": controls.vocabulary,
+    "caa": caa.caa,
+    "icv": icv.icv,
+    "iti": iti.iti,
+    "nl_iti": iti.nl_iti,
 }
+
+# methods that are applied as in their source; all others as the recipe's `steering` section says
+METHOD_STEERING: Mapping[str, OwnSteering] = {
+    "caa": caa.STEERING,
+    "icv": icv.STEERING,
+    "iti": iti.STEERING,
+    "nl_iti": iti.STEERING,
+}
+
+
+def steering_section(recipe: Recipe) -> SteeringSection:
+    """How the recipe's method is to be applied and what is open to tuning; see `settings.section_for`."""
+    return section_for(recipe, METHOD_STEERING.get(recipe.vectors.method))
 
 
 def run_method(context: BuildContext) -> Built:
@@ -51,4 +69,13 @@ def build(loaded: LoadedModel, examples: Sequence[PreferenceExample], recipe: Re
     return run_method(build_context(loaded, examples, recipe)).vectors
 
 
-__all__ = ["VECTOR_METHODS", "BuildContext", "Built", "build", "build_context", "run_method"]
+__all__ = [
+    "METHOD_STEERING",
+    "VECTOR_METHODS",
+    "BuildContext",
+    "Built",
+    "build",
+    "build_context",
+    "run_method",
+    "steering_section",
+]
