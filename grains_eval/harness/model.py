@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.hf_vlms import HFMultimodalLM
@@ -22,7 +23,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from grains_eval.errors import GrainsError, one_line_errors, unknown
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
-from grains_eval.harness.multimodal import ImageLoglikelihoodMixin
+from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, split_by_images
 from grains_eval.harness.shared_context import SharedContextMixin
 from grains_eval.models.loading import is_vision_language, read_config
 from grains_eval.preferences.hashing import doc_hash
@@ -205,6 +206,8 @@ class GrainsHF(SteeringMixin, HFLM):
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
         """Build from a mapping; picks the vision-language class where the config asks for it."""
         extra = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        if "device" not in {**arg_dict, **extra} and not torch.cuda.is_available():
+            extra["device"] = "cpu"  # `hf` takes its default "cuda" at its word
         kind = GrainsHFMultimodal if is_vision_language(read_config(arg_dict)) else cls
         return kind(**arg_dict, **extra)
 
@@ -213,12 +216,19 @@ class GrainsHFMultimodal(SteeringMixin, ImageLoglikelihoodMixin, HFMultimodalLM)
     """Vision-language models, images in log-likelihoods included."""
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Score continuations, with images where the requests have them."""
-        if not requests or len(requests[0].args) < 3:
-            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        self._observe(requests)
-        with self.steering():
-            return ImageLoglikelihoodMixin.loglikelihood(self, requests, disable_tqdm=disable_tqdm)
+        """Score continuations, with images where the requests have them; both kinds may come mixed."""
+        seeing, reading = split_by_images(requests)
+        answers = dict[int, tuple[float, bool]]()
+        if reading:
+            plain = [as_text(requests[index]) for index in reading]
+            answers.update(zip(reading, super().loglikelihood(plain, disable_tqdm=disable_tqdm), strict=True))
+        if seeing:
+            shown = [requests[index] for index in seeing]
+            self._observe(shown)
+            with self.steering():
+                scored = ImageLoglikelihoodMixin.loglikelihood(self, shown, disable_tqdm=disable_tqdm)
+            answers.update(zip(seeing, scored, strict=True))
+        return [answers[index] for index in range(len(requests))]
 
 
 def _hashes(item: AppliedArtifact) -> Mapping[str, Sequence[str]]:

@@ -96,7 +96,7 @@ class ImageLoglikelihoodMixin(_Base):
         Raises:
             GrainsError: pictures or placeholders that do not fit, or a prompt past `max_length`.
         """
-        seeing, reading = _split(requests)
+        seeing, reading = split_by_images(requests)
         answers = dict[int, Answer]()
         if reading:
             plain = [as_text(requests[index]) for index in reading]
@@ -108,7 +108,7 @@ class ImageLoglikelihoodMixin(_Base):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate; requests without pictures go the way of `hf`, others that of `hf-multimodal`."""
-        seeing, reading = _split(requests)
+        seeing, reading = split_by_images(requests)
         answers = dict[int, str]()
         for indices, prepared in (
             (reading, [as_text(requests[index]) for index in reading]),
@@ -234,7 +234,7 @@ class ImageLoglikelihoodMixin(_Base):
         return answers
 
 
-def _split(requests: Sequence[Instance]) -> tuple[list[int], list[int]]:
+def split_by_images(requests: Sequence[Instance]) -> tuple[list[int], list[int]]:
     """Indices of the requests with pictures and of those without."""
     seeing = [index for index, request in enumerate(requests) if images_of(request)]
     reading = [index for index, request in enumerate(requests) if not images_of(request)]
