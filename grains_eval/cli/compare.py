@@ -1,9 +1,9 @@
-"""`compare`, `sweep` and `ablate`: what the study rooms do, from the command line."""
+"""`compare`, `sweep` and `ablate`: what the report and study rooms do, from the command line."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from typing import Any
 
 from grains_eval.cli.command import (
     Command,
@@ -17,87 +17,104 @@ from grains_eval.cli.command import (
     recipe_file,
 )
 from grains_eval.errors import GrainsError
+from grains_eval.recipes import Recipe, load_recipe
+
+
+def _inputs(options: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
+    recipe = load_recipe(recipe_file(options.config), options.overrides)
+    return recipe, model_arguments(options, recipe.model_args)
+
+
+def _shared(options: argparse.Namespace) -> dict[str, Any]:
+    """What every study takes besides its recipe, model and grid."""
+    from rich.console import Console
+
+    from grains_eval.cli.progress import bars
+
+    return {
+        "output_path": options.output_path,
+        "console": Console(),
+        "overwrite": options.overwrite,
+        "progress": bars,
+        "include_path": options.include_path,
+    }
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "runs", nargs="*", type=Path, metavar="RUN_DIR", help="the baseline's folder, then the others'"
+    runs = parser.add_argument_group("runs that are there")
+    runs.add_argument("runs", nargs="*", metavar="RUN_DIR", help="the baseline's folder, then the others'")
+    runs.add_argument("--tasks", "-t", type=names, metavar="A,B", help="only these tasks or groups")
+    runs.add_argument(
+        "--preserve", type=names, metavar="A,B", help="tasks or groups whose score must not fall"
     )
-    parser.add_argument(
-        "--methods", type=names, metavar="A,B", help="with --config: build and evaluate these methods"
+    runs.add_argument(
+        "--margin", type=float, default=0.01, help="loss that still counts as kept (default 0.01)"
     )
     add_recipe_flags(parser, required=False)
+    parser.add_argument(
+        "--methods", type=names, metavar="A,B", help="with --config: methods to build and evaluate"
+    )
     add_model_flags(parser)
     add_output_flags(parser, "where runs and the report go", "runs/compare")
 
 
 def _compare(options: argparse.Namespace) -> None:
+    if bool(options.config) == bool(options.runs):
+        raise GrainsError("compare takes run folders (the baseline first) or --config with --model_args")
+    if options.config:
+        recipe, model_args = _inputs(options)
+        from grains_eval.study.compare import compare_methods
+
+        compare_methods(recipe, model_args, methods=options.methods, **_shared(options))
+        return
+    if len(options.runs) < 2:
+        raise GrainsError("compare needs two run folders or more: the baseline first, then the others")
     from rich.console import Console
 
-    if bool(options.config) == bool(options.runs):
-        raise GrainsError(
-            "compare takes either run folders (the baseline first) or --config with --model_args"
-        )
-    if options.runs:
-        if len(options.runs) < 2:
-            raise GrainsError(
-                "compare needs at least two run folders: the baseline first, then the steered ones"
-            )
-        from grains_eval.report import compare_runs
+    from grains_eval.report import compare_runs
 
-        compare_runs(options.runs, options.output_path, Console(), overwrite=options.overwrite)
-        return
-    from grains_eval.cli.progress import bars
-    from grains_eval.recipes import load_recipe
-    from grains_eval.study.compare import compare_methods
-
-    recipe = load_recipe(recipe_file(options.config), options.overrides)
-    compare_methods(
-        recipe,
-        model_arguments(options, recipe.model_args),
+    compare_runs(
+        options.runs,
         options.output_path,
         Console(),
-        methods=options.methods,
+        tasks=options.tasks,
+        preserve=options.preserve,
+        margin=options.margin,
         overwrite=options.overwrite,
-        progress=bars,
     )
 
 
 def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_flags(parser)
     add_model_flags(parser)
-    group = parser.add_argument_group("grid")
-    group.add_argument(
-        "--layers", type=integers, metavar="8,16", help="decoder blocks (default: the recipe's)"
-    )
-    group.add_argument("--strengths", type=numbers, metavar="0.5,1", help="strengths (default: the recipe's)")
+    grid = parser.add_argument_group("grid (default: what the recipe says)")
+    grid.add_argument("--layers", type=integers, metavar="8,16", help="decoder blocks, each alone")
+    grid.add_argument("--strengths", type=numbers, metavar="0.5,1", help="strengths")
+    grid.add_argument("--top_k", type=integers, metavar="5,10", help="numbers of tokens")
+    grid.add_argument("--examples", type=integers, metavar="25,50", help="numbers of build examples")
     add_output_flags(parser, "where curves and the chosen setting go", "runs/sweep")
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    from grains_eval.cli.progress import bars
-    from grains_eval.recipes import load_recipe
+    recipe, model_args = _inputs(options)
     from grains_eval.study.sweep import sweep
 
-    recipe = load_recipe(recipe_file(options.config), options.overrides)
     sweep(
         recipe,
-        model_arguments(options, recipe.model_args),
-        options.output_path,
-        Console(),
+        model_args,
         layers=options.layers,
         strengths=options.strengths,
-        overwrite=options.overwrite,
-        progress=bars,
+        top_k=options.top_k,
+        examples=options.examples,
+        **_shared(options),
     )
 
 
 def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_flags(parser)
     add_model_flags(parser)
-    parser.add_argument(
+    grid = parser.add_argument_group("grid")
+    grid.add_argument(
         "--grid",
         action="append",
         required=True,
@@ -108,22 +125,10 @@ def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _ablate(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    from grains_eval.cli.progress import bars
-    from grains_eval.recipes import load_recipe
+    recipe, model_args = _inputs(options)
     from grains_eval.study.ablate import ablate
 
-    recipe = load_recipe(recipe_file(options.config), options.overrides)
-    ablate(
-        recipe,
-        model_arguments(options, recipe.model_args),
-        options.output_path,
-        Console(),
-        grid=options.grid,
-        overwrite=options.overwrite,
-        progress=bars,
-    )
+    ablate(recipe, model_args, grid=options.grid, **_shared(options))
 
 
 COMMANDS = (

@@ -98,9 +98,9 @@ def test_a_bug_keeps_its_traceback():
             "did you mean 'data.examples'",
         ),
         (["build", "--config", "recipe.yaml", "-o", "out", "--set", "data"], "override 'data' has no '='"),
-        (["compare"], "compare takes either run folders"),
-        (["compare", "one"], "compare needs at least two run folders"),
-        (["compare", "one", "two", "--config", "recipe.yaml"], "compare takes either run folders"),
+        (["compare"], "compare takes run folders"),
+        (["compare", "one"], "compare needs two run folders"),
+        (["compare", "one", "two", "--config", "recipe.yaml"], "compare takes run folders"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(words, line, tmp_path, monkeypatch, capsys):
