@@ -62,9 +62,14 @@ def trial(kind: str, seed: int, models: Path) -> Trial:
     folder = models / f"{kind}_{seed}"
     if not (folder / "training.json").is_file():
         train_to_folder(kind, seed, folder)
+    return open_trial(kind, seed, folder, folder / "tasks")
+
+
+def open_trial(kind: str, seed: int, folder: Path, items: Path) -> Trial:
+    """A trained model's folder and the folder of its world's items."""
     recipe = load_recipe(task_directory() / "demo" / TASKS[kind] / "recipe.yaml")
     data = Data(
-        path=str(folder / "tasks" / "train.jsonl"),
+        path=str(items / "train.jsonl"),
         chosen="{{choices[gold]}}",
         rejected="{{choices[rejected]}}",
         examples=recipe.data.examples,
@@ -74,8 +79,8 @@ def trial(kind: str, seed: int, models: Path) -> Trial:
     world = make_world(kind, seed)
     loaded = load({"pretrained": str(folder), "dtype": "float32", "device": "cpu"})
     tuning = fact_items(world, "build") + fact_items(world, "development")
-    items = {part: read_items(folder / "tasks" / f"{part}.jsonl") for part in ("test", "skills")}
-    return Trial(loaded, recipe.model_copy(update={"data": data}), tuning, items["test"], items["skills"])
+    test, skills = (read_items(items / f"{part}.jsonl") for part in ("test", "skills"))
+    return Trial(loaded, recipe.model_copy(update={"data": data}), tuning, test, skills)
 
 
 @torch.no_grad()
