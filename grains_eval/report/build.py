@@ -156,7 +156,11 @@ def compare_runs(
         verdicts=verdicts,
         against_controls=_against_controls(chosen, runs, controlled, kept, alpha, rows_of),
         failures=failed,
-        changes=tuple(changes(row, items) for row in chosen if row.comparison.task not in kept),
+        changes=tuple(
+            changes(row, items)
+            for row in chosen
+            if row.comparison.task not in kept and row.comparison.method not in controlled
+        ),
         bands=_bands(bands or {}, rows),
         curves=tuple(curves),
         token_maps=tuple(token_maps),

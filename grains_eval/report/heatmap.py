@@ -79,9 +79,10 @@ def _token(drawn: TokenMap, index: int, largest: float) -> str:
     sign = "" if share < _VISIBLE else "pos" if score > 0 else "neg"
     classes = " ".join(part for part in ("t", sign, "chosen" if index in drawn.selected else "") if part)
     text = html.escape(readable(drawn.tokens[index]))
-    shown = text.replace("\n", "↵<br>") if text.strip(" ") else text.replace(" ", "&nbsp;") or "∅"
+    shown = text.replace("\n", "↵") if text.strip(" ") else text.replace(" ", "&nbsp;") or "∅"
     mark = "" if not sign else f"<sup>{'+' if score > 0 else '−'}</sup>"
-    return f'<span class="{classes}" style="--s:{share:.2f}" title="{score:+.4g} nats">{shown}{mark}</span>'
+    breaks = "<br>" * text.count("\n")
+    return f'<span class="{classes}" style="--s:{share:.2f}" title="{score:+.4g} nats">{shown}{mark}</span>{breaks}'
 
 
 def _images(drawn: TokenMap) -> list[int]:

@@ -96,7 +96,9 @@ def render_heat_maps(title: str, maps: Sequence[Any]) -> str:
 
 def render_curves(title: str, curves: Sequence[Curve], notes: Sequence[str] = ()) -> str:
     """Curves alone, as one HTML file."""
-    drawn = [{"curve": curve, "svg": plots.curve(curve, f"curve{index}")} for index, curve in enumerate(curves)]
+    drawn = [
+        {"curve": curve, "svg": plots.curve(curve, f"curve{index}")} for index, curve in enumerate(curves)
+    ]
     return _environment().get_template("curves.html").render(title=title, curves=drawn, notes=notes)
 
 

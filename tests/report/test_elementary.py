@@ -1,0 +1,210 @@
+"""Agreement with scipy and statsmodels, and cases that can be worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+
+from grains_eval.report.clusters import cluster_jackknife, cluster_standard_error, cluster_sums
+from grains_eval.report.elementary import (
+    holm,
+    mcnemar,
+    sign_flip,
+    standard_error,
+    t_p_value,
+    tango_interval,
+)
+from grains_eval.report.power import t_power
+from grains_eval.report.statistics import combine, paired
+
+EXACT = {"rel": 1e-12, "abs": 1e-12}
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 50, 400])
+def test_paired_t_is_scipys(n: int) -> None:
+    generator = np.random.default_rng(n)
+    first, second = generator.normal(size=n), generator.normal(0.2, 1, size=n)
+    estimate = paired(first, second)
+    theirs = stats.ttest_rel(second, first)
+    bounds = theirs.confidence_interval(0.95)
+    assert estimate.t_p == pytest.approx(theirs.pvalue, **EXACT)
+    assert estimate.standard_error == pytest.approx(stats.sem(second - first), **EXACT)
+    assert estimate.interval == pytest.approx((bounds.low, bounds.high), **EXACT)
+
+
+@pytest.mark.parametrize(("helped", "harmed"), [(0, 0), (1, 0), (5, 1), (12, 12), (40, 20), (200, 150)])
+def test_mcnemar_is_statsmodels(helped: int, harmed: int) -> None:
+    theirs = sm_mcnemar([[10, helped], [harmed, 30]], exact=True).pvalue
+    assert mcnemar(helped, harmed) == pytest.approx(theirs, **EXACT)
+
+
+def test_mcnemar_by_hand() -> None:
+    # five changed items, all helped: 2 * (1/2)^5
+    assert mcnemar(5, 0) == pytest.approx(0.0625, **EXACT)
+
+
+def test_cluster_standard_error_is_statsmodels() -> None:
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=90)
+    labels = generator.integers(0, 7, size=90)
+    fit = sm.OLS(values, np.ones(90)).fit(cov_type="cluster", cov_kwds={"groups": labels})
+    assert cluster_standard_error(values, labels.tolist()) == pytest.approx(fit.bse[0], **EXACT)
+
+
+def test_jackknife_equals_cr1_with_equal_clusters() -> None:
+    generator = np.random.default_rng(1)
+    values, labels = generator.normal(size=60), np.repeat(np.arange(6), 10)
+    fit = sm.OLS(values, np.ones(60)).fit(cov_type="cluster", cov_kwds={"groups": labels})
+    error, freedom = cluster_jackknife(*cluster_sums(values, labels.tolist()))
+    assert error == pytest.approx(fit.bse[0], **EXACT)
+    assert freedom == pytest.approx(5, abs=1e-9)
+
+
+def test_jackknife_leaves_one_cluster_out() -> None:
+    generator = np.random.default_rng(2)
+    sizes = [3, 8, 1, 20, 5]
+    labels = np.repeat(np.arange(5), sizes)
+    values, weights = generator.normal(size=37), generator.uniform(0.5, 2, size=37)
+    full = np.average(values, weights=weights)
+    left_out = [np.average(values[labels != g], weights=weights[labels != g]) - full for g in range(5)]
+    error, freedom = cluster_jackknife(*cluster_sums(values, labels.tolist(), weights))
+    assert error == pytest.approx(math.sqrt(4 / 5 * np.sum(np.square(left_out))), **EXACT)
+    assert 1 <= freedom <= 4
+
+
+def test_satterthwaite_freedom_matches_the_quadratic_form() -> None:
+    sizes = np.array([4, 9, 2, 15, 6])
+    labels = np.repeat(np.arange(5), sizes)
+    sums, shares, squares = cluster_sums(np.random.default_rng(0).normal(size=36), labels.tolist())
+    _, freedom = cluster_jackknife(sums, shares, squares)
+    # variance = x' B' B x over item values x; by hand with full matrices
+    membership = (labels[None, :] == np.arange(5)[:, None]).astype(float) / 36
+    scores = membership - shares[:, None] * np.full((1, 36), 1 / 36)
+    half = scores * np.sqrt(4 / 5 / (1 - shares) ** 2)[:, None]
+    spectrum = np.linalg.eigvalsh(half @ half.T)
+    assert freedom == pytest.approx(spectrum.sum() ** 2 / np.sum(spectrum**2), rel=1e-10)
+
+
+def test_clusters_of_one_item_are_the_paired_t() -> None:
+    generator = np.random.default_rng(3)
+    first, second = generator.normal(size=25), generator.normal(size=25)
+    clustered, plain = paired(first, second, clusters=list(range(25))), paired(first, second)
+    assert clustered.standard_error == pytest.approx(plain.standard_error, **EXACT)
+    assert clustered.t_p == pytest.approx(plain.t_p, rel=1e-9)
+
+
+def test_sign_flip_enumerates() -> None:
+    # 2, 1 and -4: of the 8 patterns, |sum| is 1, 3, 5 or 7 twice each, and all reach the observed 1
+    assert sign_flip([2.0, 1.0, -4.0]) == 1.0
+    # 5, 1, 1: |sum| 7, 5, 5, 3 -> only the observed pattern and its negative reach 7
+    assert sign_flip([5.0, 1.0, 1.0]) == 0.25
+
+
+def test_sign_flip_is_scipys_permutation_test() -> None:
+    values = np.random.default_rng(4).normal(0.4, 1, size=11)
+    theirs = stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+    )
+    assert sign_flip(values) == pytest.approx(theirs.pvalue, **EXACT)
+
+
+def test_sign_flip_is_seeded_and_close_to_exact() -> None:
+    values = np.random.default_rng(5).normal(0.5, 1, size=16)
+    patterns = np.array(np.meshgrid(*[[1, -1]] * 16)).reshape(16, -1).T
+    exact = np.mean(np.abs(patterns @ values) >= abs(values.sum()) - 1e-12)
+    assert sign_flip(values, seed=1) == sign_flip(values, seed=1)
+    assert sign_flip(values, seed=1) == pytest.approx(exact, abs=4 * math.sqrt(exact / 9_999))
+
+
+def test_sign_flip_of_one_size_is_mcnemar() -> None:
+    assert sign_flip([1.0] * 9 + [-1.0] * 3 + [0.0] * 50) == pytest.approx(mcnemar(9, 3), **EXACT)
+
+
+def test_holm_is_statsmodels_and_passes_over_missing() -> None:
+    values = [0.01, 0.2, math.nan, 0.03, 0.04]
+    known = [0.01, 0.2, 0.03, 0.04]
+    theirs = multipletests(known, method="holm")[1]
+    mine = holm(values)
+    assert math.isnan(mine[2])
+    assert [mine[i] for i in (0, 1, 3, 4)] == pytest.approx(list(theirs), **EXACT)
+    assert holm([]) == []
+
+
+def test_power_is_statsmodels() -> None:
+    theirs = TTestPower().power(effect_size=0.3, nobs=40, alpha=0.05)
+    assert t_power(0.3, 1 / math.sqrt(40), 39) == pytest.approx(theirs, **EXACT)
+
+
+def test_tango_interval_solves_its_score_equation() -> None:
+    helped, harmed, n = 14, 5, 60
+    low, high = tango_interval(helped, harmed, n)
+    for bound, sign in ((low, 1), (high, -1)):
+        # Tango 1998, equation 11: constrained estimate of the harmed share
+        a, b = 2 * n, -helped - harmed + (2 * n - helped + harmed) * bound
+        c = -harmed * bound * (1 - bound)
+        share = (math.sqrt(b * b - 4 * a * c) - b) / (2 * a)
+        score = (helped - harmed - n * bound) / math.sqrt(n * (2 * share + bound * (1 - bound)))
+        assert score == pytest.approx(sign * stats.norm.ppf(0.975), abs=1e-6)
+
+
+def test_tango_interval_published_example() -> None:
+    # Tango 1998, table: 44 pairs, 1 against 0 discordant pairs gives (-0.060, 0.118)
+    low, high = tango_interval(1, 0, 44)
+    assert (low, high) == pytest.approx((-0.060, 0.118), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("helped", "harmed", "n"), [(0, 0, 10), (10, 0, 10), (0, 10, 10), (3, 3, 6), (0, 1, 1)]
+)
+def test_tango_interval_at_the_edges(helped: int, harmed: int, n: int) -> None:
+    low, high = tango_interval(helped, harmed, n)
+    mirrored = tango_interval(harmed, helped, n)
+    assert -1 <= low <= (helped - harmed) / n <= high <= 1
+    assert low < high
+    assert (-mirrored[1], -mirrored[0]) == pytest.approx((low, high), abs=1e-9)
+
+
+def test_no_spread_and_no_change() -> None:
+    assert standard_error([0.1 + 1e-17, 0.1, 0.1]) == 0.0
+    assert math.isnan(standard_error([1.0]))
+    assert t_p_value(0.0, 0.0, 5) == 1.0
+    same = paired([0.3, 0.5, 0.1], [0.3, 0.5, 0.1])
+    assert same.p == 1.0
+    assert same.interval[0] < 0 < same.interval[1]
+
+
+def test_all_moved_alike_does_not_claim_certainty() -> None:
+    estimate = paired([0.2, 0.4, 0.6], [0.3, 0.5, 0.7])
+    assert estimate.p == 0.25
+    assert estimate.interval[0] < 0.1 < estimate.interval[1]
+
+
+def test_one_item_and_one_cluster_decide_nothing() -> None:
+    for estimate in (paired([0.1], [0.9]), paired([0.1, 0.2], [0.9, 0.8], clusters=["a", "a"])):
+        assert estimate.p == 1.0
+        assert math.isnan(estimate.interval[0])
+
+
+def test_combine_weighs_strata() -> None:
+    generator = np.random.default_rng(6)
+    parts = [paired(np.zeros(n), generator.normal(m, 1, n)) for n, m in ((40, 0.1), (80, 0.5), (60, 0.0))]
+    weights = [1.0, 1.0, 1.0]
+    merged = combine(parts, weights, alpha=0.05, seed=0)
+    assert merged.difference == pytest.approx(np.mean([part.difference for part in parts]), **EXACT)
+    assert merged.standard_error == pytest.approx(
+        math.sqrt(sum(part.standard_error**2 for part in parts)) / 3, **EXACT
+    )
+    assert merged.contributions.sum() == pytest.approx(merged.difference, **EXACT)
+    assert min(n - 1 for n in (40, 80, 60)) <= merged.degrees_of_freedom <= 177
+
+
+def test_weights_without_clusters_are_refused() -> None:
+    with pytest.raises(ValueError, match="weights need clusters"):
+        paired([0.0, 1.0], [1.0, 1.0], weights=[1, 2])
