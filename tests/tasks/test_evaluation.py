@@ -11,6 +11,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable, hash_string
 
 from grains_eval.models import LoadedModel
+from grains_eval.preferences import load_examples
 from grains_eval.recipes import load_recipe
 from grains_eval.tasks_path import task_directory
 from tests import localdata
@@ -170,3 +171,24 @@ def test_picture_tasks_generate_and_keep_what_a_judge_reads(
     read_by_judge = {"question_type", "image_content", "question", "gt_answer"}
     assert read_by_judge <= set(sample["doc"]) and isinstance(sample["filtered_resps"][0], str)
     assert sample["doc_hash"] == hash_string(json.dumps(sample["doc"], indent=2, ensure_ascii=False))
+
+
+@pytest.mark.parametrize("name", ["toxigen", "faitheval", "truthfulqa", "spa_vl", "mmhal_bench"])
+def test_recipes_draw_their_examples(
+    name: str, everything: TaskManager, local_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setattr("grains_eval.preferences.tasks.task_manager", lambda _: everything)
+    monkeypatch.chdir(local_data)
+    sizes = ["data.examples=4", "data.development=3"]
+    drawn = load_examples(load_recipe(task_directory() / name / "recipe.yaml", sizes).data)
+    hashes = drawn.doc_hashes()
+    assert (len(drawn.build), len(drawn.development)) == (4, 3)
+    assert not set(hashes["build"]) & set(hashes["development"])
+    for example in (*drawn.build, *drawn.development):
+        assert example.chosen != example.rejected and example.chosen.startswith(" ")
+        assert len(example.images) == (1 if name in ("spa_vl", "mmhal_bench") else 0)
+        assert (example.cluster is None) == (name in ("faitheval", "truthfulqa"))
+    if name == "faitheval":
+        letters = {example.rejected.strip() for example in (*drawn.build, *drawn.development)}
+        assert len(letters) > 2  # the first wrong choice would nearly always be A
