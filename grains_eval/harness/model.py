@@ -24,6 +24,7 @@ from lm_eval.utils import simple_parse_args_string
 from grains_eval.errors import GrainsError, one_line_errors, unknown
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, split_by_images
+from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.harness.shared_context import SharedContextMixin
 from grains_eval.models.loading import is_vision_language, read_config
 from grains_eval.preferences.hashing import doc_hash
@@ -34,8 +35,8 @@ logger = logging.getLogger(__name__)
 STEERING_ARGUMENTS = ("vectors", "strength", "layers", "unit", "operator", "positions")
 
 
-class SteeringMixin(SharedContextMixin):
-    """Adds steering to an lm-eval Hugging Face model; stands before it in the class's bases.
+class SteeringMixin(PromptingMixin, SharedContextMixin):
+    """Adds steering and prompting to an lm-eval Hugging Face model; stands before it in the class's bases.
 
     Args:
         pretrained: As for `hf`.
@@ -93,6 +94,12 @@ class SteeringMixin(SharedContextMixin):
     def steering_configuration(self) -> tuple[ResolvedSteering, ...]:
         """What is applied to every forward pass, in order; empty for the plain model."""
         return tuple(item.resolved for item in self.applied if item.resolved is not None)
+
+    @property
+    def instruction(self) -> str | None:
+        """What prompting artifacts put in front of every prompt; None without any."""
+        texts = [item.artifact.instruction for item in self.applied if item.artifact.instruction is not None]
+        return SEPARATOR.join(texts) or None
 
     def steer(self, applied: Sequence[AppliedArtifact]) -> None:
         """Replace the vectors that steer this model, keeping its weights; `()` is the plain model.
@@ -223,7 +230,7 @@ class GrainsHFMultimodal(SteeringMixin, ImageLoglikelihoodMixin, HFMultimodalLM)
             plain = [as_text(requests[index]) for index in reading]
             answers.update(zip(reading, super().loglikelihood(plain, disable_tqdm=disable_tqdm), strict=True))
         if seeing:
-            shown = [requests[index] for index in seeing]
+            shown = self.instructed([requests[index] for index in seeing])
             self._observe(shown)
             with self.steering():
                 scored = ImageLoglikelihoodMixin.loglikelihood(self, shown, disable_tqdm=disable_tqdm)

@@ -11,14 +11,17 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import has_bos_prefix
 
 from grains_eval.errors import GrainsError
+
+if TYPE_CHECKING:
+    _Base = Any
+else:
+    _Base = object
 
 logger = logging.getLogger(__name__)
 
@@ -26,20 +29,22 @@ SEPARATOR = "\n\n"
 Chat = list[dict[str, Any]]
 
 
-class PromptingMixin(HFLM):
+class PromptingMixin(_Base):
     """Puts `instruction` before prompts; stands before an lm-eval Hugging Face model in the class's bases.
 
     With a chat template the instruction is the system message, or the beginning of the first user turn where
     the template has no system role. Elsewhere it is text in front of the context. A context that holds the
     instruction already, from the chat template or a request cache, is left alone.
 
-    Attributes:
-        instruction: None leaves every request untouched.
     """
 
-    instruction: str | None = None
     # whether the chat template shows a system message; found out at the first prompt
     _system_role: bool = True
+
+    @property
+    def instruction(self) -> str | None:
+        """What stands before every prompt; None leaves every request untouched."""
+        return None
 
     @property
     def tokenizer_name(self) -> str:
@@ -87,7 +92,7 @@ class PromptingMixin(HFLM):
         instruction = self.instruction
         if instruction is None:
             return list(requests)
-        bos: Any = getattr(self.tokenizer, "bos_token", None)
+        bos: str | None = getattr(self.tokenizer, "bos_token", None)
         changed: list[Instance] = []
         for request in requests:
             context, *rest = request.args
@@ -111,14 +116,11 @@ class PromptingMixin(HFLM):
         return super().generate_until(self.instructed(requests), disable_tqdm=disable_tqdm)
 
 
-def with_instruction(context: str, instruction: str, bos: str | Sequence[str] | None = None) -> str:
+def with_instruction(context: str, instruction: str, bos: str | None = None) -> str:
     """A context with the instruction in front, after a BOS token that is spelled out there already."""
     if instruction in context:
         return context
-    start = ""
-    if has_bos_prefix(context, bos):
-        names = [bos] if isinstance(bos, str) else list(bos or ())
-        start = next(name for name in names if context.startswith(name))
+    start = bos if bos and context.startswith(bos) else ""
     return f"{start}{instruction}{SEPARATOR}{context[len(start) :]}"
 
 
