@@ -1,0 +1,230 @@
+"""What every benchmark shares: the machine, a clock, interleaved runs, one table and one JSON file.
+
+Both sides of a ratio are measured in one process, in turn, so that a busy machine slows both. The clock is CPU seconds of
+this process on a CPU and device time between two events on a GPU; the ratio is that of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from grains_eval.steering import OPERATORS, ResolvedSteering
+
+Row = Mapping[str, Any]
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Arguments of every benchmark."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    made.add_argument(
+        "--smoke", action="store_true", help="toy size: checks exactness, its times mean nothing"
+    )
+    made.add_argument("--device", default="cpu")
+    made.add_argument("--dtype", default="float32")
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--repeats", type=int, default=3)
+    made.add_argument("--output", type=Path, help="JSON file to write")
+    return made
+
+
+def start(arguments: argparse.Namespace) -> None:
+    """Fix threads and seeds."""
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def machine(device: str, threads: int) -> dict[str, Any]:
+    """Name of the processor or GPU, threads and versions."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0].split(":", 1)[1].strip() if lines else name
+    found: dict[str, Any] = {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "system": platform.system(),
+    }
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(device)
+    packages = ("grains-eval", "torch", "transformers", "lm_eval")
+    return {
+        **found,
+        "python": platform.python_version(),
+        "versions": {each: version(each) for each in packages},
+    }
+
+
+def seconds(work: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """Run once; CPU seconds of this process, or seconds of the device."""
+    if device.startswith("cuda"):
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        first.record()
+        result = work()
+        last.record()
+        torch.cuda.synchronize()
+        return first.elapsed_time(last) / 1000, result
+    before = time.process_time()
+    result = work()
+    return time.process_time() - before, result
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of every repeat of one side, and what its last repeat returned."""
+
+    seconds: list[float]
+    result: Any
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, Timing]:
+    """Run every side in turn, `repeats` times."""
+    spent: dict[str, list[float]] = {name: [] for name in sides}
+    results: dict[str, Any] = {}
+    for _ in range(repeats):
+        for name, work in sides.items():
+            took, results[name] = seconds(work, device)
+            spent[name].append(took)
+    return {name: Timing(spent[name], results[name]) for name in sides}
+
+
+def report(name: str, rows: Sequence[Row], arguments: argparse.Namespace) -> None:
+    """Print a Markdown table and write the JSON file if one was asked for."""
+    if rows:
+        columns = list(rows[0])
+        print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+        for row in rows:
+            print(f"| {' | '.join(_shown(row[column]) for column in columns)} |")
+    if arguments.output is not None:
+        command = f"python -m benchmarks.{name} {' '.join(_without_output(sys.argv[1:]))}".strip()
+        whole = {
+            "benchmark": name,
+            "command": command,
+            "smoke": arguments.smoke,
+            "machine": machine(arguments.device, arguments.threads),
+            "rows": list(rows),
+        }
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def _without_output(words: Sequence[str]) -> list[str]:
+    kept = list(words)
+    if "--output" in kept:
+        index = kept.index("--output")
+        del kept[index : index + 2]
+    return [word for word in kept if not word.startswith("--output=")]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.1e}" if value and abs(value) < 1e-3 else f"{value:.3g}"
+    return str(value)
+
+
+def llama(
+    layers: int, width: int, vocabulary: int, positions: int, *, device: str = "cpu", dtype: str = "float32"
+) -> transformers.PreTrainedModel:
+    """A Llama of random weights, `width` wide, with heads of 64 and a feed-forward part of 8/3 the width."""
+    config = transformers.LlamaConfig(
+        hidden_size=width,
+        intermediate_size=-(-width * 8 // 3 // 64) * 64,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 64),
+        num_key_value_heads=max(1, width // 64),
+        vocab_size=vocabulary,
+        max_position_embeddings=positions,
+        initializer_range=0.05,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+    )
+    with torch.device(device):
+        return transformers.LlamaForCausalLM(config).to(getattr(torch, dtype)).eval()
+
+
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Enough of a tokenizer for lm-eval's classes; the benchmarks hand them token ids."""
+    core = Tokenizer(models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def multiple_choice(
+    questions: int, context: int, choices: int, answer: int, vocabulary: int, seed: int = 0
+) -> list[tuple[tuple[str, str], list[int], list[int]]]:
+    """Requests as lm-eval hands them over: random contexts of `context` tokens, answers of `answer` tokens."""
+    draw = random.Random(seed)
+    made: list[tuple[tuple[str, str], list[int], list[int]]] = []
+    for question in range(questions):
+        tokens = [draw.randrange(4, vocabulary) for _ in range(context)]
+        for choice in range(choices):
+            made.append(
+                ((str(question), str(choice)), tokens, [draw.randrange(4, vocabulary) for _ in range(answer)])
+            )
+    return made
+
+
+def steering(
+    model: Any, layers: Sequence[int], strength: float, operator: str = "add_renormalised"
+) -> ResolvedSteering:
+    """A random direction per layer, `strength` long."""
+    width = model.config.get_text_config(decoder=True).hidden_size
+    deltas: dict[int, torch.Tensor] = {}
+    for layer in layers:
+        direction = torch.randn(width, generator=torch.Generator().manual_seed(layer))
+        deltas[layer] = strength * direction / direction.norm()
+    return ResolvedSteering(deltas, "block_output", OPERATORS[operator], "all")
+
+
+def furthest(left: Sequence[tuple[float, bool]], right: Sequence[tuple[float, bool]]) -> float:
+    """Largest difference of two lists of scores, in nats."""
+    return max(abs(a[0] - b[0]) for a, b in zip(left, right, strict=True))
+
+
+def same_choices(
+    left: Sequence[tuple[float, bool]], right: Sequence[tuple[float, bool]], choices: int
+) -> bool:
+    """Whether every question's best answer is the same, and every greedy flag."""
+    for start_ in range(0, len(left), choices):
+        ours, theirs = left[start_ : start_ + choices], right[start_ : start_ + choices]
+        best = [max(range(choices), key=lambda i, side=side: side[i][0]) for side in (ours, theirs)]
+        if best[0] != best[1] or [a[1] for a in ours] != [b[1] for b in theirs]:
+            return False
+    return True
+
+
+def check_exact(difference: float, same: bool, dtype: str, what: str) -> None:
+    """Stop the benchmark if the fast side does not give the slow side's answers."""
+    if dtype == "float32" and (difference > 1e-4 or not same):
+        raise SystemExit(f"{what}: not exact, off by {difference:.1e} nats, same choices: {same}")
