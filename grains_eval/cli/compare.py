@@ -27,13 +27,11 @@ def _inputs(options: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
 
 def _shared(options: argparse.Namespace) -> dict[str, Any]:
     """What every study takes besides its recipe, model and grid."""
-    from rich.console import Console
-
-    from grains_eval.cli.progress import bars
+    from grains_eval.cli.terminal import bars, output
 
     return {
         "output_path": options.output_path,
-        "console": Console(),
+        "console": output(),
         "overwrite": options.overwrite,
         "progress": bars,
         "include_path": options.include_path,
@@ -69,14 +67,13 @@ def _compare(options: argparse.Namespace) -> None:
         return
     if len(options.runs) < 2:
         raise GrainsError("compare needs two run folders or more: the baseline first, then the others")
-    from rich.console import Console
-
+    from grains_eval.cli.terminal import output
     from grains_eval.report import compare_runs
 
     compare_runs(
         options.runs,
         options.output_path,
-        Console(),
+        output(),
         tasks=options.tasks,
         preserve=options.preserve,
         margin=options.margin,

@@ -47,14 +47,10 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    from grains_eval.cli.progress import bars
+    from grains_eval.cli.terminal import bars, output
     from grains_eval.demo.run import run_demo
 
-    run_demo(
-        options.output_path, Console(), worlds=options.worlds, overwrite=options.overwrite, progress=bars
-    )
+    run_demo(options.output_path, output(), worlds=options.worlds, overwrite=options.overwrite, progress=bars)
 
 
 START = (

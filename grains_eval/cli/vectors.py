@@ -27,9 +27,7 @@ def _build(options: argparse.Namespace) -> None:
     recipe = load_recipe(recipe_file(options.config), options.overrides)
     model_args = model_arguments(options, recipe.model_args)
 
-    from rich.console import Console
-
-    from grains_eval.cli.progress import bars
+    from grains_eval.cli.terminal import bars, output
     from grains_eval.report.show import show_folder
     from grains_eval.study.build import build_from_recipe
 
@@ -41,7 +39,7 @@ def _build(options: argparse.Namespace) -> None:
         progress=bars,
         include_path=options.include_path,
     )
-    show_folder(options.output_path, Console())
+    show_folder(options.output_path, output())
 
 
 def _show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,11 +51,10 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
+    from grains_eval.cli.terminal import output
     from grains_eval.report.show import show_folder
 
-    show_folder(options.folder, Console(), examples=options.examples, html=options.html)
+    show_folder(options.folder, output(), examples=options.examples, html=options.html)
 
 
 COMMANDS = (

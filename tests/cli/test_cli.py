@@ -8,8 +8,8 @@ import pytest
 from grains_eval import cli
 from grains_eval.cli.command import integers, model_arguments, numbers, recipe_file
 from grains_eval.cli.errors import exit_code
-from grains_eval.cli.progress import bars, rate
 from grains_eval.cli.run import run_lm_eval
+from grains_eval.cli.terminal import FILE_WIDTH, bars, output, rate
 from grains_eval.errors import GrainsError
 
 
@@ -182,6 +182,11 @@ def test_run_hands_everything_to_lm_eval(words, seen, monkeypatch):
 def test_progress_gives_every_item_and_says_so_in_a_log(capsys):
     assert list(bars(["a", "b", "c"], "reading")) == ["a", "b", "c"]
     assert capsys.readouterr().err.startswith("reading: 3/3 in ")
+
+
+def test_tables_in_a_file_are_wide_enough(capsys):
+    output().print("x" * FILE_WIDTH)
+    assert capsys.readouterr().out == "x" * FILE_WIDTH + "\n"
 
 
 def test_rate_reads_well():

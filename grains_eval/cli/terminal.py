@@ -1,4 +1,4 @@
-"""Progress bars with rate and remaining time; plain lines where stderr is no terminal."""
+"""What the terminal shows: tables, and progress bars with rate and remaining time."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ from rich.text import Text
 T = TypeVar("T")
 
 LINE_EVERY = 10.0  # seconds between lines in a log file
+FILE_WIDTH = 140  # columns of a table that goes to a file or a pipe
+
+
+def output() -> Console:
+    """Standard output for tables: as wide as the terminal, and wide enough for them where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=FILE_WIDTH)
 
 
 class RateColumn(ProgressColumn):
@@ -39,7 +46,7 @@ def rate(speed: float) -> str:
 
 
 def bars(items: Sequence[T], description: str) -> Iterator[T]:
-    """Go through items and show how far one is.
+    """Go through items and show how far one is, on stderr: a bar, or lines where it is no terminal.
 
     Args:
         items: What is worked on, one by one.
