@@ -82,7 +82,8 @@ def _token(drawn: TokenMap, index: int, largest: float) -> str:
     shown = text.replace("\n", "↵") if text.strip(" ") else text.replace(" ", "&nbsp;") or "∅"
     mark = "" if not sign else f"<sup>{'+' if score > 0 else '−'}</sup>"
     breaks = "<br>" * text.count("\n")
-    return f'<span class="{classes}" style="--s:{share:.2f}" title="{score:+.4g} nats">{shown}{mark}</span>{breaks}'
+    opening = f'<span class="{classes}" style="--s:{share:.2f}" title="{score:+.4g} nats">'
+    return f"{opening}{shown}{mark}</span>{breaks}"
 
 
 def _images(drawn: TokenMap) -> list[int]:
