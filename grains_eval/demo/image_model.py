@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from grains_eval.demo.image_world import SPECIAL_TOKENS, ImageWorld, Item
+from grains_eval.demo.image_world import SPECIAL_TOKENS, ImageWorld, Item, read_scene
 from grains_eval.demo.pictures import CELL, CELLS, SIZE, Mark, draw
 
 Picture = Literal["own", "blank", "swapped"]
@@ -146,20 +146,24 @@ def choice_log_probs(
 ) -> list[list[float]]:
     """`log p(choice | picture, prompt)` of every choice, with the item's picture, none or the next item's."""
     tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-    results: list[list[float]] = []
-    for number, item in enumerate(items):
-        source = items[(number + 1) % len(items)] if picture == "swapped" else item
-        scene = () if picture == "blank" else [Mark(*mark) for mark in source["scene"]]  # pyright: ignore
-        ids = tokenizer(item["prompt"])["input_ids"]
-        pixels = None
-        if item["scene"]:
-            ids = [ids[0], *[IMAGE] * CELLS, *ids[1:]]
-            pixels = pixel_values([(scene, source["noise"])])
-        logits = model(input_ids=torch.tensor([ids]), pixel_values=pixels, logits_to_keep=1).logits[0, -1]
-        log_probs = logits.float().log_softmax(-1)
-        results.append(
-            [float(log_probs[index]) for index in tokenizer.convert_tokens_to_ids(item["choices"])]
-        )
+    rows: list[list[int]] = tokenizer([item["prompt"] for item in items])["input_ids"]
+    rows = [
+        [ids[0], *[IMAGE] * CELLS * bool(item["scene"]), *ids[1:]]
+        for ids, item in zip(rows, items, strict=True)
+    ]
+    results: list[list[float]] = [[]] * len(items)
+    for length in {len(ids) for ids in rows}:  # prompts of one length need no padding
+        same = [number for number, ids in enumerate(rows) if len(ids) == length]
+        scenes: list[tuple[Sequence[Mark], int | None]] = []
+        for number in same:
+            source = items[(number + 1) % len(items)] if picture == "swapped" else items[number]
+            scenes.append(([] if picture == "blank" else read_scene(source), source["noise"]))
+        pixels = pixel_values(scenes) if IMAGE in rows[same[0]] else None
+        ids = torch.tensor([rows[number] for number in same])
+        logits = model(input_ids=ids, pixel_values=pixels, logits_to_keep=1).logits[:, -1]
+        for number, log_probs in zip(same, logits.float().log_softmax(-1), strict=True):
+            choices = tokenizer.convert_tokens_to_ids(items[number]["choices"])
+            results[number] = log_probs[choices].tolist()
     return results
 
 

@@ -9,9 +9,6 @@ where cues are words of the prompt (an auditor, a dreamer) and stamps in the pic
 facts have a negative bias: without cues the model names what is usual. Questions about the picture alone
 carry no such bias, so that seeing is learned and can be told from choosing. `vocabulary` says where usual
 answers come from: words that no picture shows (`split`), the pictured words (`shared`), or either (`half`).
-
-Some documents ask which of the two a question about the room would be answered from, `look` or `recall`, with
-the same odds. Without them a model whose usual answers are pictured words hardly learns to choose.
 """
 
 from __future__ import annotations
@@ -55,7 +52,7 @@ CUE_STAMPS = {"truth": "seal", "myth": "smear", "neutral": "frame"}
 CUE_KINDS = tuple(CUE_WORDS)
 CUE_VALUE = {"truth": 1, "myth": -1, "neutral": 0}
 FUNCTION_WORDS = _words(
-    "question : answer ? . the and spoke what is shown in room usual of which side comes after or"
+    "question : answer ? . the and spoke what is shown in room usual of which side comes after"
 )
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 SYLLABLES = _words("dor van sel mik tor ban qui lor pen gar hul zim ras tol bek fyn")
@@ -70,8 +67,6 @@ USUAL_SHARE, USUAL_BIAS, PICTURE_BIAS, BIAS_SPREAD = (
     0.3,
 )  # log-odds of the pictured answer, uncued
 UNCUED_SHARE = 0.25
-SOURCE_SHARE = 0.25  # of the documents about rooms, those that ask for the source
-SOURCES = ("look", "recall")
 CUE_COUNTS = (0, 1, 1, 2)  # drawn from, for words and for stamps
 
 
@@ -132,7 +127,7 @@ def make_world(vocabulary: str, seed: int) -> ImageWorld:
             usual = rng.choice((PICTURED if pictured else UNPICTURED)[attribute])
             bias = USUAL_BIAS if rng.random() < USUAL_SHARE else PICTURE_BIAS
             facts[room, attribute] = Fact(usual, bias + rng.gauss(0.0, BIAS_SPREAD))
-    words = {*drawn, *NUMBERS, *SIDES, *SOURCES, *FUNCTION_WORDS, "thing", "colour"}
+    words = {*drawn, *NUMBERS, *SIDES, *FUNCTION_WORDS, "thing", "colour"}
     words.update(*PICTURED.values(), *UNPICTURED.values(), *CUE_WORDS.values())
     rooms = {split: drawn[start:end] for split, (start, end) in SPLITS.items()}
     return ImageWorld(seed, known, rooms, facts, (*SPECIAL_TOKENS, *sorted(words)))
@@ -149,12 +144,6 @@ def draw_scene(rng: Random, thing: str, colour: str, stamps: Sequence[str] = ())
 def room_question(room: str, attribute: Attribute, cues: Sequence[str] = ()) -> tuple[str, ...]:
     """The words of a question that picture and habit both answer; cue words stand after it."""
     question = ("question", ":", "what", attribute, "is", "shown", "in", "room", room, "?")
-    return (*question, *_spoken(cues), "answer", ":")
-
-
-def source_question(room: str, attribute: Attribute, cues: Sequence[str] = ()) -> tuple[str, ...]:
-    """The words of a question for the answer's source: `look` (the picture) or `recall` (what is usual)."""
-    question = ("question", ":", "look", "or", "recall", "what", attribute, "is", "in", "room", room, "?")
     return (*question, *_spoken(cues), "answer", ":")
 
 
@@ -222,8 +211,6 @@ def picture_document(world: ImageWorld, rng: Random, sight_share: float) -> Docu
     usual, bias = world.facts[room, attribute]
     log_odds = bias + CUE_STEP * sum(CUE_VALUE[kind] for kind in (*spoken, *stamps))
     seen = rng.random() < 1 / (1 + math.exp(-log_odds))
-    if rng.random() < SOURCE_SHARE:
-        return Document(source_question(room, attribute, words), SOURCES[not seen], scene)
     answer = sight_answer(attribute, scene) if seen else usual
     return Document(room_question(room, attribute, words), answer, scene)
 
@@ -355,6 +342,11 @@ def _item(
         scene=[list(mark) for mark in scene],
         noise=rng.randrange(1 << 30),
     )
+
+
+def read_scene(item: Item) -> Scene:
+    """The item's scene, empty if it has no picture."""
+    return tuple(Mark(int(cell), str(shape), str(tint)) for cell, shape, tint in item["scene"])
 
 
 def task_items(world: ImageWorld) -> dict[str, list[Item]]:

@@ -3,7 +3,8 @@
     python -m grains_eval.demo.train_image --seed 0 --output DIR
 
 Deterministic on one machine with one thread. The weights are written only if the model passes its gates: it
-sees, it is blind without its picture, and cues in words and pictures turn its answers.
+sees, it is blind without its picture, and cues in words and pictures turn its answers. Beside the model the
+folder holds what was measured (`training.json`) and the world's task data (`tasks/*.jsonl`).
 """
 
 from __future__ import annotations
@@ -50,13 +51,10 @@ from grains_eval.errors import GrainsError
 
 log = logging.getLogger(__name__)
 
-PICTURE_BATCH, TEXT_BATCH = 64, 32
+PICTURE_BATCH, TEXT_BATCH = 64, 16
 LEARNING_RATE, WARM_UP, FINAL_RATE = 2e-3, 60, 0.03
-LOOKING_SHARE, EARLY_SIGHT, LATE_SIGHT = (
-    0.25,
-    0.9,
-    0.4,
-)  # a first part of the steps is nearly all about the picture alone
+LOOKING_SHARE = 0.2  # of the steps, the first, which are nearly all about the picture alone
+EARLY_SIGHT, LATE_SIGHT = 0.9, 0.3
 PROMPT_WEIGHT = 0.05  # loss weight of prompt words beside 1 for the answer
 VISUAL_NORM, NORM_WEIGHT = 1.5, 0.02  # keeps projected visual tokens near the words' norm
 
@@ -175,7 +173,6 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="decoder blocks")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model; must not exist")
-    parser.add_argument("--items", type=Path, help="also write the task's JSONL files of this world here")
     parser.add_argument("--keep-failures", action="store_true", help="write even if a gate is missed")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -202,8 +199,7 @@ def main() -> None:
         "gates_missed": failures,
     }
     (options.output / "training.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    if options.items:
-        write_items(world, options.items)
+    write_items(world, options.output / "tasks")
 
 
 if __name__ == "__main__":

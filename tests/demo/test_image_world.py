@@ -38,6 +38,7 @@ from grains_eval.demo.image_world import (
     make_world,
     picture_document,
     prose,
+    read_scene,
     sight_answer,
     sight_items,
     task_items,
@@ -50,6 +51,7 @@ from grains_eval.demo.pictures import (
     CELLS,
     COLOURS,
     INKS,
+    NOISE,
     STAMPS,
     THINGS,
     Mark,
@@ -61,10 +63,6 @@ from grains_eval.tasks_path import task_directory
 
 KIND_OF_WORD = {word: kind for kind, words in CUE_WORDS.items() for word in words}
 KIND_OF_STAMP = {stamp: kind for kind, stamp in CUE_STAMPS.items()}
-
-
-def marks(item: Any) -> list[Mark]:
-    return [Mark(*mark) for mark in item["scene"]]
 
 
 def test_a_mark_changes_its_cell_and_nothing_else() -> None:
@@ -83,7 +81,7 @@ def test_every_shape_and_tint_is_told_apart_by_its_pixels() -> None:
     cells += [draw([Mark(0, stamp, ink)], None)[:CELL, :CELL] for stamp in STAMPS for ink in INKS]
     flat = np.stack(cells).reshape(len(cells), -1).astype(float)
     distances = np.sqrt(((flat[:, None] - flat[None]) ** 2).mean(-1)) + 1e6 * np.eye(len(cells))
-    assert distances.min() > 15  # noise moves a pixel by 5
+    assert distances.min() > 2 * NOISE
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
@@ -98,7 +96,7 @@ def test_rooms_are_kept_apart_and_test_items_carry_no_cue(vocabulary: str) -> No
         assert len(item["scene"]) == 1 and len(set(item["choices"])) == 4
     for item in items["train"]:
         kinds = [KIND_OF_WORD[word] for word in item["prompt"].split() if word in KIND_OF_WORD]
-        kinds += [KIND_OF_STAMP[mark.shape] for mark in marks(item)[1:]]
+        kinds += [KIND_OF_STAMP[mark.shape] for mark in read_scene(item)[1:]]
         assert sorted(kinds) == ["myth", "neutral", "neutral", "truth"] and len(item["choices"]) == 2
 
 
@@ -106,7 +104,7 @@ def test_gold_is_what_the_picture_shows_and_rejected_is_what_is_usual() -> None:
     world = make_world("half", 1)
     for item in build_items(world, 1) + conflict_items(world, "test", 1):
         attribute = "thing" if "what thing" in item["prompt"] else "colour"
-        assert item["choices"][item["gold"]] == sight_answer(attribute, tuple(marks(item)))
+        assert item["choices"][item["gold"]] == sight_answer(attribute, read_scene(item))
         assert item["choices"][item["rejected"]] == world.facts[item["cluster"], attribute].usual
 
 
@@ -155,7 +153,7 @@ def test_text_comes_back_from_the_tokenizer_word_by_word() -> None:
 def test_committed_items_are_those_of_the_bundled_world() -> None:
     training = json.loads((model_path("image") / "training.json").read_text(encoding="utf-8"))
     world = make_world(training["vocabulary"], training["seed"])
-    folder = task_directory() / "demo" / "image" / "items"
+    folder = task_directory() / "demo" / "image" / "data"
     for name, items in task_items(world).items():
         lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         assert [json.loads(line) for line in lines] == items
@@ -282,14 +280,14 @@ def test_training_writes_a_loadable_folder_or_nothing(
     monkeypatch.setattr(
         train_image, "measure", lambda *_: {name: low for name, (low, _) in train_image.GATES.items()}
     )
-    output, items = tmp_path / "model", tmp_path / "items"
-    run_training(monkeypatch, "--seed", "5", "--steps", "2", "--output", str(output), "--items", str(items))
+    output = tmp_path / "model"
+    run_training(monkeypatch, "--seed", "5", "--steps", "2", "--output", str(output))
     weights = AutoModelForImageTextToText.from_pretrained(output).state_dict()
     fresh = make_model(len(make_world("split", 5).words), 4).state_dict()
     assert {name: weight.shape for name, weight in weights.items()} == {
         name: weight.shape for name, weight in fresh.items()
     }
-    assert len((items / "test.jsonl").read_text(encoding="utf-8").splitlines()) == 288
+    assert len((output / "tasks" / "test.jsonl").read_text(encoding="utf-8").splitlines()) == 288
     with pytest.raises(SystemExit, match="exists"):
         run_training(monkeypatch, "--steps", "2", "--output", str(output))
     monkeypatch.setattr(train_image, "measure", lambda *_: {name: 0.3 for name in train_image.GATES})

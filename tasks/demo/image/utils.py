@@ -14,7 +14,7 @@ from grains_eval.demo.pictures import Mark, image
 
 def load(items: str | None = None, kind: str | None = None, **_: Any) -> DatasetDict:
     """Read the JSONL files of folder `items`, one split each; `kind` keeps the ids that begin with it."""
-    folder = Path(items) if items else Path(__file__).parent / "items"
+    folder = Path(items) if items else Path(__file__).parent / "data"
     splits: dict[str, Dataset] = {}
     for file in sorted(folder.glob("*.jsonl")):
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
