@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, split_by_images
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.harness.shared_context import SharedContextMixin
+from grains_eval.harness.shared_images import SharedImagesMixin
 from grains_eval.models.loading import is_vision_language, read_config
 from grains_eval.preferences.hashing import doc_hash
 from grains_eval.steering import ResolvedSteering, applied, check_width
@@ -72,17 +74,24 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         adapters = [item.artifact.adapter for item in self.applied if item.artifact.adapter is not None]
         if len(adapters) + ("peft" in kwargs) > 1:
             raise GrainsError("only one adapter can be applied; drop peft= or all but one LoRA artifact")
-        if adapters:
-            kwargs["peft"] = str(adapters[0])
         try:
             super().__init__(pretrained=pretrained, **kwargs)
         except TypeError as error:
             raise _unknown_argument(error) or error from error
+        if adapters:
+            self._attach(adapters[0])
         for item in self.applied:
             if item.artifact.vectors is not None:
                 check_width(self.model, item.artifact.vectors)
             _warn_of_other_base(item, pretrained)
         self._join_processes()
+
+    def _attach(self, adapter: Path) -> None:
+        """Load a LoRA artifact's adapter; `hf`'s own `peft` would cut the vocabulary to the tokenizer's size too."""
+        from peft import PeftModel
+
+        self._model: Any = PeftModel.from_pretrained(self.model, str(adapter)).eval()
+        self.peft = str(adapter)
 
     def _join_processes(self) -> None:
         """Share requests between CPU processes too; `hf` does so only with more than one accelerator."""
@@ -219,7 +228,7 @@ class GrainsHF(SteeringMixin, HFLM):
         return kind(**arg_dict, **extra)
 
 
-class GrainsHFMultimodal(SteeringMixin, ImageLoglikelihoodMixin, HFMultimodalLM):
+class GrainsHFMultimodal(SteeringMixin, SharedImagesMixin, ImageLoglikelihoodMixin, HFMultimodalLM):
     """Vision-language models, images in log-likelihoods included."""
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -232,8 +241,7 @@ class GrainsHFMultimodal(SteeringMixin, ImageLoglikelihoodMixin, HFMultimodalLM)
         if seeing:
             shown = self.instructed([requests[index] for index in seeing])
             self._observe(shown)
-            with self.steering():
-                scored = ImageLoglikelihoodMixin.loglikelihood(self, shown, disable_tqdm=disable_tqdm)
+            scored = ImageLoglikelihoodMixin.loglikelihood(self, shown, disable_tqdm=disable_tqdm)
             answers.update(zip(seeing, scored, strict=True))
         return [answers[index] for index in range(len(requests))]
 

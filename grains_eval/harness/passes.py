@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from grains_eval.harness.stacking import Roles, Stack, keeping
 from grains_eval.models.blocks import find_blocks, find_decoder
-from grains_eval.models.forward import decoder_receives
+from grains_eval.models.forward import DEEPSTACK, decoder_receives
 
 # keywords of the decoder that belong to one call and are not replayed in another
 _OWN_KEYWORDS = {"input_ids", "inputs_embeds", "past_key_values", "use_cache", "return_dict"}
@@ -155,8 +155,7 @@ class Runner:
             if pictured and base is not None:
                 embeddings = base.replay["inputs_embeds"]
                 keywords: dict[str, Any] = {"inputs_embeds": embeddings.repeat(size, 1, 1)}
-                replayed = {name: value for name, value in base.replay.items() if name not in _OWN_KEYWORDS}
-                hooks.enter_context(decoder_receives(self.model, replayed, size))
+                hooks.enter_context(decoder_receives(self.model, _replayed(base.replay, size), size))
             else:
                 keywords = {name: _repeat(value, size, self.device) for name, value in plan.inputs.items()}
                 if pictured:
@@ -247,6 +246,14 @@ class Runner:
             yield
         finally:
             handle.remove()
+
+
+def _replayed(seen: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """What the decoder received, for `size` configurations."""
+    kept = {name: value for name, value in seen.items() if name not in _OWN_KEYWORDS}
+    if kept.get(DEEPSTACK) is not None:  # rows of visual tokens, one configuration after another
+        kept[DEEPSTACK] = [level.repeat(size, 1) for level in kept[DEEPSTACK]]
+    return kept
 
 
 def _filled(layer: Any) -> DynamicLayer | None:

@@ -25,7 +25,7 @@ from grains_eval.harness.sharing import shareable
 from grains_eval.harness.stacking import Configuration
 
 if TYPE_CHECKING:
-    from lm_eval.models.huggingface import HFLM as _Base
+    _Base = Any
 else:
     _Base = object
 
@@ -154,7 +154,7 @@ class SharedContextMixin(_Base):
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Score]:
         """See `hf`; a sweep that has scored all these requests already tokenizes nothing."""
         memo = self.memo
-        if memo is not None and all(request.args in memo.scores for request in requests):
+        if memo is not None and all(len(each.args) == 2 and each.args in memo.scores for each in requests):
             return [memo.scores[request.args][memo.active] for request in requests]
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 

@@ -1,0 +1,123 @@
+"""Shared contexts for log-likelihood requests with pictures: one vision pass and one prompt pass per context."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from grains_eval.errors import GrainsError
+from grains_eval.harness.rows import Score
+from grains_eval.harness.shared_context import Memo, PreparedContext, score_prepared
+from grains_eval.harness.sharing import shareable
+from grains_eval.models import pictures
+from grains_eval.models.forward import forget_positions
+
+if TYPE_CHECKING:
+    from grains_eval.harness.multimodal import ImageRequest
+
+    _Base = Any
+else:
+    _Base = object
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request with the identity of its context and the token ids of its continuation."""
+
+    request: ImageRequest
+    context: tuple[Any, ...]
+    continuation: tuple[int, ...] | None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (self.context, self.continuation)
+
+
+class SharedImagesMixin(_Base):
+    """Stands between `SharedContextMixin` and `ImageLoglikelihoodMixin` in a model's bases."""
+
+    share_context: bool
+    memo: Memo | None
+
+    def score_images(self, requests: Sequence[ImageRequest], disable_tqdm: bool = False) -> list[Score]:
+        """Score requests with pictures under the model's steering.
+
+        Raises:
+            GrainsError: a prompt that the processor refuses, or one past `max_length`.
+        """
+        if not self.share_context or not shareable(self.model):
+            with self.steering():
+                return super().score_images(requests, disable_tqdm)
+        asked = [self._asked(request) for request in requests]
+        # a continuation that changes its context's last token has no context to share
+        alone = [index for index, each in enumerate(asked) if each.continuation is None]
+        found: dict[int, Score] = {}
+        if alone:
+            with self.steering():
+                scored = super().score_images([requests[index] for index in alone], disable_tqdm)
+            found.update(zip(alone, scored, strict=True))
+        memo = self.memo if self.memo is not None else Memo([self.steering_configuration])
+        self._remember([each for each in asked if each.continuation is not None], memo, disable_tqdm)
+        for index, each in enumerate(asked):
+            if index not in found:
+                found[index] = memo.scores[each.key][memo.active]
+                if self.memo is None:
+                    self.cache_hook.add_partial("loglikelihood", requests[index].args, found[index])
+        return [found[index] for index in range(len(requests))]
+
+    def _asked(self, request: ImageRequest) -> _Asked:
+        ids = pictures.continuation_ids(
+            self, request.context, request.continuation, request.images, request.where
+        )
+        shown = tuple(
+            (image.mode, image.size, hashlib.sha256(image.tobytes()).hexdigest()) for image in request.images
+        )
+        return _Asked(request, (request.context, shown), None if ids is None else tuple(ids))
+
+    def _remember(self, asked: Sequence[_Asked], memo: Memo, disable_tqdm: bool) -> None:
+        """Score what the memo does not know yet, for all its configurations."""
+        groups: dict[tuple[Any, ...], dict[tuple[int, ...], ImageRequest]] = {}
+        for each in asked:
+            if each.key not in memo.scores and each.continuation is not None:
+                groups.setdefault(each.context, {})[each.continuation] = each.request
+
+        def contexts() -> Iterator[PreparedContext]:
+            for group in groups.values():
+                first = next(iter(group.values()))
+                inputs = pictures.process(self, [first.context], [first.images], first.where)
+                self._check_length(inputs["input_ids"].shape[1], group)
+                forget_positions(self.model)
+                yield PreparedContext(inputs, list(group))
+
+        bar = tqdm(
+            total=sum(map(len, groups.values())),
+            disable=disable_tqdm or self.rank != 0 or not groups,
+            desc="Running loglikelihood requests with text+image input, contexts shared",
+        )
+        precision = self.mixed_precision_dtype
+        with bar, torch.autocast(self.device.type, dtype=precision, enabled=precision is not None):
+            scores = score_prepared(
+                self.model,
+                contexts(),
+                memo.configurations,
+                batch_size=self.batch_size,
+                softmax_dtype=torch.float32,
+                progress=bar.update,
+            )
+        for index, (context, group) in enumerate(groups.items()):
+            for place, continuation in enumerate(group):
+                memo.scores[context, continuation] = [each[index][place] for each in scores]
+
+    def _check_length(self, width: int, group: dict[tuple[int, ...], ImageRequest]) -> None:
+        for continuation, request in group.items():
+            if width + len(continuation) > self.max_length:
+                raise GrainsError(
+                    f"{request.where}: prompt, images and continuation have {width + len(continuation)} tokens "
+                    f"but max_length is {self.max_length} and images are never cut; use smaller images or raise "
+                    "max_length"
+                )

@@ -1,0 +1,135 @@
+"""Shared contexts with pictures against one hooked pass per request, on every vision-language family."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+
+import pytest
+import torch
+from lm_eval.models.hf_vlms import HFMultimodalLM
+
+from grains_eval.errors import GrainsError
+from grains_eval.harness import shared_context
+from grains_eval.harness.multimodal import ImageLoglikelihoodMixin
+from grains_eval.harness.shared_context import Memo, SharedContextMixin
+from grains_eval.harness.shared_images import SharedImagesMixin
+from grains_eval.models import pictures
+from grains_eval.steering import applied
+from tests.harness.test_multimodal import PICTURES, request
+from tests.harness.test_shared_context import configurations
+from tests.tiny import VISION
+
+ANSWERS = [" red square", " no", " paris is the capital", " yes"]
+
+
+class ImageModel(SharedContextMixin, SharedImagesMixin, ImageLoglikelihoodMixin, HFMultimodalLM):
+    """The class under test, steered by a configuration in memory."""
+
+    configuration = ()
+
+    @property
+    def steering_configuration(self):
+        return self.configuration
+
+    @contextmanager
+    def steering(self):
+        with ExitStack() as stack:
+            for each in self.configuration:
+                stack.enter_context(applied(self.model, each))
+            yield
+
+
+@pytest.fixture(scope="module")
+def model(tiny_vision):
+    made = {}
+
+    def get(family):
+        if family not in made:
+            made[family] = ImageModel(pretrained=str(tiny_vision(family)), dtype="float32", device="cpu", batch_size=2)
+        return made[family]
+
+    return get
+
+
+def asked():
+    """One picture, two pictures, a picture at the end; four answers each, one of a single token."""
+    contexts = [
+        ("<image>\nWhat is the picture?", PICTURES[:1]),
+        ("What is <image> and <image>, the same?", PICTURES[1:3]),
+        ("What is <image>", PICTURES[2:3]),
+    ]
+    return [
+        request((text, answer, {"visual": shown}), number)
+        for number, (text, shown) in enumerate(contexts)
+        for answer in ANSWERS
+    ]
+
+
+def plainly(lm, requests, configuration):
+    """One request at a time through the whole model; position rules are told where the prompt ends."""
+    found = []
+    for each in requests:
+        prepared = lm.prepare_image_request(each)
+        length = lm.continuation_length(prepared)
+        inputs = pictures.process(lm, [prepared.context + prepared.continuation], [prepared.images], prepared.where)
+        ids = inputs["input_ids"][0]
+        pictures_free = len(ids) - length
+        lm.model.model.rope_deltas = None
+        with torch.no_grad(), ExitStack() as stack:
+            for one in configuration:
+                stack.enter_context(applied(lm.model, one, torch.tensor([pictures_free])))
+            logprobs = lm.model(**inputs, use_cache=False).logits[0, -length - 1 : -1].log_softmax(-1)
+        target = ids[-length:]
+        total = logprobs.gather(-1, target[:, None]).sum()
+        found.append((float(total), bool((logprobs.argmax(-1) == target).all())))
+    return found
+
+
+@pytest.mark.parametrize("family", list(VISION))
+def test_agrees_with_plain_hooks(family, model):
+    lm = model(family)
+    requests, wanted = asked(), configurations(lm.model)
+    lm.memo = Memo(wanted)
+    try:
+        for index, configuration in enumerate(wanted):
+            lm.memo.active = index
+            found, expected = lm.loglikelihood(requests, disable_tqdm=True), plainly(lm, requests, configuration)
+            assert max(abs(a[0] - b[0]) for a, b in zip(found, expected, strict=True)) < 1e-5, index
+            assert [a[1] for a in found] == [b[1] for b in expected]
+    finally:
+        lm.memo = None
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl"])
+def test_the_vision_tower_runs_once_a_context(family, model):
+    lm = model(family)
+    calls = []
+    handle = lm.model.model.visual.register_forward_hook(lambda *_: calls.append(1))
+    lm.memo = Memo(configurations(lm.model))
+    try:
+        lm.loglikelihood(asked(), disable_tqdm=True)
+    finally:
+        handle.remove()
+        lm.memo = None
+    assert len(calls) == 3
+
+
+def test_a_single_configuration_agrees_with_the_plain_path(model, monkeypatch):
+    lm = model("gemma3")
+    requests = asked()
+    lm.configuration = configurations(lm.model)[1]
+    try:
+        shared = lm.loglikelihood(requests, disable_tqdm=True)
+        monkeypatch.setattr(lm, "share_context", False)
+        plain = lm.loglikelihood(requests, disable_tqdm=True)
+    finally:
+        lm.configuration = ()
+    assert max(abs(a[0] - b[0]) for a, b in zip(shared, plain, strict=True)) < 1e-5
+    assert shared != lm.loglikelihood(requests, disable_tqdm=True)
+
+
+def test_a_prompt_past_the_context_is_refused(model, monkeypatch):
+    lm = model("llava")
+    monkeypatch.setattr(lm, "_max_length", 20)
+    with pytest.raises(GrainsError, match="images are never cut"):
+        lm.loglikelihood(asked(), disable_tqdm=True)
