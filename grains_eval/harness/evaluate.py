@@ -50,7 +50,7 @@ def evaluate(
     else:
         arguments = parse_model_args(model)
         lm = GrainsHF.create_from_arg_obj(arguments, {"device": device, "batch_size": batch_size})
-    manager = task_manager(include_path)
+    manager = task_manager(tasks, include_path)
     missing = [name for name in tasks if not manager.match_tasks([name])]
     if missing:
         raise GrainsError(f"unknown task '{missing[0]}': list them with lm_eval ls tasks, or add include_path")

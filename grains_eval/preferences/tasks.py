@@ -7,6 +7,8 @@ same prompt format, chat template included.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from lm_eval.api.task import Task
@@ -23,8 +25,19 @@ from grains_eval.types import Message, PreferenceExample
 _ROLES = ("train", "validation", "test")
 
 
-def task_manager(include_path: Sequence[str] = ()) -> TaskManager:
-    """The harness's tasks, ours, and those in the user's folders, which win."""
+def task_manager(names: Sequence[str], include_path: Sequence[str] = ()) -> TaskManager:
+    """A manager that knows the named tasks: the user's folders win, then ours, then the harness's.
+
+    Reading the harness's own index takes seconds, so it is left alone where our and the user's tasks are enough.
+    """
+    own = TaskManager(include_path=[str(task_directory()), *include_path], include_defaults=False)
+    if set(names) <= set(own.all_subtasks):  # a group of ours may name tasks of the harness
+        return own
+    return _all_tasks(tuple(include_path))
+
+
+@lru_cache(maxsize=2)
+def _all_tasks(include_path: tuple[str, ...]) -> TaskManager:
     return TaskManager(include_path=[str(task_directory()), *include_path])
 
 
@@ -34,11 +47,11 @@ def load_task(name: str, include_path: Sequence[str] = ()) -> Task:
     Raises:
         GrainsError: no such task, a group, a task that is not multiple choice, or data that cannot be loaded.
     """
-    manager = task_manager(include_path)
+    manager = task_manager([name], include_path)
     if name not in manager.all_subtasks:
         if name in manager.all_groups or name in manager.all_tags:
             raise GrainsError(f"'{name}' is a group of tasks; data.task needs one task (see lm_eval ls tasks)")
-        raise unknown(name, manager.all_subtasks, "task") if len(manager.all_subtasks) < 50 else _no_such_task(name, manager)
+        raise _no_such_task(name, manager)
     try:
         task: Task = manager.load([name])["tasks"][name]
     except GrainsError:
@@ -56,8 +69,6 @@ def load_task(name: str, include_path: Sequence[str] = ()) -> Task:
 
 
 def _no_such_task(name: str, manager: TaskManager) -> GrainsError:
-    from difflib import get_close_matches
-
     close = get_close_matches(name, manager.all_subtasks, n=3)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return GrainsError(f"unknown task '{name}': {hint}list them with lm_eval ls tasks, or add a folder of your own")

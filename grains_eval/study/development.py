@@ -72,7 +72,7 @@ def development_set(
     """
     notes: list[str] = []
     tasks: list[Task] = []
-    manager = task_manager(include_path)
+    manager = task_manager(recipe.evaluation.preserve, include_path)
     for name in recipe.evaluation.preserve:
         try:
             if name in manager.all_subtasks:

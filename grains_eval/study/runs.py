@@ -103,7 +103,7 @@ def run_all(
         "log_samples": True,
     }
     if shared:
-        manager = task_manager(include_path)
+        manager = task_manager(tasks, include_path)
         settings = [artifacts for _, artifacts in shared]
         found = evaluate_settings(lm, settings, tasks, task_manager=manager, **options)
         for (run, _), results in zip(shared, found, strict=True):

@@ -1,0 +1,152 @@
+"""The artifact folder: what is written comes back, and nothing else is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from grains_eval import artifacts
+from grains_eval.errors import GrainsError
+from grains_eval.report.attributions import read_token_maps
+from grains_eval.steering import steered
+from grains_eval.types import Attribution, Patch, SteeringConfig, SteeringVectors, TokenSelection
+
+
+def vectors(width=8):
+    return SteeringVectors(
+        directions={1: torch.arange(width) / 3, 4: -torch.ones(width)},
+        scales={1: 2.5, 4: 7.0},
+        statistics={1: {"agreement": 0.25, "explained_variance": float("nan")}, 4: {}},
+        recommended=SteeringConfig((4,), 0.5, "relative", "add", "prompt"),
+        provenance={"method": "grains", "base_model": "org/m", "seed": 3, "doc_hashes": {"build": ["a"], "development": []}},
+    )
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    folder = artifacts.save(vectors(), tmp_path / "v", recipe="name: x\n")
+    found = artifacts.load(folder)
+    assert found.layers == (1, 4)
+    for layer in found.layers:
+        assert torch.equal(found.directions[layer], vectors().directions[layer])
+        assert found.directions[layer].dtype == torch.float32
+    assert found.scales == vectors().scales
+    assert found.recommended == vectors().recommended
+    assert found.statistics[1]["agreement"] == 0.25
+    assert found.statistics[1]["explained_variance"] != found.statistics[1]["explained_variance"]
+    assert found.provenance["doc_hashes"]["build"] == ["a"]
+    assert artifacts.fingerprint(found) == artifacts.fingerprint(vectors())
+    assert {file.name for file in folder.iterdir()} == {
+        "steering_config.json", "steering_vectors.safetensors", "recipe.yaml", "README.md",
+    }  # fmt: skip
+    assert "base_model: org/m" in (folder / "README.md").read_text()
+
+
+def test_the_fingerprint_sees_every_number_and_the_scales():
+    one = vectors()
+    moved = replace(one, directions={**one.directions, 4: one.directions[4] + torch.eye(8)[7] * 1e-6})
+    prints = {artifacts.fingerprint(v) for v in (one, moved, replace(one, scales={1: 2.5, 4: 7.1}))}
+    assert len(prints) == 3
+
+
+def test_a_loaded_vector_steers_alike(tmp_path, loaded_text):
+    model = loaded_text("llama").model
+    built = vectors(int(model.config.hidden_size))
+    built = replace(built, directions={0: built.directions[1]}, scales={0: 4.0}, recommended=SteeringConfig())
+    loaded = artifacts.load(artifacts.save(built, tmp_path / "v"))
+    ids = torch.tensor([[1, 270, 280]])
+    with torch.no_grad(), steered(model, built):
+        expected = model(ids).logits
+    with torch.no_grad(), steered(model, loaded):
+        assert torch.equal(model(ids).logits, expected)
+
+
+def test_nothing_is_replaced_without_being_asked(tmp_path):
+    artifacts.save(vectors(), tmp_path / "v")
+    with pytest.raises(GrainsError, match="exists; choose another --output_path or pass --overwrite"):
+        artifacts.save(replace(vectors(), scales={1: 9.0, 4: 9.0}), tmp_path / "v")
+    assert artifacts.load(tmp_path / "v").scales == vectors().scales
+    artifacts.save(replace(vectors(), scales={1: 9.0, 4: 9.0}), tmp_path / "v", overwrite=True)
+    assert artifacts.load(tmp_path / "v").scales[1] == 9.0
+    assert [file.name for file in tmp_path.iterdir()] == ["v"], "no temporary folder stays"
+
+
+def test_a_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
+    artifacts.save(vectors(), tmp_path / "v")
+    monkeypatch.setattr(artifacts, "write_card", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    for target in ("v", "w"):
+        with pytest.raises(OSError, match="No space left"):
+            artifacts.save(replace(vectors(), scales={1: 9.0, 4: 9.0}), tmp_path / target, overwrite=True)
+    assert artifacts.load(tmp_path / "v").scales == vectors().scales
+    assert [file.name for file in tmp_path.iterdir()] == ["v"]
+
+
+def damage(folder, **changes):
+    file = folder / artifacts.CONFIG
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: damage(f, format_version=2), "has format 2 but this version reads up to 1; upgrade"),
+        (lambda f: damage(f, layers=[1, 4, 5]), "disagree about layers.5"),
+        (lambda f: damage(f, layers=[1]), "disagree about layers.4"),
+        (lambda f: damage(f, hidden_size=9), r"has shape \[8\], expected \[9\]"),
+        (lambda f: damage(f, site="somewhere"), "is not a steering config: site"),
+        (lambda f: damage(f, recommended={"strenght": 1}), "recommended setting is damaged"),
+        (lambda f: (f / artifacts.CONFIG).unlink(), "has no steering_config.json"),
+        (lambda f: (f / artifacts.CONFIG).write_text("{"), "is damaged"),
+        (lambda f: (f / artifacts.CONFIG).write_text("[]"), "is damaged"),
+        (lambda f: (f / artifacts.TENSORS).unlink(), "missing or damaged"),
+        (lambda f: (f / artifacts.TENSORS).write_bytes(b"\x00" * 40), "missing or damaged"),
+    ],
+)
+def test_a_damaged_or_foreign_folder_is_refused_in_one_line(tmp_path, spoil, says):
+    folder = artifacts.save(vectors(), tmp_path / "v")
+    spoil(folder)
+    with pytest.raises(GrainsError, match=says) as caught:
+        artifacts.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_vectors_that_are_not_finite_are_refused(tmp_path):
+    built = replace(vectors(), directions={1: torch.full((8,), torch.nan), 4: torch.ones(8)})
+    with pytest.raises(GrainsError, match="not finite"):
+        artifacts.load(artifacts.save(built, tmp_path / "v"))
+
+
+def test_pickles_are_never_opened(tmp_path):
+    torch.save({"x": 1}, tmp_path / "v.pt")
+    for name in ("v.pt", "missing.pkl"):
+        with pytest.raises(GrainsError, match="pickles are never opened"):
+            artifacts.load(tmp_path / name)
+
+
+def test_a_missing_folder_and_an_unreachable_hub_id(tmp_path):
+    with pytest.raises(GrainsError, match="does not exist; give a folder or a hub id"):
+        artifacts.load(tmp_path / "none")
+    with pytest.raises(GrainsError, match="neither a local folder nor a reachable hub repository"):
+        artifacts.load("nobody/nothing@main")
+
+
+def test_attributions_and_pictures_travel_with_the_vectors(tmp_path):
+    attribution = Attribution(
+        "e:0", ("a", "<img>"), torch.tensor([0.5, -1.0]), torch.tensor([False, True]), torch.tensor([True, True]),
+        2.0, 2.5, 0.01, 20, (None, Patch(0, 1, 2, (0.5, 0.25, 0.75, 0.5))),
+    )  # fmt: skip
+    folder = artifacts.save(
+        vectors(), tmp_path / "v", attributions=[attribution], selections=[TokenSelection((0,), (1,))],
+        pictures=[[Image.new("RGB", (4, 4), (9, 8, 7))]],
+    )  # fmt: skip
+    (drawn,) = read_token_maps(folder)
+    assert drawn.tokens == ("a", "<img>")
+    assert drawn.scores == (0.5, -1.0)
+    assert drawn.selected == {0, 1}
+    assert drawn.boxes == (None, (0, (0.5, 0.25, 0.75, 0.5)))
+    assert len(drawn.pictures) == 1
+    assert drawn.pictures[0].startswith(b"\x89PNG")
+    assert "completeness error 1.00 %" in drawn.note
