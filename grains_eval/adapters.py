@@ -75,7 +75,9 @@ def find_targets(model: PreTrainedModel, names: Sequence[str] | None = None) -> 
         GrainsError: there are none.
     """
     inside = {id(module) for block in find_blocks(model) for module in block.modules()}
-    found = {name: module for name, module in model.named_modules() if id(module) in inside}
+    found: dict[str, nn.Module] = {
+        name: module for name, module in model.named_modules() if id(module) in inside
+    }
     for wanted in (names,) if names is not None else (_QUERY_VALUE, _FUSED):
         targets = {name: module for name, module in found.items() if name.rsplit(".", 1)[-1] in wanted}
         if targets:

@@ -237,7 +237,9 @@ def check_width(model: PreTrainedModel, vectors: SteeringVectors) -> None:
         if vectors.site == "block_output":
             expected = int(model.config.get_text_config(decoder=True).hidden_size)
         else:
-            expected = int(getattr(find_attention_outputs(model)[layer], "in_features", direction.shape[-1]))
+            projection = find_attention_outputs(model)[layer]
+            # GPT-2's Conv1D calls its input width nx
+            expected = int(getattr(projection, "in_features", getattr(projection, "nx", direction.shape[-1])))
         if direction.shape != (expected,):
             raise GrainsError(
                 f"vectors have width {direction.shape[-1]} at layer {layer} but the model needs {expected}; "

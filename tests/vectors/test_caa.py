@@ -1,0 +1,74 @@
+"""CAA against a mean difference worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from grains_eval.models import LoadedModel
+from grains_eval.study.tune import fixed_setting, grid
+from grains_eval.vectors import METHOD_STEERING, run_method
+from tests.vectors.contexts import EXAMPLES, context, differences_by_hand, recipe
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "gpt_neox"])
+def test_directions_are_mean_differences_at_the_last_response_token(
+    loaded_text: Callable[[str], LoadedModel], family: str
+) -> None:
+    loaded = loaded_text(family)
+    vectors = run_method(context(loaded, "caa")).vectors
+    expected = differences_by_hand(loaded).mean(dim=0)
+    assert vectors.site == "block_output" and vectors.layers == tuple(range(len(expected)))
+    for layer in vectors.layers:
+        torch.testing.assert_close(vectors.directions[layer], expected[layer], atol=1e-4, rtol=1e-4)
+        assert vectors.statistics[layer]["examples"] == len(EXAMPLES)
+        assert vectors.scales[layer] > 0
+
+
+def test_swapped_answers_turn_the_vector_round(loaded_text: Callable[[str], LoadedModel]) -> None:
+    from dataclasses import replace
+
+    from grains_eval.vectors import build
+
+    loaded = loaded_text("llama")
+    swapped = [replace(one, chosen=one.rejected, rejected=one.chosen) for one in EXAMPLES]
+    one, other = build(loaded, EXAMPLES, recipe("caa")), build(loaded, swapped, recipe("caa"))
+    for layer in one.layers:
+        torch.testing.assert_close(one.directions[layer], -other.directions[layer])
+
+
+def test_it_is_applied_by_plain_addition_whatever_the_recipe_fixes_for_grains(
+    loaded_text: Callable[[str], LoadedModel],
+) -> None:
+    built = run_method(context(loaded_text("llama"), "caa")).vectors
+    fixed = recipe("caa").model_copy(
+        update={"steering": recipe("caa").steering.model_copy(update={"layers": [2], "strength": 4.0})}
+    )
+    assert fixed_setting(fixed) is None
+    settings = grid(built, fixed)
+    assert {(one.operator, one.unit) for one in settings} == {("add", "relative")}
+    assert {one.layers for one in settings} == {(0,), (1,), (2,)} and len(settings) == 3 * 4
+    assert fixed_setting(
+        fixed.model_copy(update={"vectors": fixed.vectors.model_copy(update={"method": "grains"})})
+    )
+
+
+def test_options_override_how_it_is_applied(loaded_text: Callable[[str], LoadedModel]) -> None:
+    one = recipe("caa", steering={"layers": [1], "strength": 2.0, "unit": "absolute"})
+    setting = fixed_setting(one)
+    assert setting is not None
+    assert (setting.layers, setting.strength, setting.unit, setting.operator) == (
+        (1,),
+        2.0,
+        "absolute",
+        "add",
+    )
+    untuned = METHOD_STEERING["caa"].untuned(run_method(context(loaded_text("llama"), "caa")).vectors)
+    assert (untuned.layers, untuned.strength, untuned.unit, untuned.operator) == (
+        (1,),
+        1.0,
+        "absolute",
+        "add",
+    )
