@@ -223,7 +223,11 @@ class ImageLoglikelihoodMixin(_Base):
         ]
         first = min(starts) - 1
         forget_positions(self.model)
-        with logits_from(self.model, first):
+        precision = self.mixed_precision_dtype
+        with (
+            logits_from(self.model, first),
+            torch.autocast(self.device.type, dtype=precision, enabled=precision is not None),
+        ):
             logits: Tensor = self.model(**features, use_cache=False).logits
         answers: list[Answer] = []
         for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
