@@ -27,6 +27,7 @@ from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, split_by_images
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.harness.shared_context import SharedContextMixin
+from grains_eval.harness.sharing import shareable
 from grains_eval.harness.shared_images import SharedImagesMixin
 from grains_eval.models.loading import is_vision_language, read_config
 from grains_eval.preferences.hashing import doc_hash
@@ -184,7 +185,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
             **super().get_model_info(),
             "steering": self.describe_steering(),
             "steering_fingerprint": self.cache_fingerprint(),
-            "scoring_path": "shared_context" if self.share_context else "plain",
+            "scoring_path": "shared_context" if self.share_context and shareable(self.model) else "plain",
             "evaluated_docs_used_to_build": used["build"],
             "evaluated_docs_used_to_tune": used["tune"],
         }
