@@ -136,7 +136,7 @@ def test_the_model_is_restored_when_training_fails(loaded_text: Callable[[str], 
 
 def test_names_that_are_not_there_are_refused(loaded_text: Callable[[str], LoadedModel]) -> None:
     with pytest.raises(
-        GrainsError, match="no projection is called nowhere.*target_modules to some of.*q_proj"
+        GrainsError, match=r"no projection is called nowhere.*target_modules to some of.*q_proj"
     ):
         adapters.find_targets(loaded_text("llama").model, ["nowhere"])
 

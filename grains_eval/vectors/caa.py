@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors.context import BuildContext, Built
 from grains_eval.vectors.direction import direction
@@ -19,6 +20,7 @@ STEERING = OwnSteering(
 
 def caa(context: BuildContext) -> Built:
     """`v_l`: mean over the pairs of `h_l(x, y+) - h_l(x, y-)` at the last response token (section 3)."""
+    method_options(context.recipe, Section)  # there are none
     states = read_responses(context)
     deltas = states.deltas
     layers = range(deltas.shape[1])

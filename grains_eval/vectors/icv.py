@@ -11,7 +11,7 @@ from grains_eval.vectors.direction import DirectionKind, direction
 from grains_eval.vectors.responses import read_responses
 from grains_eval.vectors.settings import OwnSteering
 
-# every layer at once, each token's norm kept; the source moves by 0.1 of the norm, the models tried here need 0.2
+# every layer at once, each token's norm kept; the source moves by 0.1 of the norm, models tried here need 0.2
 STEERING = OwnSteering(
     source=SteeringConfig(strength=0.1, unit="relative", operator="add_renormalised"),
     tuned=SteeringConfig(strength=0.2, unit="relative", operator="add_renormalised"),

@@ -94,7 +94,7 @@ def nl_iti(context: BuildContext) -> Built:
 
 
 def _build(context: BuildContext, options: Options, probe: Probe, last_tokens: int) -> Built:
-    """`v_l`: for each chosen head `sigma * theta`, the mean difference's direction times the deviation along it.
+    """`v_l`: `sigma * theta` of each chosen head, the mean difference's direction times the deviation along it.
 
     Raises:
         GrainsError: fewer examples than folds, or an attention whose heads cannot be told apart.

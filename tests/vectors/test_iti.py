@@ -1,4 +1,4 @@
-"""ITI and NL-ITI: planted heads are found, directions are known, the site is the one before the output projection."""
+"""ITI and NL-ITI: planted heads are found, directions are known, the site is before the output projection."""
 
 from __future__ import annotations
 
