@@ -14,7 +14,7 @@ from typing import Any, cast
 from rich.markup import escape
 from rich.table import Table
 
-from grains_eval.report.data import ReportData
+from grains_eval.report.data import Band, ReportData
 from grains_eval.report.published import published_tables
 from grains_eval.report.wording import (
     answer,
@@ -66,29 +66,56 @@ def cells(row: Comparison, alpha: float) -> tuple[str, ...]:
     )
 
 
+# Columns that fit a terminal; the files hold all of them.
+_TERMINAL = ("method", "baseline", "steered", "difference", "interval", "verdict", "adjusted p", "helped / harmed / same")
+
+
 def render_terminal(report: ReportData, console: Any, *, folder: Path | None = None) -> None:
-    """Print verdict, table and notes to a rich console."""
+    """Print verdict, a table per task and notes to a rich console; draws of one control share a row."""
     console.print(f"[bold]{escape(report.headline)}[/bold]", highlight=False)
-    table = Table(
-        title=escape(report.title), title_justify="left", caption=caption(report), caption_justify="left"
-    )
-    for name, numeric in COLUMNS:
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    styles = {"better": "bold", "worse": "bold", "not shown": "dim"}
-    for row in report.rows:
-        texts = cells(row.comparison, report.alpha)
-        table.add_row(*map(escape, texts), style=styles[answer(row.comparison, report.alpha)])
-    for method in report.failures:
-        table.add_row("", "", escape(method), *[""] * 4, "failed", *[""] * 5)
-    console.print(table)
+    shown = [index for index, (name, _) in enumerate(COLUMNS) if name in _TERMINAL]
+    styles = {"better": "bold", "worse": "bold", "not shown": ""}
+    drawn = {member for band in report.bands for member in band.members}
+    keys = dict.fromkeys((row.comparison.task, row.comparison.metric) for row in report.rows)
+    for key in keys:
+        rows = [row.comparison for row in report.rows if (row.comparison.task, row.comparison.metric) == key]
+        better = "" if rows[0].higher_is_better else ", lower is better"
+        table = Table(title=escape(f"{key[0]}, {key[1]}{better}, {rows[0].n:,} items"), title_justify="left")
+        for index in shown:
+            name, numeric = COLUMNS[index]
+            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            if row.method not in drawn:
+                texts = cells(row, report.alpha)
+                table.add_row(*(escape(texts[index]) for index in shown), style=styles[answer(row, report.alpha)])
+        for band in report.bands:
+            if key in band.mean:
+                table.add_row(*_band_cells(band, key, rows[0]), style="dim")
+        console.print(table)
+    console.print(escape(caption(report)), style="dim", highlight=False)
     for method, reason in report.failures.items():
         console.print(f"{escape(method)} failed: {escape(reason)}", highlight=False)
-    for line in (*control_lines(report), *band_lines(report)):
+    for line in control_lines(report):
         console.print(escape(line), highlight=False)
     for note in report.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
     if folder is not None:
-        console.print(f"report: {escape(str(Path(folder) / 'report.html'))}", highlight=False)
+        console.print(f"report: {escape(str(Path(folder) / 'report.html'))}", highlight=False, soft_wrap=True)
+
+
+def _band_cells(band: Band, key: tuple[str, str], row: Comparison) -> tuple[str, ...]:
+    """Several draws of one control in the columns of the terminal: their mean, and their range as the interval."""
+    bounds = (band.low[key], band.high[key])
+    return (
+        escape(f"{band.label}, {len(band.members)} draws"),
+        level(row.baseline, row.scale),
+        level(row.baseline + band.mean[key], row.scale),
+        change(band.mean[key], row.scale),
+        f"{interval(bounds, row.scale)} (range)",
+        "",
+        "",
+        "",
+    )
 
 
 def caption(report: ReportData) -> str:
