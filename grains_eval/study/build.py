@@ -17,10 +17,12 @@ from safetensors.torch import save_file
 
 from grains_eval.artifacts import package_versions, save
 from grains_eval.attribution import attribute
-from grains_eval.errors import GrainsError, unknown
+from grains_eval.errors import GrainsError, pick, unknown
 from grains_eval.models import EncodedExample, LoadedModel, encode, load
+from grains_eval.models.blocks import find_blocks
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import AttributionConfig, Recipe
+from grains_eval.steering import OPERATORS, check_layer
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.making import METHOD_NAMES, METHODS, PROMPT, Job, instruction_of, leaves_open
 from grains_eval.study.tune import Choice, CurvePoint
@@ -123,6 +125,19 @@ def _described(point: CurvePoint) -> dict[str, Any]:
     }
 
 
+def check_steering(loaded: LoadedModel, recipe: Recipe) -> None:
+    """Refuse a steering section that does not fit before anything is computed.
+
+    Raises:
+        GrainsError: an unknown operator, or a block that the model lacks.
+    """
+    section = recipe.steering
+    pick(OPERATORS, section.operator, "steering operator")
+    named = section.layers if isinstance(section.layers, list) else []
+    for layer in [*named, *(section.candidate_layers or [])]:
+        check_layer(layer, len(find_blocks(loaded.model)))
+
+
 def watched(
     loaded: LoadedModel, examples: Examples, recipe: Recipe, include_path: Sequence[str] = ()
 ) -> DevelopmentSet:
@@ -213,6 +228,7 @@ def build_from_recipe(
     if method not in METHODS:
         raise unknown(method, METHOD_NAMES, "method")
     loaded = loaded or load(model_args)
+    check_steering(loaded, recipe)
     examples = examples or load_examples(recipe.data, loaded, include_path)
     state = {"recipe": recipe.fingerprint(), "model": {key: str(value) for key, value in sorted(model_args.items())}}
     work = target.with_name(f"{target.name}.partial")

@@ -44,7 +44,7 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
     drawn = [
         Curve(
             f"{name}: preference accuracy on development examples",
-            f"strength ({settings[0]['unit']})",
+            f"strength ({settings[0].get('unit', 'relative')})",
             "share preferring y+",
             tuple(line(blocks, "accuracy", len(layers) == 1) for blocks in layers),
             note=note,
@@ -54,7 +54,7 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
         drawn.append(
             Curve(
                 f"{name}: accuracy on preserved development items",
-                f"strength ({settings[0]['unit']})",
+                f"strength ({settings[0].get('unit', 'relative')})",
                 "accuracy",
                 tuple(line(blocks, "preserved", False) for blocks in layers),
                 note="Items of the preserved tasks that are left out of the report.",
