@@ -1,0 +1,1 @@
+"""One command per claim about speed: `python -m benchmarks.<name>`; `--smoke` checks exactness."""

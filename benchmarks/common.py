@@ -1,7 +1,8 @@
 """What every benchmark shares: the machine, a clock, interleaved runs, one table and one JSON file.
 
-Both sides of a ratio are measured in one process, in turn, so that a busy machine slows both. The clock is CPU seconds of
-this process on a CPU and device time between two events on a GPU; the ratio is that of the medians.
+Both sides of a ratio are measured in one process, in turn, so that a busy machine slows both. The clock is
+CPU seconds of this process on a CPU and device time between two events on a GPU; the ratio is that of the
+medians.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class Timing:
 
     @property
     def median(self) -> float:
+        """Median of the repeats."""
         return statistics.median(self.seconds)
 
 
@@ -183,7 +185,7 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
 def multiple_choice(
     questions: int, context: int, choices: int, answer: int, vocabulary: int, seed: int = 0
 ) -> list[tuple[tuple[str, str], list[int], list[int]]]:
-    """Requests as lm-eval hands them over: random contexts of `context` tokens, answers of `answer` tokens."""
+    """Requests as lm-eval hands them over: random contexts and answers of so many tokens."""
     draw = random.Random(seed)
     made: list[tuple[tuple[str, str], list[int], list[int]]] = []
     for question in range(questions):

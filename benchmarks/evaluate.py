@@ -1,4 +1,4 @@
-"""One evaluation on multiple-choice requests: `grains_hf` against lm-eval's `hf` and, steered, against its `steered`.
+"""One evaluation of multiple choice: `grains_hf` against lm-eval's `hf` and, steered, against its `steered`.
 
     python -m benchmarks.evaluate --output benchmarks/results/evaluate.json
 
@@ -8,6 +8,7 @@ Every side is the real lm-eval class, given token ids through `_loglikelihood_to
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ class Fixed(SharedContextMixin, HFLM):
 
     @property
     def steering_configuration(self):
+        """What is applied."""
         return self.configuration
 
 
@@ -78,8 +80,8 @@ def main() -> None:
             for lm in (theirs, ours):
                 lm._loglikelihood_tokens(common.multiple_choice(1, 8, 2, 2, vocabulary), disable_tqdm=True)
             sides = {
-                "theirs": lambda lm=theirs: lm._loglikelihood_tokens(requests, disable_tqdm=True),
-                "ours": lambda: ours._loglikelihood_tokens(requests, disable_tqdm=True),
+                "theirs": partial(theirs._loglikelihood_tokens, requests, disable_tqdm=True),
+                "ours": partial(ours._loglikelihood_tokens, requests, disable_tqdm=True),
             }
             times = common.interleaved(sides, arguments.repeats, arguments.device)
             difference = common.furthest(times["theirs"].result, times["ours"].result)

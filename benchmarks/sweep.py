@@ -1,9 +1,9 @@
-"""Baseline and many strengths: one shared pass of `grains_hf` against lm-eval's `hf` run once per strength under hooks.
+"""Baseline and many strengths: one shared pass of `grains_hf` against `hf` once per strength under hooks.
 
     python -m benchmarks.sweep --output benchmarks/results/sweep.json
 
-Both sides score the same requests under the same configurations. `first` steers block 0, `last quarter` the first block
-of the last quarter, and so on: the later the block, the more of the model is shared.
+Both sides score the same requests under the same configurations. `first` steers block 0, `last quarter` the
+first block of the last quarter, and so on: the later the block, the more of the model is shared.
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ class Runner:
                 keywords["attention_mask"] = mask.repeat(size, 1).to(self.device)
         cache, held = DynamicCache(), past.cache.layers
         cache.layer_class_to_replicate = None
-        cache.layers = [
+        cache.layers = [  # pyright: ignore[reportAttributeAccessIssue]
             _Branch(_filled(held[i] if i < len(held) else None), length, index, keep)
             for i in range(len(self.blocks))
         ]
@@ -227,7 +227,8 @@ class Runner:
             hidden = arguments[0]
             return (hidden[row.to(hidden.device), column.to(hidden.device)][None], *arguments[1:])
 
-        handle = self.model.get_output_embeddings().register_forward_pre_hook(pick)
+        head: nn.Module = self.model.get_output_embeddings()  # pyright: ignore[reportAssignmentType]
+        handle = head.register_forward_pre_hook(pick)
         try:
             yield
         finally:

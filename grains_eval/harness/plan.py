@@ -24,17 +24,19 @@ class Group:
         context: Its tokens after truncation, at least one.
         continuations: Their tokens, at least one each.
         owners: Index of the request of each continuation.
+        extendable: Whether the context's row may take a continuation in; a prepared context is as it is.
     """
 
     context: Tokens
     continuations: tuple[Tokens, ...]
     owners: tuple[int, ...]
+    extendable: bool = True
 
     @property
     def tail(self) -> int | None:
         """The only continuation of several tokens, which then simply follows its context in one row."""
         longer = [index for index, tokens in enumerate(self.continuations) if len(tokens) > 1]
-        return longer[0] if len(longer) == 1 else None
+        return longer[0] if len(longer) == 1 and self.extendable else None
 
     @property
     def branches(self) -> list[int]:
@@ -124,7 +126,8 @@ def group(
 def cluster(groups: Sequence[Group]) -> list[Cluster]:
     """Gather groups whose contexts start alike (a few-shot preamble, an instruction), where that saves work.
 
-    Sorted contexts are cut where neighbours share least, as long as the parts together save more than the whole.
+    Sorted contexts are cut where neighbours share least, as long as the parts together save more than the
+    whole.
     """
     ordered = sorted(groups, key=lambda item: item.context)
     # the last context token stays out: its logits are wanted, and `last` means it

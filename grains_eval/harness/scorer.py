@@ -11,8 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from grains_eval.harness.passes import Pass, Runner, State
-from grains_eval.harness.rows import Score, Tally, Targets, branch_pass, context_pass
 from grains_eval.harness.plan import Cluster, Group, Limits, batches, chunks
+from grains_eval.harness.rows import Score, Tally, Targets, branch_pass, context_pass
 from grains_eval.harness.stacking import Configuration, Stack, moving, resume_block
 from grains_eval.models.blocks import text_config
 
@@ -214,6 +214,6 @@ class Scorer:
 
 def _bytes(state: State) -> int:
     """Memory of the keys and values of a state."""
-    layers = [] if state.cache is None else state.cache.layers
+    layers: list[Any] = [] if state.cache is None else list(state.cache.layers)
     held = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
     return sum(tensor.numel() * tensor.element_size() for tensor in held)

@@ -1,8 +1,9 @@
 """Score continuations of shared contexts, for many steering configurations at once.
 
-A context runs once per configuration and its continuations branch off its keys and values; contexts that begin
-alike share that beginning too; logits are computed only where a continuation is read; blocks below the first steered
-one run once for all configurations. Sums agree with lm-eval's `hf` to rounding (1e-5 in float32).
+A context runs once per configuration and its continuations branch off its keys and values; contexts that
+begin alike share that beginning too; logits are computed only where a continuation is read; blocks below the
+first steered one run once for all configurations. Sums agree with lm-eval's `hf` to rounding (1e-5 in
+float32).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lm_eval.api.instance import Instance
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from grains_eval.errors import GrainsError
 from grains_eval.harness.plan import Group, cluster, group
 from grains_eval.harness.rows import Score
 from grains_eval.harness.scorer import Progress, Scorer, limits_for
@@ -39,7 +41,8 @@ class PreparedContext:
     """A context that its caller has prepared, with pictures for instance.
 
     Attributes:
-        inputs: Keywords of the model's forward for this one context, without padding (`input_ids [1, T]`, pixels, ...).
+        inputs: Keywords of the model's forward for this one context, without padding (`input_ids [1, T]`,
+            pixels, ...).
         continuations: Token ids of what is scored after it, each at least one.
     """
 
@@ -97,7 +100,8 @@ def score_prepared(
     """Score continuations of prepared contexts, one context after another; see `score`.
 
     Returns:
-        Per configuration, context and continuation, the sum in nats and whether every token was the most likely one.
+        Per configuration, context and continuation, the sum in nats and whether every token was the most
+        likely one.
     """
     scorer: Scorer | None = None
     owners: list[range] = []
@@ -109,7 +113,8 @@ def score_prepared(
             limits = limits_for(model, batch_size, width + max(map(len, continuations)))
             scorer = Scorer(model, configurations, limits, softmax_dtype, progress)
         # the tokens themselves are in `inputs`; only their number matters here
-        scorer.prepared(Group((0,) * width, continuations, tuple(owners[-1])), context.inputs)
+        branching = Group((0,) * width, continuations, tuple(owners[-1]), extendable=False)
+        scorer.prepared(branching, context.inputs)
     found = [] if scorer is None else scorer.results
     return [
         [[each[owner] for owner in rows] for rows in owners] for each in found or [{} for _ in configurations]
@@ -164,6 +169,12 @@ class SharedContextMixin(_Base):
         # rolling requests carry no strings: their windows share nothing
         together = self.share_context and all(request[0] is not None for request in requests)
         if not together or not requests or self.backend != "causal" or not shareable(self.model):
+            placed = next((each.positions for each in self.steering_configuration if each.positions != "all"), None)
+            if placed is not None:
+                raise GrainsError(
+                    f"positions={placed} cannot be told apart when prompt and answer run together; use "
+                    "share_context=true (for this model and these requests it is not possible: use positions=all)"
+                )
             with self.steering():
                 return super()._loglikelihood_tokens(
                     requests, disable_tqdm=disable_tqdm, override_bs=override_bs

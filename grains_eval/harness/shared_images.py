@@ -1,4 +1,4 @@
-"""Shared contexts for log-likelihood requests with pictures: one vision pass and one prompt pass per context."""
+"""Shared contexts for log-likelihood with pictures: one vision pass and one prompt pass per context."""
 
 from __future__ import annotations
 
@@ -115,9 +115,9 @@ class SharedImagesMixin(_Base):
 
     def _check_length(self, width: int, group: dict[tuple[int, ...], ImageRequest]) -> None:
         for continuation, request in group.items():
-            if width + len(continuation) > self.max_length:
+            tokens = width + len(continuation)
+            if tokens > self.max_length:
                 raise GrainsError(
-                    f"{request.where}: prompt, images and continuation have {width + len(continuation)} tokens "
-                    f"but max_length is {self.max_length} and images are never cut; use smaller images or raise "
-                    "max_length"
+                    f"{request.where}: prompt, images and continuation have {tokens} tokens but max_length is "
+                    f"{self.max_length} and images are never cut; use smaller ones or raise it"
                 )

@@ -1,4 +1,4 @@
-"""Whether a model's contexts can be shared: its cache must be plain keys and values, and a small trial must agree."""
+"""Whether a model's contexts can be shared: a cache of plain keys and values, a small trial that agrees."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 def shareable(model: PreTrainedModel) -> bool:
     """Whether shared contexts give this model's own numbers; tried once per model, on a few tokens.
 
-    State-space and linear-attention layers, chunked attention, shared key-value layers, prompt tuning, encoder-decoder
-    models and models with a cache or head of their own making fall back to plain scoring.
+    State-space and linear-attention layers, chunked attention, shared key-value layers, prompt tuning,
+    encoder-decoder models and models with a cache or head of their own making fall back to plain scoring.
     """
     if model not in _known:
         reason = _obstacle(model)
@@ -56,7 +56,7 @@ def _obstacle(model: PreTrainedModel) -> str | None:
 
 @torch.no_grad()
 def _trial(model: PreTrainedModel) -> float:
-    """Largest difference between shared and plain scores of contexts of two lengths with three continuations each."""
+    """Largest difference of shared and plain scores: contexts of two lengths, three continuations each."""
     middle = int(text_config(model).vocab_size) // 2  # ordinary tokens are there, special ones at the ends
     contexts = [[middle + i for i in range(9)], [middle - i for i in range(1, 6)]]
     answers = [[middle + 3, middle - 2, middle + 7], [middle - 4, middle + 1], [middle + 5]]

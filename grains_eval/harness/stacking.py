@@ -1,8 +1,9 @@
-"""Several steering configurations along the batch of one forward pass, from the first block where they differ.
+"""Several steering configurations along the batch of one forward pass, from the first block they change.
 
-Rows `s * R ... (s + 1) * R - 1` of a batch of `S * R` belong to configuration `s`. Blocks below the first steered one
-are not computed again: they hand their input on, and the last of them returns the output that the unsteered pass saved.
-The model's own forward runs throughout, so that its masks, positions and anything it does between blocks are its own.
+Rows `s * R ... (s + 1) * R - 1` of a batch of `S * R` belong to configuration `s`. Blocks below the first
+steered one are not computed again: they hand their input on, and the last of them returns the output that the
+unsteered pass saved. The model's own forward runs throughout, so that its masks, positions and anything it
+does between blocks are its own.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def moving(configuration: Sequence[ResolvedSteering | None]) -> Configuration:
 
 
 def resume_block(configuration: Configuration) -> int:
-    """The first block that must be computed again: the one after a steered output, or the one with a steered head."""
+    """The first block that must be computed again: after a steered output, or the one with a steered head."""
     return min(steering.first_layer + (steering.site == "block_output") for steering in configuration)
 
 
@@ -169,7 +170,7 @@ class Stack:
 
     @contextmanager
     def resumed(self, saved: Mapping[int, Any]) -> Iterator[None]:
-        """Skip the blocks below `resume`; the last of them returns its saved output `[R, n, H]`, once per configuration."""
+        """Skip the blocks below `resume`; the last returns its saved output `[R, n, H]` per configuration."""
         if self.resume == 0:
             yield
             return

@@ -1,7 +1,8 @@
-"""Evaluate many steering settings: every one is scored in one pass, then lm-eval's own `evaluate` runs per setting.
+"""Evaluate many steering settings: one pass scores them all, then lm-eval's own `evaluate` runs per setting.
 
-So metrics, filters, aggregation and samples are the harness's own, and a setting costs little more than the blocks it
-changes. Requests that cannot be shared (generation, rolling) run under hooks, setting after setting.
+So metrics, filters, aggregation and samples are the harness's own, and a setting costs little more than the
+blocks it changes. Requests that cannot be shared (generation, rolling) run under hooks, setting after
+setting.
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ def evaluate_settings(
         settings: What to evaluate, one after another.
         tasks: Task or group names.
         task_manager: Finds the tasks; lm-eval's default if None.
-        **options: Anything else that `lm_eval.simple_evaluate` takes, e.g. `limit`, `num_fewshot`; never `use_cache`.
+        **options: Anything else that `lm_eval.simple_evaluate` takes, e.g. `limit`, `num_fewshot`; never
+        `use_cache`.
 
     Returns:
-        Per setting, the results that `simple_evaluate` would return for it; empty on processes that do not report.
+        Per setting, the results that `simple_evaluate` would return for it; empty on processes that do not
+        report.
 
     Raises:
         GrainsError: `use_cache`, a setting that does not fit the model, or an adapter.
@@ -74,7 +77,12 @@ def evaluate_settings(
         for index, setting in enumerate(settings):
             lm.applied, lm.memo.active = tuple(setting), index
             if not results:
-                found = simple_evaluate(model=lm, tasks=list(tasks), task_manager=loaded, **options)
+                found = simple_evaluate(
+                    model=lm,
+                    tasks=list(tasks),
+                    task_manager=loaded,  # pyright: ignore[reportArgumentType]
+                    **options,
+                )
             else:
                 _seed(loaded, options)
                 chosen = {name: value for name, value in options.items() if name in _OPTIONS}
@@ -97,7 +105,7 @@ def _complete(found: dict[str, Any], first: dict[str, Any], lm: SteeringMixin) -
 
 
 def _seed(loaded: _Loaded, options: dict[str, Any]) -> None:
-    """Start every generator where `simple_evaluate` started it, so that settings see the same few-shot examples."""
+    """Start every generator where `simple_evaluate` starts it: settings see the same few-shot examples."""
     seeds = {name: options.get(name, default) for name, default in _SEEDS.items()}
     if seeds["random_seed"] is not None:
         random.seed(seeds["random_seed"])

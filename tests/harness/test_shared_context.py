@@ -7,14 +7,18 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+import transformers as hf
 from lm_eval.models.huggingface import HFLM
+from peft import PromptTuningConfig, get_peft_model
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness import scorer
+from grains_eval.harness import plan, shared_context
+from grains_eval.harness.plan import Limits
 from grains_eval.harness.shared_context import score
+from grains_eval.harness.sharing import shareable
 from grains_eval.models.blocks import find_attention_outputs, find_blocks
 from grains_eval.steering import OPERATORS, ResolvedSteering, applied
-from tests.tiny import VOCABULARY
+from tests.tiny import LLAMA, VOCABULARY, fill
 
 FAMILIES = [
     "llama",
@@ -32,7 +36,7 @@ LIMIT = 40  # tokens; longer requests are truncated
 
 
 def requests(seed: int = 0) -> list[tuple[list[int], list[int]]]:
-    """Several choices a context, single tokens, a lone continuation, one-token and truncated contexts, repeats."""
+    """Several choices a context, single tokens, lone continuations, one-token and cut contexts, repeats."""
     draw = random.Random(seed)
 
     def tokens(count: int) -> list[int]:
@@ -66,7 +70,7 @@ def steering(model, layers, strength, *, positions="all", operator="add_renormal
 
 
 def configurations(model):
-    """Baseline, first, middle and last block, several blocks, every position rule, heads, two operators, two at once."""
+    """Baseline, first to last block, several blocks, position rules, heads, operators, two at once."""
     last = len(find_blocks(model)) - 1
     return [
         (),
@@ -102,6 +106,12 @@ def plainly(model, asked, configuration, limit=LIMIT, dtype=None):
     return found
 
 
+def furthest(left, right):
+    """Largest difference in nats between two sets of scores."""
+    pairs = [pair for x, y in zip(left, right, strict=True) for pair in zip(x, y, strict=True)]
+    return max(abs(a[0] - b[0]) for a, b in pairs)
+
+
 def greedy_choice(model, asked):
     """The same requests with some continuations replaced by what the model would say, so that hits occur."""
     changed = []
@@ -129,3 +139,164 @@ def test_agrees_with_plain_hooks(family, loaded_text):
         assert [a[1] for a in scores] == [b[1] for b in expected]
         moved = max(moved, max(abs(a[0] - b[0]) for a, b in zip(scores, found[0], strict=True)))
     assert moved > 0.1 and any(hit for _, hit in found[0])
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "opt"])
+@pytest.mark.parametrize(
+    "limits",
+    [Limits(4000, 2**20, 2**26), Limits(60, 200, 20 * VOCABULARY), Limits(1, 1, 1)],
+    ids=["wide", "narrow", "one"],
+)
+@pytest.mark.parametrize("prefixes", [True, False])
+def test_batching_prefixes_and_stacks_change_nothing(family, limits, prefixes, loaded_text, monkeypatch):
+    model = loaded_text(family).model
+    asked, wanted = requests(), configurations(model)
+    expected = score(model, asked, wanted, max_length=LIMIT)
+    monkeypatch.setattr(shared_context, "limits_for", lambda *_: limits)
+    monkeypatch.setattr(plan, "_PASS_COST", 0 if prefixes else 10**6)
+    found = score(model, asked, wanted, max_length=LIMIT)
+    assert furthest(found, expected) < 1e-5
+    assert [[a[1] for a in x] for x in found] == [[a[1] for a in x] for x in expected]
+
+
+def test_prefixes_that_do_not_fit_together_take_turns(loaded_text, monkeypatch):
+    model = loaded_text("llama").model
+    asked, wanted = requests(), configurations(model)
+    monkeypatch.setattr(plan, "_PASS_COST", 0)
+    expected = score(model, asked, wanted, max_length=LIMIT)
+    monkeypatch.setattr("grains_eval.harness.scorer._MOST_PREFIX_BYTES", 1)
+    assert score(model, asked, wanted, max_length=LIMIT) == expected
+
+
+def test_what_moves_nothing_is_the_baseline_bit_for_bit(loaded_text):
+    model = loaded_text("qwen2").model
+    nothing = ResolvedSteering({1: torch.zeros(32)}, "block_output", OPERATORS["add_renormalised"], "all")
+    base, still, moved = score(
+        model, requests(), [(), (nothing,), (steering(model, [1], 1.0),)], max_length=LIMIT
+    )
+    assert base == still != moved
+    assert score(model, requests(), [(nothing,)], max_length=LIMIT) == score(
+        model, requests(), [()], max_length=LIMIT
+    )
+
+
+@pytest.mark.parametrize("index", [1, 4, 7, 10])
+def test_one_configuration_alone_gives_what_a_sweep_gives(index, loaded_text):
+    model = loaded_text("gemma2").model
+    wanted = configurations(model)
+    together = score(model, requests(), wanted, max_length=LIMIT)[index]
+    alone = score(model, requests(), [wanted[index]], max_length=LIMIT)[0]
+    assert max(abs(a[0] - b[0]) for a, b in zip(together, alone, strict=True)) < 1e-5
+
+
+def test_blocks_below_the_first_steered_one_run_once(loaded_text):
+    model = loaded_text("llama").model
+    blocks = find_blocks(model)
+    calls = [0] * len(blocks)
+
+    def count(index):
+        return lambda *_: calls.__setitem__(index, calls[index] + 1)
+
+    # the attention runs only where a block is really computed
+    handles = [block.self_attn.register_forward_hook(count(i)) for i, block in enumerate(blocks)]
+    steered = [(steering(model, [1], strength),) for strength in (1.0, 2.0, 3.0)]
+    asked = [([5, 6, 7], [8, 9]), ([5, 6, 7], [10, 11])]
+    score(model, asked, [(), *steered], max_length=LIMIT)
+    for handle in handles:
+        handle.remove()
+    # context and branches: once for all below, once more (all strengths stacked) above
+    assert calls == [2, 2, 4]
+    assert all("forward" not in block.__dict__ for block in blocks)
+
+
+def test_logits_are_computed_only_where_they_are_read(loaded_text):
+    model = loaded_text("llama").model
+    positions = []
+    handle = model.get_output_embeddings().register_forward_hook(
+        lambda *args: positions.append(args[2].shape[:-1])
+    )
+    score(model, [(list(range(3, 30)), [5, 6, 7]), (list(range(3, 30)), [8, 9])], [()], max_length=LIMIT)
+    handle.remove()
+    assert positions == [(1, 1), (1, 3)]
+
+
+def test_running_out_of_memory_halves_the_batch(loaded_text, monkeypatch):
+    model = loaded_text("llama").model
+    asked, wanted = requests(), configurations(model)
+    expected = score(model, asked, wanted, max_length=LIMIT)
+
+    def refuse(module, arguments, keywords):
+        if keywords["input_ids"].numel() > 70:
+            raise torch.OutOfMemoryError
+
+    handle = model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        found = score(model, asked, wanted, max_length=LIMIT, batch_size="auto")
+    finally:
+        handle.remove()
+    assert furthest(found, expected) < 1e-5
+    assert all("forward" not in block.__dict__ for block in find_blocks(model))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_is_no_further_from_the_truth_than_hf(family, tiny_text):
+    folder = str(tiny_text(family))
+    lm = HFLM(pretrained=folder, dtype="bfloat16", device="cpu", batch_size=3, max_length=LIMIT)
+    half = lm.model
+    # the weights themselves are rounded: the truth is the rounded model, computed exactly
+    exact = hf.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, experts_implementation="eager"
+    ).eval()
+    exact.load_state_dict({name: value.double() for name, value in half.state_dict().items()})
+    asked = [each for seed in range(3) for each in requests(seed)]
+    for configuration in [(), (steering(half, [1], 3.0),)]:
+        truth = plainly(exact, asked, configuration)
+
+        def error(scores, truth=truth):
+            return sum(abs(a[0] - b[0]) for a, b in zip(scores, truth, strict=True)) / len(truth)
+
+        with ExitStack() as stack:
+            for each in configuration:
+                stack.enter_context(applied(half, each))
+            theirs = lm._loglikelihood_tokens([(("", ""), *each) for each in asked], disable_tqdm=True)
+        ours = score(half, asked, [configuration], max_length=LIMIT)[0]
+        fine = score(half, asked, [configuration], max_length=LIMIT, softmax_dtype=torch.float32)[0]
+        assert error(fine) < error(ours) < error(theirs)
+
+
+def test_progress_counts_every_request(loaded_text):
+    counted = []
+    score(loaded_text("llama").model, requests(), [()], max_length=LIMIT, progress=counted.append)
+    assert sum(counted) == len(requests())
+
+
+def test_refusals(loaded_text):
+    model = loaded_text("llama").model
+    with pytest.raises(GrainsError, match="model takes 4"):
+        score(model, [([1], [2] * 5)], [()], max_length=4)
+    beyond = ResolvedSteering({9: torch.ones(32)}, "block_output", OPERATORS["add"], "all")
+    with pytest.raises(GrainsError, match="layer 9 is out of range"):
+        score(model, [([1], [2])], [(beyond,)], max_length=4)
+
+
+def test_models_that_cannot_share_are_told_apart(loaded_text, caplog):
+    for family in FAMILIES:
+        assert shareable(loaded_text(family).model)
+    assert not shareable(loaded_text("bart").model)
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+    assert not shareable(hf.MambaForCausalLM(hf.MambaConfig(**sizes)).eval())
+    prompted = hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)).eval()
+    fill(prompted)
+    tuning = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    assert not shareable(get_peft_model(prompted, tuning).eval())
+    assert "plain path" in caplog.text
+
+
+def test_a_model_that_ignores_positions_fails_the_trial(monkeypatch):
+    class Deaf(hf.LlamaForCausalLM):
+        def forward(self, *arguments, position_ids=None, **keywords):
+            return super().forward(*arguments, **keywords)
+
+    model = Deaf(hf.LlamaConfig(**LLAMA)).eval()
+    fill(model)
+    assert not shareable(model)

@@ -9,7 +9,6 @@ import torch
 from lm_eval.models.hf_vlms import HFMultimodalLM
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness import shared_context
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin
 from grains_eval.harness.shared_context import Memo, SharedContextMixin
 from grains_eval.harness.shared_images import SharedImagesMixin
@@ -45,7 +44,9 @@ def model(tiny_vision):
 
     def get(family):
         if family not in made:
-            made[family] = ImageModel(pretrained=str(tiny_vision(family)), dtype="float32", device="cpu", batch_size=2)
+            made[family] = ImageModel(
+                pretrained=str(tiny_vision(family)), dtype="float32", device="cpu", batch_size=2
+            )
         return made[family]
 
     return get
@@ -71,7 +72,9 @@ def plainly(lm, requests, configuration):
     for each in requests:
         prepared = lm.prepare_image_request(each)
         length = lm.continuation_length(prepared)
-        inputs = pictures.process(lm, [prepared.context + prepared.continuation], [prepared.images], prepared.where)
+        inputs = pictures.process(
+            lm, [prepared.context + prepared.continuation], [prepared.images], prepared.where
+        )
         ids = inputs["input_ids"][0]
         pictures_free = len(ids) - length
         lm.model.model.rope_deltas = None
@@ -93,7 +96,10 @@ def test_agrees_with_plain_hooks(family, model):
     try:
         for index, configuration in enumerate(wanted):
             lm.memo.active = index
-            found, expected = lm.loglikelihood(requests, disable_tqdm=True), plainly(lm, requests, configuration)
+            found, expected = (
+                lm.loglikelihood(requests, disable_tqdm=True),
+                plainly(lm, requests, configuration),
+            )
             assert max(abs(a[0] - b[0]) for a, b in zip(found, expected, strict=True)) < 1e-5, index
             assert [a[1] for a in found] == [b[1] for b in expected]
     finally:
