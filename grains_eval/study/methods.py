@@ -3,7 +3,7 @@ every claim."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,10 @@ from grains_eval.models import LoadedModel
 from grains_eval.preferences import Examples
 from grains_eval.recipes import Recipe
 from grains_eval.study.build import build_context_with_cache
+from grains_eval.study.making import METHOD_NAMES
 from grains_eval.types import SteeringVectors
-from grains_eval.vectors import VECTOR_METHODS
 from grains_eval.vectors.context import Progress
 from grains_eval.vectors.controls import negate, project_out, random_like, random_tokens
-
-# methods that make an artifact without vectors
-OTHER_METHODS = ("lora", "prompt")
-
 
 def default_methods(recipe: Recipe) -> list[str]:
     """Every method that the recipe can feed: its own, its named variants, the baselines."""
@@ -38,8 +34,8 @@ def method_recipe(recipe: Recipe, name: str) -> Recipe:
     """
     if name in recipe.methods:
         return recipe.variant(name, recipe.methods[name])
-    if name not in VECTOR_METHODS and name not in OTHER_METHODS:
-        raise unknown(name, [*VECTOR_METHODS, *OTHER_METHODS, *recipe.methods], "method")
+    if name not in METHOD_NAMES:
+        raise unknown(name, [*METHOD_NAMES, *recipe.methods], "method")
     same = name == recipe.vectors.method
     return recipe.variant(name, {} if same else {"vectors": {"method": name}})
 
@@ -129,8 +125,3 @@ def _raw_setting(drawn: SteeringVectors, vectors: SteeringVectors) -> Any:
 def _delta_norm(vectors: SteeringVectors, layer: int) -> float:
     statistics = vectors.statistics[layer]
     return statistics.get("positive.delta_norm", 0.0) + statistics.get("negative.delta_norm", 0.0)
-
-
-def is_control(name: str, methods: Sequence[str]) -> bool:
-    """Whether a requested method is a control by nature."""
-    return name in {"random", "random_tokens", "negated", "vocabulary"} and name in methods

@@ -1,0 +1,129 @@
+"""Comparisons, ablations and sweeps on a bundled demo model, small enough for every run of the suite."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from grains_eval.demo.run import demo_model_args
+from grains_eval.errors import GrainsError
+from grains_eval.recipes import load_recipe
+from grains_eval.report.runs import read_run
+from grains_eval.study import runs as runs_room
+from grains_eval.study.ablate import ablate, parse_grid
+from grains_eval.study.compare import compare_methods
+from grains_eval.study.methods import default_methods, method_recipe
+from grains_eval.study.sweep import sweep
+from grains_eval.tasks_path import task_directory
+
+SMALL = ["data.examples=24", "data.development=8", "evaluation.control_draws=2", "evaluation.limit=60"]
+
+
+def recipe(*overrides):
+    return load_recipe(task_directory() / "demo" / "text_split" / "recipe.yaml", [*SMALL, *overrides])
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    output = tmp_path_factory.mktemp("compare") / "out"
+    broken = recipe("methods={lora_broken: {vectors: {method: lora, options: {epochz: 3}}}}")
+    report = compare_methods(broken, demo_model_args("text_split"), output, methods=["grains", "caa", "lora_broken"])
+    return output, report
+
+
+def test_methods_and_controls_stand_in_one_table(compared):
+    output, report = compared
+    methods = {row.comparison.method for row in report.rows}
+    assert {"grains", "caa", "vocabulary", "grains_negated", "random_1", "random_tokens_raw_2"} <= methods
+    assert set(report.bands[0].members) == {"random_1", "random_2"}
+    by_name = {row.comparison.method: row.comparison for row in report.rows if row.comparison.task == "demo_text_split"}
+    assert by_name["grains"].difference > 0.3
+    assert by_name["grains_negated"].difference < 0
+    assert {file.name for file in output.iterdir()} >= {"report.html", "report.md", "report.json", "comparisons.csv", "vectors", "runs"}
+    assert report.token_maps
+
+
+def test_a_method_that_fails_is_a_row_that_says_so(compared):
+    output, report = compared
+    assert "epochz" in report.failures["lora_broken"]
+    assert "lora_broken" in (output / "report.md").read_text()
+
+
+def test_runs_are_ordinary_results_folders_that_say_what_steered_them(compared):
+    output, _ = compared
+    run = read_run(output / "runs" / "grains")
+    (steering,) = run.results["config"]["steering"]
+    assert (steering["method"], steering["layers"], steering["strength"]) == ("grains", [3], 1.0)
+    assert len(run.samples("demo_text_split")["none"]) == 60
+    assert run.results["config"]["model"] == "grains_hf"
+    assert read_run(output / "runs" / "baseline").results["config"]["steering"] == []
+
+
+def test_documents_that_built_a_vector_are_left_out(compared, tmp_path):
+    same = recipe("data.split=test", "data.development_split=validation")
+    report = compare_methods(same, demo_model_args("text_split"), tmp_path / "out", methods=["grains"])
+    rows = [row.comparison for row in report.rows if row.comparison.task == "demo_text_split"]
+    assert all(row.excluded > 0 for row in rows)
+    assert all(row.n + row.excluded == 60 for row in rows)
+
+
+def test_a_comparison_goes_on_where_it_stopped_and_does_not_overwrite(compared, monkeypatch):
+    output, first = compared
+    arguments = demo_model_args("text_split")
+    broken = recipe("methods={lora_broken: {vectors: {method: lora, options: {epochz: 3}}}}")
+    with pytest.raises(GrainsError, match="report.html' exists"):
+        compare_methods(broken, arguments, output, methods=["grains", "caa", "lora_broken"])
+    for name in ("report.html", "report.md", "report.json", "comparisons.csv"):
+        (output / name).unlink()
+    monkeypatch.setattr(runs_room, "evaluate_settings", lambda *a, **k: pytest.fail("nothing needs evaluating again"))
+    again = compare_methods(broken, arguments, output, methods=["grains", "caa", "lora_broken"])
+    assert [row.comparison for row in again.rows] == [row.comparison for row in first.rows]
+
+
+def test_the_default_methods_and_unknown_ones():
+    named = recipe("methods={fine: {attribution: {top_k: 1}}}")
+    assert default_methods(named) == ["grains", "fine", "caa", "icv", "iti", "nl_iti", "lora"]
+    assert "prompt" in default_methods(recipe("prompting={instruction: be right}"))
+    assert method_recipe(named, "fine").attribution.top_k == 1
+    with pytest.raises(GrainsError, match="unknown method 'cca': did you mean 'caa'"):
+        method_recipe(named, "cca")
+
+
+def test_a_grid_is_a_product_of_variants():
+    grid = parse_grid(["attribution.top_k=1,2", "steering.layers=[2],[3]"], recipe())
+    assert list(grid) == ["top_k=1+layers=2", "top_k=1+layers=3", "top_k=2+layers=2", "top_k=2+layers=3"]
+    assert grid["top_k=2+layers=3"].steering.layers == [3]
+    for wrong, says in (("top_k=1", "write section.key"), ("attribution.topk=1", "did you mean"), ("attribution.top_k=", "write section.key")):
+        with pytest.raises(GrainsError, match=says):
+            parse_grid([wrong], recipe())
+
+
+def test_an_ablation_reports_every_point_with_its_faithfulness(tmp_path):
+    report = ablate(
+        recipe("evaluation.control_draws=1"),
+        demo_model_args("text_split"),
+        tmp_path / "out",
+        grid=["attribution.method=integrated_gradients,random"],
+    )
+    methods = {row.comparison.method for row in report.rows}
+    assert {"method=integrated_gradients", "method=random"} <= methods
+    faithful, blind = (curve for curve in report.curves if "removed" in curve.title)
+    lines = {series.name: series.y for series in faithful.series}
+    assert lines["top positive"][1] < lines["random"][1] < lines["top negative"][1]
+    assert abs(sum({s.name: s.y for s in blind.series}["top positive"])) < abs(sum(lines["top positive"]))
+
+
+def test_a_sweep_measures_development_items_and_chooses(tmp_path):
+    result = sweep(
+        recipe(), demo_model_args("text_split"), tmp_path / "out", layers=[2, 3], strengths=[0.5, 1.0], top_k=[1, 2]
+    )
+    assert set(result.choices) == {"top_k=1, examples=24", "top_k=2, examples=24"}
+    choice = result.choices[result.best]
+    assert len(choice.points) == 5
+    assert choice.points[0].config.strength == 0
+    summary = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert summary["chosen"]["layers"] == list(choice.config.layers)
+    assert {"sweep.json", "sweep.csv", "sweep.html"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    with pytest.raises(GrainsError, match="exists; choose another --output_path"):
+        sweep(recipe(), demo_model_args("text_split"), tmp_path / "out")
