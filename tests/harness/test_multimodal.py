@@ -15,10 +15,14 @@ from lm_eval.api.model import CachingLM
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.tasks import TaskManager
 
+from grains_eval import artifacts
 from grains_eval.errors import GrainsError
+from grains_eval.harness.model import GrainsHF
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin
 from grains_eval.models import pictures
 from grains_eval.models.loading import load, missing_package
+from grains_eval.steering import steered
+from grains_eval.types import SteeringConfig, SteeringVectors
 from tests.tiny import VISION, picture
 
 FAMILIES = list(VISION)
@@ -373,3 +377,53 @@ def test_any_multiple_choice_task_with_pictures(model, picture_task):
         assert found == pytest.approx(scores, abs=1e-4)
         right += int(scores[1] > scores[0]) == doc["label"]
     assert results["results"]["pictures"]["acc,none"] == right / 4
+
+
+@pytest.mark.parametrize(
+    ("family", "share_context"),
+    [*((family, True) for family in FAMILIES), ("qwen2_5_vl", False), ("gemma3", False)],
+)
+def test_grains_hf_without_vectors_equals_one_at_a_time(family, share_context, tiny_vision):
+    lm = GrainsHF.create_from_arg_obj(
+        {"pretrained": str(tiny_vision(family)), "dtype": "float32", "share_context": share_context},
+        {"device": "cpu", "batch_size": 3},
+    )
+    asked = scoring_requests()
+    both = [*asked, *(replace(one, arguments=(one.args[0], " green dog", one.args[2])) for one in asked)]
+    found = lm.loglikelihood(both, disable_tqdm=True)
+    expected = [one_at_a_time(lm, one) for one in both]
+    assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], abs=1e-5)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl", "gemma3", "qwen3_vl"])
+def test_steering_moves_picture_requests_and_strength_zero_does_not(family, tiny_vision, tmp_path):
+    plain = GrainsHF.create_from_arg_obj(
+        {"pretrained": str(tiny_vision(family)), "dtype": "float32"}, {"device": "cpu", "batch_size": 3}
+    )
+    width = plain.model.config.get_text_config().hidden_size
+    vectors = SteeringVectors({1: torch.linspace(-1, 1, width)}, {1: 5.0})
+    asked = scoring_requests()[:4]
+    writing = generation_requests()[:2]
+    expected = plain.loglikelihood(asked, disable_tqdm=True), plain.generate_until(writing, disable_tqdm=True)
+    with steered(plain.model, vectors, SteeringConfig(strength=2.0)):
+        by_hand = [one_at_a_time(plain, one)[0] for one in asked]
+    artifacts.save(vectors, tmp_path / "vectors")
+    for strength in (0, 2):
+        lm = GrainsHF.create_from_arg_obj(
+            {
+                "pretrained": str(tiny_vision(family)),
+                "dtype": "float32",
+                "vectors": str(tmp_path / "vectors"),
+                "strength": strength,
+            },
+            {"device": "cpu", "batch_size": 3},
+        )
+        scored = lm.loglikelihood(asked, disable_tqdm=True)
+        written = lm.generate_until(writing, disable_tqdm=True)
+        if strength == 0:
+            assert (scored, written) == expected
+        else:
+            assert [score for score, _ in scored] == pytest.approx(by_hand, abs=1e-5)
+            assert min(abs(a - b) for a, (b, _) in zip(by_hand, expected[0], strict=True)) > 1e-3
+            assert written != expected[1]
