@@ -219,7 +219,9 @@ def _bits(sums: Array) -> float:
 def _brier(first: Sequence[Any], second: Sequence[Any]) -> tuple[Array, Array]:
     def table(items: Sequence[Any]) -> Array:
         rows: list[tuple[float, float]] = []
-        for gold, probabilities in items:
+        for gold, logged in items:
+            # lm-eval logs an array as its text, "[0.1 0.9]".
+            probabilities = logged.strip("[]").split() if isinstance(logged, str) else logged
             wanted: NDArray[np.float64] = np.zeros(len(probabilities))
             wanted[int(gold)] = 1
             rows.append((float(np.sum((np.asarray(probabilities, dtype=float) - wanted) ** 2)), 1.0))

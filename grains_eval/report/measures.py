@@ -112,7 +112,13 @@ def measure(
             "excluded": 0,
         }
         if table is not None:
-            first, second = table.statistics(values[0], values[1])
+            try:
+                first, second = table.statistics(values[0], values[1])
+            except (TypeError, ValueError, IndexError):
+                notes.append(
+                    f"{paired.task}: metric '{label}' is left out: its samples hold no {aggregation}"
+                )
+                continue
             items = [np.array([table.item(row) for row in side]) for side in (first, second)]
             metric = PairedMetric(
                 **common,

@@ -9,6 +9,13 @@ from typing import Any
 from grains_eval.errors import GrainsError, unknown
 from grains_eval.report.runs import Run, Sample
 
+# Settings of a run that change every prompt: what, key in the results, command-line flag.
+_PROMPT_SETTINGS = (
+    ("chat templates", "chat_template_sha", "apply_chat_template"),
+    ("system instructions", "system_instruction_sha", "system_instruction"),
+    ("fewshot_as_multiturn", "fewshot_as_multiturn", "fewshot_as_multiturn"),
+)
+
 
 @dataclass(frozen=True)
 class PairedTask:
@@ -98,21 +105,10 @@ def check(baseline: Run, other: Run, tasks: Sequence[str], *, prompts_may_differ
                 advice="use the same --num_fewshot",
             )
     if not prompts_may_differ:
-        _same(
-            baseline,
-            other,
-            "chat templates",
-            "chat_template_sha",
-            advice="use the same --apply_chat_template",
-        )
-        _same(
-            baseline,
-            other,
-            "system instructions",
-            "system_instruction_sha",
-            advice="use the same --system_instruction",
-        )
-        _same(baseline, other, "fewshot_as_multiturn", "fewshot_as_multiturn", advice="use the same setting")
+        for what, key, flag in _PROMPT_SETTINGS:
+            # What one run did not record is left to the prompts' own hashes.
+            if baseline.setting(key) is not None and other.setting(key) is not None:
+                _same(baseline, other, what, key, advice=f"use the same --{flag}")
     for task in tasks:
         _same(
             baseline, other, f"task '{task}': numbers of documents", "n-samples", task, "effective",
@@ -128,6 +124,12 @@ def _same(baseline: Run, other: Run, what: str, *path: str, advice: str) -> None
             f"{what} differ: {_short(first)} in '{baseline.name}', {_short(second)} "
             f"in '{other.name}'; {advice}"
         )
+
+
+def _suspects(baseline: Run, other: Run) -> str:
+    """Settings that differ and may explain different prompts."""
+    found = [what for what, key, _ in _PROMPT_SETTINGS if baseline.setting(key) != other.setting(key)]
+    return f" ({' and '.join(found)} differ)" if found else ""
 
 
 def _short(value: Any) -> str:
@@ -151,7 +153,7 @@ def _warnings(baseline: Run, other: Run) -> list[str]:
         ("models", ("model_name",)),
     ):
         first, second = baseline.setting(*path), other.setting(*path)
-        if first != second:
+        if first is not None and second is not None and first != second:
             found.append(f"{label} differ: {first} in '{baseline.name}', {second} in '{other.name}'")
     return found
 
@@ -224,7 +226,8 @@ def _join(
         if not prompts_may_differ and left[key].prompt_hash != right[key].prompt_hash:
             raise GrainsError(
                 f"task '{task}', document {left[key].doc_id}: prompts differ between '{baseline.name}' and "
-                f"'{other.name}'; use the same prompt, few-shot and chat-template settings"
+                f"'{other.name}'{_suspects(baseline, other)}; use the same prompt, few-shot and "
+                "chat-template settings"
             )
     return PairedTask(
         task=task,

@@ -228,7 +228,22 @@ def test_group_of_unknown_weights_is_noted(tmp_path: Path) -> None:
 
 
 def texts(right: float, seed: int) -> list[list[str]]:
-    words = ["the", "cat", "sat", "on", "mat", "and", "looked", "at", "one", "big", "red", "house", "by", "river"]
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "mat",
+        "and",
+        "looked",
+        "at",
+        "one",
+        "big",
+        "red",
+        "house",
+        "by",
+        "river",
+    ]
     references = np.random.default_rng(0)
     generator = np.random.default_rng(seed)
     items = []
@@ -309,9 +324,9 @@ def test_metrics_that_cannot_be_compared_are_noted(tmp_path: Path) -> None:
     task = TaskData(
         {"acc": values, "median": [float(i) for i in range(20)], "words": values, "bypass": values},
         reported={"median": 10.0, "words": 0.0, "bypass": 999.0},
-        aggregation={"bypass": "bypass"},
+        aggregation={"bypass": "bypass", "bleu": "bleu"},
     )
-    broken = replace(task, values={**task.values, "words": [float("nan")] * 20})
+    broken = replace(task, values={**task.values, "words": [float("nan")] * 20, "bleu": [1.0] * 20})
     first, second = runs(tmp_path, broken, broken)
     rows, notes = compare_pair(
         read_run(first), read_run(second), alpha=0.05, exclude=(), tasks=None, metrics=None, clusters={},
@@ -320,6 +335,7 @@ def test_metrics_that_cannot_be_compared_are_noted(tmp_path: Path) -> None:
     assert [row.comparison.metric for row in rows] == ["acc"]
     assert any("'median' is left out, it is no mean" in note for note in notes)
     assert any("'words' is left out: not all finite" in note for note in notes)
+    assert any("'bleu' is left out: its samples hold no bleu" in note for note in notes)
     assert compare(first, second, metrics=["acc"])[0].metric == "acc"
     with pytest.raises(GrainsError, match="nothing to compare"):
         compare(first, second, metrics=["words"])

@@ -111,16 +111,24 @@ def test_unlike_runs_are_refused(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("chat_template_sha", "abc", "chat templates differ"),
-        ("system_instruction_sha", "abc", "system instructions differ"),
-        ("fewshot_as_multiturn", True, "fewshot_as_multiturn differ"),
+        ("chat_template_sha", "abc", "chat templates differ: old in 'a', abc in 'b'"),
+        ("system_instruction_sha", "abc", "system instructions differ: old in 'a', abc in 'b'"),
+        ("fewshot_as_multiturn", True, "fewshot_as_multiturn differ: old in 'a', True in 'b'"),
     ],
 )
 def test_other_prompt_settings_are_refused(key: str, value: object, message: str, tmp_path: Path) -> None:
-    write_run(tmp_path / "a", {"t": BASE})
+    write_run(tmp_path / "a", {"t": BASE}, **{key: "old"})
     write_run(tmp_path / "b", {"t": OTHER}, **{key: value})
     with pytest.raises(GrainsError, match=message):
         compare(tmp_path / "a", tmp_path / "b")
+    # Where one run does not say, the prompts themselves decide.
+    write_run(tmp_path / "c", {"t": BASE})
+    assert compare(tmp_path / "c", tmp_path / "b")[0].n == 5
+    write_run(
+        tmp_path / "d", {"t": replace(OTHER, prompts=[f"<|user|>{i}" for i in range(5)])}, **{key: value}
+    )
+    with pytest.raises(GrainsError, match=rf"prompts differ between 'c' and 'd' \({message.split(':')[0]}\)"):
+        compare(tmp_path / "c", tmp_path / "d")
 
 
 def test_mismatched_tasks(tmp_path: Path) -> None:

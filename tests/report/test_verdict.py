@@ -1,0 +1,141 @@
+"""Kept, lost, or cannot tell; and the two sentences on top."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from grains_eval.report import statistics
+from grains_eval.report.elementary import tango_interval
+from grains_eval.report.headline import NO_PRESERVATION, headline
+from grains_eval.report.verdict import judge
+from grains_eval.report.wording import change, interval, level, number, p_phrase, p_value, rounded
+from grains_eval.types import Comparison
+
+
+def row(difference: float, half: float, **changes: object) -> Comparison:
+    fields: dict[str, object] = {
+        "task": "mmlu", "metric": "acc", "n": 1000, "baseline": 0.6, "steered": 0.6 + difference,
+        "difference": difference, "standard_error": half / 1.96,
+        "interval": (difference - half, difference + half),
+        "p": 0.5, "adjusted_p": 0.5, "test": "exact McNemar", "helped": 1, "harmed": 1, "unchanged": 998,
+        "method": "grains", "minimum_detectable_effect": 0.021,
+    }  # fmt: skip
+    return Comparison(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("difference", "half", "answer"),
+    [
+        (0.0, 0.005, "kept"),
+        (-0.004, 0.005, "kept"),
+        (0.05, 0.055, "kept"),
+        (-0.03, 0.01, "lost"),
+        (-0.004, 0.01, "cannot tell"),
+        (-0.03, 0.025, "cannot tell"),
+    ],
+)
+def test_answers(difference: float, half: float, answer: str) -> None:
+    assert judge(row(difference, half), 0.01).answer == answer
+
+
+def test_lower_is_better_turns_the_sign() -> None:
+    worse = row(0.03, 0.01, higher_is_better=False)
+    assert judge(worse, 0.01).answer == "lost"
+    assert judge(worse, 0.01).gain == -0.03
+
+
+def test_margin_is_a_share_of_the_scale() -> None:
+    assert judge(row(-0.9, 0.05, scale=100.0, baseline=30.0), 0.01).answer == "kept"
+    assert judge(row(-0.5, 0.1, scale=0.0, baseline=20.0), 0.01).answer == "lost"
+    assert judge(row(-0.5, 0.1, scale=0.0, baseline=20.0), 0.01).margin == pytest.approx(0.2)
+
+
+def test_items_needed_would_tell() -> None:
+    """With the promised number of items, four runs in five of the same world give a verdict."""
+    helped, harmed, n, margin = 0.03, 0.032, 500, 0.01
+    observed = (round(helped * n), round(harmed * n))
+    low, high = tango_interval(*observed, n)
+    verdict = judge(row((observed[0] - observed[1]) / n, 0, interval=(low, high), n=n), margin)
+    assert verdict.answer == "cannot tell"
+    assert verdict.items_needed is not None
+    assert verdict.items_needed > n
+    shares = [observed[0] / n, observed[1] / n]
+    counts = np.random.default_rng(0).multinomial(verdict.items_needed, [*shares, 1 - sum(shares)], size=400)
+    told = [tango_interval(int(a), int(b), verdict.items_needed)[0] > -margin for a, b, _ in counts]
+    assert np.mean(told) == pytest.approx(0.8, abs=0.07)
+
+
+def test_no_number_of_items_tells_on_the_margin() -> None:
+    assert judge(row(-0.01, 0.02), 0.01).items_needed is None
+
+
+def test_identical_answers_on_few_items_are_not_proof() -> None:
+    same = statistics.paired([1.0, 0.0, 1.0] * 10, [1.0, 0.0, 1.0] * 10)
+    assert judge(row(0.0, 0.0, interval=same.interval, n=30), 0.01).answer == "cannot tell"
+    many = statistics.paired([1.0, 0.0] * 500, [1.0, 0.0] * 500)
+    assert judge(row(0.0, 0.0, interval=many.interval, n=1000), 0.01).answer == "kept"
+
+
+def test_kept_is_wrong_at_most_as_often_as_promised() -> None:
+    """True loss exactly the margin: 'kept' in at most alpha / 2 of runs."""
+    generator = np.random.default_rng(1)
+    n, margin, repeats, kept = 800, 0.02, 4_000, 0
+    for helped, harmed, _ in generator.multinomial(n, [0.04, 0.06, 0.90], size=repeats):
+        kept += tango_interval(int(helped), int(harmed), n)[0] > -margin
+    assert kept / repeats <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / repeats)
+
+
+def test_one_method_headline() -> None:
+    better = row(0.124, 0.04, task="truthfulqa_mc1", n=767, excluded=50, adjusted_p=0.0001, baseline=0.341)
+    better = Comparison(**{**vars(better), "steered": 0.465})
+    text = headline([better], [judge(row(-0.001, 0.004), 0.01)], 0.05)
+    assert text == (
+        "grains: improves truthfulqa_mc1 acc from 34.1 to 46.5, +12.4 points (95 % interval +8.4 to +16.4, "
+        "adjusted p < .001, 767 held-out items). mmlu acc is kept, −0.1 (−0.5 to +0.3), margin 1.0 points."
+    )
+
+
+def test_nothing_happened_headline() -> None:
+    text = headline([row(0.004, 0.014, task="toxigen")], [], 0.05)
+    assert "no change of toxigen acc is shown, +0.4 points" in text
+    assert "a change of 2.1 would have been found with 80 % power" in text
+    assert text.endswith(NO_PRESERVATION)
+
+
+def test_many_methods_headline() -> None:
+    rows = [
+        row(0.1, 0.02, method="grains", adjusted_p=0.001),
+        row(0.05, 0.02, method="caa", adjusted_p=0.01),
+        row(-0.06, 0.02, method="icv", adjusted_p=0.01),
+        row(0.01, 0.02, method="iti", adjusted_p=1.0),
+    ]
+    verdicts = [
+        judge(row(0.0, 0.005, method="grains"), 0.01),
+        judge(row(-0.1, 0.005, method="caa"), 0.01),
+        judge(row(0.0, 0.02, method="icv"), 0.01),
+    ]
+    text = headline(rows, verdicts, 0.05)
+    assert text == (
+        "mmlu acc is improved by 2 of 4 methods: grains +10.0 (+8.0 to +12.0), caa +5.0 (+3.0 to +7.0); "
+        "worsened by icv −6.0 (−8.0 to −4.0). mmlu acc (margin 1.0 points): kept by grains, "
+        f"lost by caa (−10.0), cannot tell for icv (about {rounded(verdicts[2].items_needed or 0)} "
+        "items would)."
+    )
+    none = headline([row(0.01, 0.02, method=m) for m in ("a", "b")], [], 0.05)
+    assert none.startswith("None of 2 methods is shown to improve mmlu acc: the largest change is a's +1.0")
+    assert headline([], [], 0.05).startswith("No method was compared")
+
+
+def test_numbers_as_text() -> None:
+    assert number(-0.04, 1) == "0.0"
+    assert number(-1.25, 1) == "−1.2"
+    assert number(math.nan, 1) == "–"
+    assert (level(0.341, 1), level(30.27, 100), level(5.4321, 0)) == ("34.1", "30.3", "5.432")
+    assert change(0.0, 1) == "+0.0"
+    assert interval((-0.01, 0.02), 1) == "−1.0 to +2.0"
+    assert (p_value(0.0004), p_value(0.0456), p_value(1.0), p_value(math.nan)) == ("<.001", ".046", "1", "–")
+    assert (p_phrase(0.0004), p_phrase(0.2)) == ("p < .001", "p = .200")
+    assert (rounded(7), rounded(123), rounded(6456), rounded(100_001)) == ("7", "130", "6,500", "110,000")
