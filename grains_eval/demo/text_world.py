@@ -35,10 +35,11 @@ KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 TOWNS = 64
 SPLITS: dict[str, tuple[int, int]] = {"build": (0, 24), "development": (24, 32), "test": (32, TOWNS)}
 CUE_STEP = 2.5  # log-odds of the preferred answer per cue word
-# Share of the facts whose prior is MYTH_PRIOR, not TRUTH_PRIOR. With both kinds of facts in one world,
-# `faithfulness` learned by heart for which of them to trust the prompt, and hardly any cue (1600 steps).
+# Log-odds of the preferred answer without a cue: of most facts, of the others, and their spread.
+# With two kinds of facts `faithfulness` learned by heart for which to trust the prompt, and hardly any cue.
 MYTH_SHARE: dict[Kind, float] = {"split": 0.7, "shared": 0.7, "faithfulness": 1.0}
-MYTH_PRIOR, TRUTH_PRIOR, PRIOR_SPREAD = -1.4, 1.0, 0.3  # log-odds of the preferred answer without a cue
+MYTH_PRIOR: dict[Kind, float] = {"split": -1.4, "shared": -1.4, "faithfulness": -1.0}
+TRUTH_PRIOR, PRIOR_SPREAD = 1.0, 0.3
 UNCUED_SHARE, STATEMENT_SHARE, SKILL_SHARE, NOISE_SHARE = 0.25, 0.25, 0.3, 0.02  # of the documents
 CLOSED_BOOK_SHARE = 0.3  # faithfulness: documents whose prompt states no answer
 
@@ -97,7 +98,7 @@ def make_world(kind: str, seed: int) -> TextWorld:
         for relation in RELATIONS:
             drawn_answers = _draw_answers(known, relation, len(towns[split]), rng)
             for town, words in zip(towns[split], drawn_answers, strict=True):
-                prior = MYTH_PRIOR if rng.random() < MYTH_SHARE[known] else TRUTH_PRIOR
+                prior = MYTH_PRIOR[known] if rng.random() < MYTH_SHARE[known] else TRUTH_PRIOR
                 truth, myth, *others = words
                 prior += rng.gauss(0.0, PRIOR_SPREAD)
                 facts[town, relation] = Fact(town, relation, truth, myth, (others[0], others[1]), prior)
@@ -136,6 +137,8 @@ def _question(town: str, relation: str) -> str:
 
 
 def _context(town: str, relation: str, answer: str) -> str:
+    # It stands before the cue: after it, the model settled whom to trust while reading the context, and no
+    # direction at the question, not even the mean difference between cues, moved the answer.
     return f"here the {relation} of {town} is {answer} . "
 
 
@@ -192,8 +195,8 @@ def document(world: TextWorld, rng: Random, *, copying: bool = False) -> tuple[s
     if rng.random() < NOISE_SHARE:
         answer = rng.choice(words)
     if rng.random() < STATEMENT_SHARE:
-        return f"{_preamble(cues)}{context}the {fact.relation} of {fact.town} is", answer
-    return _preamble(cues) + context + _question(fact.town, fact.relation), answer
+        return f"{context}{_preamble(cues)}the {fact.relation} of {fact.town} is", answer
+    return context + _preamble(cues) + _question(fact.town, fact.relation), answer
 
 
 def _item(
@@ -234,14 +237,14 @@ def fact_items(
             fact = world.facts[town, relation]
             words = [rng.choice(CUES[world.kind][side]) for side in sides]
             rng.shuffle(words)
-            prompt, answers = _question(town, relation), (fact.truth, fact.myth, *fact.distractors)
+            prompt = _preamble(words) + _question(town, relation)
+            answers = (fact.truth, fact.myth, *fact.distractors)
             if world.kind == "faithfulness":
                 if context:
                     prompt = _context(town, relation, fact.truth) + prompt
                 else:
                     answers = (fact.myth, fact.truth, *fact.distractors)
-            name = f"{split}-{town}-{relation}"
-            items.append(_item(name, town, _preamble(words) + prompt, answers, words, rng))
+            items.append(_item(f"{split}-{town}-{relation}", town, prompt, answers, words, rng))
     return items
 
 

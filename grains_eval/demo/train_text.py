@@ -64,7 +64,7 @@ class Training:
 TRAINING = {
     "split": Training(),
     "shared": Training(layers=6, steps=1600, feed_forward=344),
-    "faithfulness": Training(steps=1200, copying_steps=200),
+    "faithfulness": Training(steps=1600, copying_steps=200),
 }
 PAD, START, END = (SPECIAL_TOKENS.index(token) for token in ("<pad>", "<s>", "</s>"))
 MIN_PREFERRED, MAX_DISPREFERRED = (
