@@ -6,7 +6,7 @@ ITI: Li et al. 2023, arXiv 2306.03341. NL-ITI: Hoscilowicz et al. 2024, arXiv 24
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -94,7 +94,7 @@ def nl_iti(context: BuildContext) -> Built:
 
 
 def _build(context: BuildContext, options: Options, probe: Probe, last_tokens: int) -> Built:
-    """`v_l`: `sigma * theta` of each chosen head, the mean difference's direction times the deviation along it.
+    """`v_l`: `sigma * theta` of each chosen head: the mean difference's direction, the deviation along it.
 
     Raises:
         GrainsError: fewer examples than folds, or an attention whose heads cannot be told apart.
@@ -119,9 +119,7 @@ def _build(context: BuildContext, options: Options, probe: Probe, last_tokens: i
     count = options.heads or min(_MOST_HEADS, max(1, depth * heads // 2))
     if count > len(scores):
         raise GrainsError(f"vectors.options.heads is {count} but the model has {len(scores)} attention heads")
-    best = sorted(scores, key=lambda score: (-score.accuracy, -score.separation, score.layer, score.head))[
-        :count
-    ]
+    best = best_heads(scores, count)
     directions: dict[int, Tensor] = {}
     statistics: dict[int, dict[str, float]] = {}
     for layer in sorted({score.layer for score in best}):
@@ -135,6 +133,12 @@ def _build(context: BuildContext, options: Options, probe: Probe, last_tokens: i
         }
     scales = {layer: states.scales[layer] for layer in directions}
     return Built(SteeringVectors(directions, scales, "attention_heads", statistics))
+
+
+def best_heads(scores: Sequence[HeadScore], count: int) -> list[HeadScore]:
+    """The most accurate heads, equal ones by separation and then by place."""
+    ordered = sorted(scores, key=lambda score: (-score.accuracy, -score.separation, score.layer, score.head))
+    return ordered[:count]
 
 
 def score_heads(

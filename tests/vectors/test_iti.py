@@ -83,6 +83,19 @@ def test_the_shift_is_the_mean_difference_times_the_deviation_along_it() -> None
     assert float(theta @ direction) > 0.95
 
 
+def test_the_most_accurate_heads_are_taken_and_separation_decides_between_equals() -> None:
+    accuracies = [0.5, 0.9, 0.8, 0.8]
+    found = [iti.HeadScore(0, head, accuracy, float(head)) for head, accuracy in enumerate(accuracies)]
+    assert [score.head for score in iti.best_heads(found, 3)] == [1, 3, 2]
+
+
+def test_both_responses_of_an_example_are_held_out_together() -> None:
+    # the same output after either response: a probe is right about exactly one of the two, if it saw neither
+    same = torch.randn(EXAMPLE_COUNT, 1, HEADS * WIDTH, generator=torch.Generator().manual_seed(0))
+    for score in iti.score_heads(ResponseStates(same, same, {0: 1.0}), 0, HEADS, linear, 5, 0):
+        assert score.accuracy == 0.5
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_states_before_the_projection_are_read_and_steered_in_every_family(
     loaded_text: Callable[[str], LoadedModel], family: str
