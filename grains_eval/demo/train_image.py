@@ -163,6 +163,59 @@ def failed_gates(figures: dict[str, float]) -> list[str]:
     return [f"{name} {figures[name]:.3f} not in {low}..{high}" for name, (low, high) in missed.items()]
 
 
+def train_to_folder(
+    vocabulary: str,
+    seed: int,
+    output: Path,
+    *,
+    layers: int = 4,
+    steps: int = 1000,
+    keep_failures: bool = False,
+) -> dict[str, float]:
+    """Draw a world, train on it, measure the gates and write model, processor, figures and task data.
+
+    Args:
+        vocabulary: Words of usual answers, a name in `VOCABULARIES`.
+        seed: Draws the world, the weights and the documents.
+        output: A folder that does not exist yet.
+        layers: Decoder blocks.
+        steps: Optimizer steps.
+        keep_failures: Write a model that misses a gate too.
+
+    Raises:
+        GrainsError: the folder exists, or a gate is missed; nothing is written.
+    """
+    if output.exists():
+        raise GrainsError(f"output '{output}' exists; give a new folder")
+    world = make_world(vocabulary, seed)
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("medium")  # bfloat16 products where the processor has them
+    try:
+        model = train(world, layers, steps)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+    model.half().float()  # measure the weights that are written
+    figures = measure(world, model)
+    log.info("%s", json.dumps(figures, indent=2))
+    failures = failed_gates(figures)
+    if failures and not keep_failures:
+        raise GrainsError(f"gates missed: {'; '.join(failures)}; nothing written; train longer")
+    save(model, make_processor(world.words), output)
+    provenance = {
+        "seed": seed,
+        "vocabulary": world.vocabulary,
+        "layers": layers,
+        "steps": steps,
+        "accuracy": figures,
+        "gates_missed": failures,
+    }
+    (output / "training.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    write_items(world, output / "tasks")
+    return figures
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train the demo image model.")
@@ -176,30 +229,17 @@ def main() -> None:
     parser.add_argument("--keep-failures", action="store_true", help="write even if a gate is missed")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if options.output.exists():
-        raise SystemExit(f"output '{options.output}' exists; give a new folder")
-    torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("medium")  # bfloat16 products where the processor has them
-    world = make_world(options.vocabulary, options.seed)
-    model = train(world, options.layers, options.steps)
-    torch.set_float32_matmul_precision("highest")
-    model.half().float()  # measure the weights that are written
-    figures = measure(world, model)
-    log.info("%s", json.dumps(figures, indent=2))
-    failures = failed_gates(figures)
-    if failures and not options.keep_failures:
-        raise GrainsError(f"gates missed: {'; '.join(failures)}; nothing written; train longer")
-    save(model, make_processor(world.words), options.output)
-    provenance = {
-        "seed": options.seed,
-        "vocabulary": world.vocabulary,
-        "layers": options.layers,
-        "steps": options.steps,
-        "accuracy": figures,
-        "gates_missed": failures,
-    }
-    (options.output / "training.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    write_items(world, options.output / "tasks")
+    try:
+        train_to_folder(
+            options.vocabulary,
+            options.seed,
+            options.output,
+            layers=options.layers,
+            steps=options.steps,
+            keep_failures=options.keep_failures,
+        )
+    except GrainsError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

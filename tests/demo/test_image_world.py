@@ -262,26 +262,22 @@ def test_lm_eval_loads_the_tasks_and_draws_their_pictures() -> None:
         48,
         29,
     }
+    last = tasks["demo_image_swapped"].test_docs()[287]
+    swapped, first = tasks["demo_image_swapped"].doc_to_image(last)[0], json.loads(doc["scene"])
+    assert (np.asarray(swapped) == draw([Mark(*mark) for mark in first], last["noise"])).all()
     json.dumps(dict(doc))  # lm-eval hashes and logs documents as JSON
-
-
-def run_training(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["train_image", *arguments])
-    precision = torch.get_float32_matmul_precision()
-    try:
-        train_image.main()
-    finally:
-        torch.set_float32_matmul_precision(precision)
 
 
 def test_training_writes_a_loadable_folder_or_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        train_image, "measure", lambda *_: {name: low for name, (low, _) in train_image.GATES.items()}
-    )
+    gates = train_image.GATES
+    monkeypatch.setattr(train_image, "measure", lambda *_: {name: low for name, (low, _) in gates.items()})
     output = tmp_path / "model"
-    run_training(monkeypatch, "--seed", "5", "--steps", "2", "--output", str(output))
+    monkeypatch.setattr(sys, "argv", ["train_image", "--seed", "5", "--steps", "2", "--output", str(output)])
+    precision = torch.get_float32_matmul_precision()
+    train_image.main()
+    assert torch.get_float32_matmul_precision() == precision
     weights = AutoModelForImageTextToText.from_pretrained(output).state_dict()
     fresh = make_model(len(make_world("split", 5).words), 4).state_dict()
     assert {name: weight.shape for name, weight in weights.items()} == {
@@ -289,8 +285,16 @@ def test_training_writes_a_loadable_folder_or_nothing(
     }
     assert len((output / "tasks" / "test.jsonl").read_text(encoding="utf-8").splitlines()) == 288
     with pytest.raises(SystemExit, match="exists"):
-        run_training(monkeypatch, "--steps", "2", "--output", str(output))
-    monkeypatch.setattr(train_image, "measure", lambda *_: {name: 0.3 for name in train_image.GATES})
+        train_image.main()
+    monkeypatch.setattr(train_image, "measure", lambda *_: {name: 0.3 for name in gates})
     with pytest.raises(GrainsError, match=r"gates missed: sight_thing 0\.300"):
-        run_training(monkeypatch, "--steps", "2", "--output", str(tmp_path / "failed"))
+        train_image.train_to_folder("split", 0, tmp_path / "failed", steps=2)
     assert not (tmp_path / "failed").exists()
+
+
+def test_the_same_seed_trains_the_same_weights() -> None:
+    world = make_world("split", 6)
+    first, second = (train_image.train(world, 1, 2).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = train_image.train(make_world("split", 7), 1, 2).state_dict()
+    assert any(not torch.equal(first[name], other[name]) for name in first)

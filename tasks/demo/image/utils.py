@@ -18,9 +18,9 @@ def load(items: str | None = None, kind: str | None = None, **_: Any) -> Dataset
     splits: dict[str, Dataset] = {}
     for file in sorted(folder.glob("*.jsonl")):
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        following = [*rows[1:], *rows[:1]]
-        for row, other in zip(rows, following, strict=True):  # strings, since a mark is of mixed types
-            row["scene"], row["other_scene"] = json.dumps(row["scene"]), json.dumps(other["scene"])
+        scenes = [json.dumps(row["scene"]) for row in rows]  # text, since a mark is of mixed types
+        for number, row in enumerate(rows):
+            row["scene"], row["other_scene"] = scenes[number], scenes[(number + 1) % len(scenes)]
         kept = [row for row in rows if kind is None or row["id"].startswith(kind)]
         if kept:
             splits[file.stem] = Dataset.from_list(kept)
