@@ -183,13 +183,23 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def multiple_choice(
-    questions: int, context: int, choices: int, answer: int, vocabulary: int, seed: int = 0
+    questions: int,
+    context: int,
+    choices: int,
+    answer: int,
+    vocabulary: int,
+    preamble: int = 0,
+    seed: int = 0,
 ) -> list[tuple[tuple[str, str], list[int], list[int]]]:
-    """Requests as lm-eval hands them over: random contexts and answers of so many tokens."""
+    """Requests as lm-eval hands them over: random contexts and answers of so many tokens.
+
+    The first `preamble` tokens of every context are the same.
+    """
     draw = random.Random(seed)
+    opening = [draw.randrange(4, vocabulary) for _ in range(preamble)]
     made: list[tuple[tuple[str, str], list[int], list[int]]] = []
     for question in range(questions):
-        tokens = [draw.randrange(4, vocabulary) for _ in range(context)]
+        tokens = [*opening, *(draw.randrange(4, vocabulary) for _ in range(context - preamble))]
         for choice in range(choices):
             made.append(
                 ((str(question), str(choice)), tokens, [draw.randrange(4, vocabulary) for _ in range(answer)])

@@ -19,8 +19,8 @@ from benchmarks import common
 from grains_eval.harness.shared_context import SharedContextMixin
 from grains_eval.steering import ResolvedSteering
 
-# vocabulary, tokens of a context, questions
-SIZES = [(32_000, 50, 4), (32_000, 200, 2), (128_000, 1000, 1)]
+# vocabulary, tokens of a context, how many of them open every context (a few-shot preamble), questions
+SIZES = [(32_000, 50, 0, 4), (32_000, 200, 0, 2), (128_000, 1000, 0, 1), (32_000, 230, 200, 6)]
 
 
 class Fixed(SharedContextMixin, HFLM):
@@ -53,17 +53,28 @@ def main() -> None:
     parser.add_argument("--choices", type=int, default=4)
     parser.add_argument("--answer", type=int, default=8, help="tokens of an answer")
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[0, 1, 2], help=f"which of {SIZES}")
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=list(range(len(SIZES))), help=f"which of {SIZES}"
+    )
     parser.add_argument("--questions", type=int, help="instead of the size's own number")
     arguments = parser.parse_args()
     common.start(arguments)
-    sizes = [(512, 24, 3)] if arguments.smoke else [SIZES[index] for index in arguments.sizes]
+    sizes = (
+        [(512, 24, 0, 3), (512, 60, 50, 6)]
+        if arguments.smoke
+        else [SIZES[index] for index in arguments.sizes]
+    )
     layers, width = (4, 64) if arguments.smoke else (arguments.layers, arguments.width)
     rows = []
-    for vocabulary, context, questions in sizes:
+    for vocabulary, context, preamble, questions in sizes:
         model = common.llama(layers, width, vocabulary, 2048, device=arguments.device, dtype=arguments.dtype)
         requests = common.multiple_choice(
-            arguments.questions or questions, context, arguments.choices, arguments.answer, vocabulary
+            arguments.questions or questions,
+            context,
+            arguments.choices,
+            arguments.answer,
+            vocabulary,
+            preamble,
         )
         settings = {
             "tokenizer": common.tokenizer(),
@@ -94,6 +105,7 @@ def main() -> None:
                     "steered": steered,
                     "vocabulary": vocabulary,
                     "context tokens": context,
+                    "of them shared": preamble,
                     "requests": len(requests),
                     "baseline": "steered" if steered else "hf",
                     "baseline s": times["theirs"].median,

@@ -300,3 +300,18 @@ def test_a_model_that_ignores_positions_fails_the_trial(monkeypatch):
     model = Deaf(hf.LlamaConfig(**LLAMA)).eval()
     fill(model)
     assert not shareable(model)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_learned_positions_end_where_the_model_ends(family, loaded_text):
+    model = loaded_text(family).model
+    draw = random.Random(0)
+    asked = [
+        ([draw.randrange(3, VOCABULARY) for _ in range(1030)], [draw.randrange(3, VOCABULARY) for _ in range(n)])
+        for n in (2, 9)
+    ]
+    asked = [(context, answer[:-1] + [end]) for context, answer in asked for end in (5, 6)]
+    asked += [(context, [7, *answer[1:]]) for context, answer in asked]
+    found = score(model, asked, [()], max_length=1024, batch_size=4)[0]
+    expected = plainly(model, asked, (), limit=1024)
+    assert max(abs(a[0] - b[0]) for a, b in zip(found, expected, strict=True)) < 2e-5
