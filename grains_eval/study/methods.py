@@ -36,8 +36,11 @@ def method_recipe(recipe: Recipe, name: str) -> Recipe:
         return recipe.variant(name, recipe.methods[name])
     if name not in METHOD_NAMES:
         raise unknown(name, [*METHOD_NAMES, *recipe.methods], "method")
-    same = name == recipe.vectors.method
-    return recipe.variant(name, {} if same else {"vectors": {"method": name}})
+    if name == recipe.vectors.method:
+        return recipe.variant(name, {})
+    # options belong to the method they were written for
+    vectors = recipe.vectors.model_copy(update={"method": name, "options": {}})
+    return recipe.variant(name, {}).model_copy(update={"vectors": vectors})
 
 
 @dataclass(frozen=True)

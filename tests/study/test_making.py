@@ -16,6 +16,7 @@ from grains_eval.recipes import Prompting, Recipe
 from grains_eval.steering import steered
 from grains_eval.study.build import build_from_recipe
 from grains_eval.study.making import METHOD_NAMES
+from grains_eval.study.methods import method_recipe
 from grains_eval.study.tune import spread
 from grains_eval.vectors import METHOD_STEERING
 from tests.vectors.contexts import EXAMPLES, recipe
@@ -88,6 +89,13 @@ def test_an_unknown_method_is_named_before_anything_is_loaded(tmp_path: Path) ->
     with pytest.raises(GrainsError, match="unknown method 'cca': did you mean 'caa'"):
         build_from_recipe(recipe("cca"), {}, tmp_path / "none")
     assert {"grains", "caa", "icv", "iti", "nl_iti", "lora", "prompt"} <= set(METHOD_NAMES)
+
+
+def test_options_stay_with_the_method_they_were_written_for() -> None:
+    mine = recipe("iti", heads=3)
+    assert method_recipe(mine, "iti").vectors.options == {"heads": 3}
+    other = method_recipe(mine, "icv")
+    assert other.vectors.method == "icv" and other.vectors.options == {}
 
 
 def test_strengths_are_spread_at_equal_ratios() -> None:
