@@ -1,5 +1,4 @@
-"""What a comparison compares: methods by name, variants of a recipe, and the controls that stand beside
-every claim."""
+"""What a comparison compares: methods by name, variants of a recipe, and the controls beside every claim."""
 
 from __future__ import annotations
 
@@ -19,6 +18,7 @@ from grains_eval.study.making import METHOD_NAMES
 from grains_eval.types import SteeringVectors
 from grains_eval.vectors.context import Progress
 from grains_eval.vectors.controls import negate, project_out, random_like, random_tokens
+
 
 def default_methods(recipe: Recipe) -> list[str]:
     """Every method that the recipe can feed: its own, its named variants, the baselines."""
@@ -66,8 +66,7 @@ def write_controls(
     folder: Path,
     progress: Progress,
 ) -> Controls:
-    """Write the controls of one vector method as artifacts of their own, applied with the method's own
-    setting.
+    """Write the controls of one vector method as artifacts, applied with the method's own setting.
 
     Random vectors of equal norm, the sign-flipped vector, random tokens at equal norm and at their raw
     scale, and the vector with the vocabulary direction projected out.
