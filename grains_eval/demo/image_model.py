@@ -67,7 +67,7 @@ def make_model(vocabulary_size: int, layers: int) -> LlavaForConditionalGenerati
         bos_token_id=BOS,
         eos_token_id=EOS,
     )
-    config = LlavaConfig(
+    settings: dict[str, Any] = dict(  # not all of them are declared parameters
         vision_config=vision,
         text_config=text,
         image_token_id=IMAGE,
@@ -77,7 +77,7 @@ def make_model(vocabulary_size: int, layers: int) -> LlavaForConditionalGenerati
         tie_word_embeddings=True,
         pad_token_id=PAD,
     )
-    model = LlavaForConditionalGeneration(config)
+    model = LlavaForConditionalGeneration(LlavaConfig(**settings))
     weights = dict(model.named_parameters())
     patches, places = (
         next(weight for name, weight in weights.items() if name.endswith(f"{part}_embedding.weight"))
@@ -175,7 +175,7 @@ def accuracy(log_probs: Sequence[Sequence[float]], items: Sequence[Item]) -> flo
 
 def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
     """Write a Hugging Face folder: half-precision weights, to be computed with in float32."""
-    model.to(torch.float16).save_pretrained(folder)
+    model.half().save_pretrained(folder)
     model.float()
     processor.save_pretrained(folder)
     path = folder / "config.json"

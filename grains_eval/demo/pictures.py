@@ -80,7 +80,7 @@ STAMPS: dict[str, Callable[[Floats, Floats], Bools]] = {
 def _cell(shape: str, tint: str) -> Floats:
     """A mark on the background: `[8, 8, 3]` levels."""
     axis = (np.arange(CELL * FINE) + 0.5) / (CELL * FINE / 2) - 1
-    x, y = np.meshgrid(axis, axis)
+    x, y = (np.asarray(part, dtype=np.float64) for part in np.meshgrid(axis, axis))
     inside = (THINGS | STAMPS)[shape](x, y).astype(np.float64)
     cover = inside.reshape(CELL, FINE, CELL, FINE).mean((1, 3))[..., None]
     return cover * np.array((COLOURS | INKS)[tint]) + (1 - cover) * np.array(BACKGROUND)
