@@ -24,7 +24,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from grains_eval.errors import GrainsError, one_line_errors, unknown
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
-from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, split_by_images
+from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, images_of, split_by_images
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.harness.shared_context import SharedContextMixin
 from grains_eval.harness.sharing import shareable
@@ -214,6 +214,8 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
 class GrainsHF(SteeringMixin, HFLM):
     """Text models; the class that the name `grains_hf` is registered for."""
 
+    MULTIMODAL = True  # lm-eval would refuse picture tasks by naming other model types; the error below says why
+
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
         """Build from `key=value,…`; picks the vision-language class where the config asks for it."""
@@ -227,6 +229,15 @@ class GrainsHF(SteeringMixin, HFLM):
             extra["device"] = "cpu"  # `hf` takes its default "cuda" at its word
         kind = GrainsHFMultimodal if is_vision_language(read_config(arg_dict)) else cls
         return kind(**arg_dict, **extra)
+
+    def _observe(self, requests: Sequence[Instance]) -> None:
+        shown = next((request for request in requests if images_of(request)), None)
+        if shown is not None:
+            raise GrainsError(
+                f"task {shown.task_name} shows pictures but {type(self.model).__name__} reads text only; "
+                "choose a vision-language checkpoint or leave the task out"
+            )
+        super()._observe(requests)
 
 
 class GrainsHFMultimodal(SteeringMixin, SharedImagesMixin, ImageLoglikelihoodMixin, HFMultimodalLM):
@@ -265,4 +276,6 @@ def _unknown_argument(error: TypeError) -> GrainsError | None:
 def _warn_of_other_base(item: AppliedArtifact, pretrained: Any) -> None:
     base = item.artifact.provenance.get("base_model")
     if base and isinstance(pretrained, str) and str(base).rstrip("/") != pretrained.rstrip("/"):
+        if Path(pretrained).is_dir() and Path(str(base)).is_dir() and Path(pretrained).samefile(str(base)):
+            return
         logger.warning("'%s' was built for %s but is applied to %s", item.source, base, pretrained)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from grains_eval.errors import GrainsError
@@ -30,7 +30,7 @@ class Group:
     context: Tokens
     continuations: tuple[Tokens, ...]
     owners: tuple[int, ...]
-    extendable: bool = True
+    extendable: bool = field(default=True, kw_only=True)
 
     @property
     def tail(self) -> int | None:

@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from grains_eval.models.blocks import find_decoder
+from grains_eval.models.blocks import find_decoder, text_config
 from grains_eval.models.encoded import EncodedExample
+from grains_eval.models.scoring import picked_logprobs, response_sums
 
 
 @contextmanager
@@ -26,9 +28,11 @@ def logits_from(model: PreTrainedModel, start: int) -> Iterator[None]:
 
     def slice_hidden(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         del module
-        return (arguments[0][:, start:], *arguments[1:])
+        # strided rows would be multiplied one batch at a time
+        return (arguments[0][:, start:].contiguous(), *arguments[1:])
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(slice_hidden)
+    head: nn.Module = model.get_output_embeddings()  # pyright: ignore[reportAssignmentType]
+    handle = head.register_forward_pre_hook(slice_hidden)
     try:
         yield
     finally:
@@ -150,35 +154,44 @@ def response_logprobs(
         `[B, 2]` float32, nats: column 0 is `log p(y+ | x)`, column 1 `log p(y- | x)`.
     """
     responses = (encoded.chosen, encoded.rejected)
-    if not share_prefix:
+    if not share_prefix or not shares_prefix(model):
         return torch.stack([_whole(model, encoded, prompt, response) for response in responses], dim=-1)
     first, cache = prefill(model, encoded, prompt)
-    scores: list[Tensor] = []
-    for response in responses:
-        logits = first[:, None]
+    # one softmax over the last prompt token's logits serves the first token of both responses
+    rows = torch.arange(len(prompt)).repeat(2)
+    tokens = torch.stack([response[0] for response in responses]).repeat_interleave(len(prompt))
+    scores = list(picked_logprobs(first, rows, tokens).view(2, -1))
+    for index, response in enumerate(responses):
         if len(response) > 1:
-            logits = torch.cat([logits, extend(model, encoded, cache, response[:-1])], dim=1)
-        scores.append(_gather(logits, response))
+            rest = response_sums(extend(model, encoded, cache, response[:-1]), response[1:])
+            scores[index] = scores[index] + rest
     return torch.stack(scores, dim=-1)
+
+
+def shares_prefix(model: PreTrainedModel) -> bool:
+    """Whether a prompt's cache can be continued twice: it holds plain keys and values, which grow by rebinding.
+
+    State-space and linear-attention layers update their states in place, and encoders hold a cache of another kind;
+    such families take the plain path.
+    """
+    config = text_config(model)
+    if model.config.is_encoder_decoder or "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        return False
+    return {type(layer) for layer in DynamicCache(config=config).layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
 def _whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, response: Tensor) -> Tensor:
     """One response, prompt and response in a single pass without cache; prompts with images share their prefix always."""
     if encoded.decoder_keywords:
         first, cache = prefill(model, encoded, prompt)
-        rest = [extend(model, encoded, cache, response[:-1])] if len(response) > 1 else []
-        return _gather(torch.cat([first[:, None], *rest], dim=1), response)
+        score = response_sums(first[:, None], response[:1])
+        if len(response) > 1:
+            score = score + response_sums(extend(model, encoded, cache, response[:-1]), response[1:])
+        return score
     forget_positions(model)
     tail = model.get_input_embeddings()(response[:-1])[None].expand(len(prompt), -1, -1)
     with logits_from(model, prompt.shape[1] - 1):
         logits = model(
             inputs_embeds=torch.cat([prompt, tail.to(prompt.dtype)], dim=1), use_cache=False
         ).logits
-    return _gather(logits, response)
-
-
-def _gather(logits: Tensor, response: Tensor) -> Tensor:
-    """`[B, n, V]` logits and `[n]` targets to `[B]` summed log-probabilities, float32."""
-    logprobs = logits.float().log_softmax(dim=-1)
-    targets = response.to(logits.device)[None, :, None].expand(len(logits), -1, 1)
-    return logprobs.gather(-1, targets)[..., 0].sum(dim=-1)
+    return response_sums(logits, response)

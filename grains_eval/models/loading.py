@@ -79,7 +79,7 @@ def read_config(arguments: Mapping[str, Any]) -> Any:
 
 def missing_package(pretrained: Any, error: ImportError) -> GrainsError:
     """The error for a processor that needs a package: Qwen-VL's wants torchvision, SmolVLM's num2words, to read videos."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else "a package is missing"
+    reason = " ".join(str(error).split()).split(". ")[0] or "a package is missing"
     needed = next((name for name in ("torchvision", "num2words") if name in str(error).lower()), None)
     advice = f"pip install {needed}" if needed else "install it"
     return GrainsError(f"cannot load '{pretrained}': {reason}; {advice} and start again")

@@ -285,6 +285,16 @@ def test_arguments_that_cannot_work_are_refused(tiny_vision, monkeypatch):
     assert "\n" not in str(missing_package("m", ImportError("a\nb")))
 
 
+def test_picture_tasks_are_refused_on_a_text_model(tiny_text, picture_task):
+    lm = GrainsHF.create_from_arg_obj(
+        {"pretrained": str(tiny_text("llama"))}, {"device": "cpu", "batch_size": 2}
+    )
+    with pytest.raises(
+        GrainsError, match="task pictures shows pictures but LlamaForCausalLM reads text only"
+    ):
+        lm_eval.simple_evaluate(model=lm, tasks=["pictures"], task_manager=picture_task, bootstrap_iters=0)
+
+
 def test_the_processor_can_come_from_elsewhere(tiny_vision):
     folder = str(tiny_vision("llava"))
     lm = ImageModel(pretrained=folder, tokenizer=folder, dtype="float32", device="cpu", batch_size=1)
