@@ -8,6 +8,10 @@ from typing import Any
 import yaml
 
 
+# statistics that each side has, as the card's columns; the config file holds all of them
+_SIDED = {"agreement": "agreement", "explained_variance": "explained", "mean_delta_cosine": "cosine"}
+
+
 def write_card(config: Mapping[str, Any], name: str) -> str:
     """Render the card of an `ArtifactConfig` as Markdown with a YAML header."""
     origin: Mapping[str, Any] = config["provenance"]
@@ -64,12 +68,16 @@ def _setting(recommended: Mapping[str, Any], chosen_by: str | None) -> str:
 def _statistics(config: Mapping[str, Any]) -> Iterator[str]:
     """One row per block; `m_l` is the median token norm."""
     statistics: Mapping[int, Mapping[str, float | None]] = config["statistics"]
-    columns = sorted({column for row in statistics.values() for column in row})
-    yield f"| block | m_l | {' | '.join(columns)} |" if columns else "| block | m_l |"
-    yield f"|---|---|{'---|' * len(columns)}"
+    found = {column for row in statistics.values() for column in row}
+    sides = [name for name in _SIDED if f"positive.{name}" in found]
+    others = sorted(name for name in found if "." not in name)
+    heads = ["block", "m_l", *(f"{_SIDED[name]} +/−" for name in sides), *others]
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * len(heads)}"
     for layer in config["layers"]:
         row = statistics.get(layer, {})
-        values = [_number(config["scales"].get(layer)), *(_number(row.get(column)) for column in columns)]
+        pairs = [f"{_number(row.get(f'positive.{n}'))} / {_number(row.get(f'negative.{n}'))}" for n in sides]
+        values = [_number(config["scales"].get(layer)), *pairs, *(_number(row.get(name)) for name in others)]
         yield f"| {layer} | {' | '.join(values)} |"
 
 

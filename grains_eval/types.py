@@ -38,6 +38,7 @@ class PreferenceExample:
         rejected: `y-`, likewise.
         images: The pictures of the prompt, in order.
         cluster: The unit that repeats across items (subject, group, image), if the task names one.
+        query: What the task calls its decontamination query: the same question may stand in another task's documents.
     """
 
     id: str
@@ -47,6 +48,7 @@ class PreferenceExample:
     rejected: str
     images: tuple[Image, ...] = ()
     cluster: str | None = None
+    query: str | None = None
 
 
 @dataclass(frozen=True)

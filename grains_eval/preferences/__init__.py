@@ -11,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from grains_eval.errors import GrainsError
 from grains_eval.models import LoadedModel
 from grains_eval.preferences.files import examples_from_rows, read_rows
-from grains_eval.preferences.hashing import doc_hash
+from grains_eval.preferences.hashing import doc_hash, query_hash
 from grains_eval.preferences.splits import draw
 from grains_eval.preferences.tasks import examples_from_task, load_task, split_docs, task_manager
 from grains_eval.recipes import Data
@@ -31,10 +31,12 @@ class Examples:
     development: tuple[PreferenceExample, ...]
 
     def doc_hashes(self) -> dict[str, list[str]]:
-        """Hashes of the documents behind each set, sorted."""
+        """Hashes of the documents behind each set, sorted; `queries` finds the same questions in other tasks."""
+        queries = {query_hash(one.query) for one in (*self.build, *self.development) if one.query is not None}
         return {
             "build": sorted(example.doc_hash for example in self.build),
             "development": sorted(example.doc_hash for example in self.development),
+            **({"queries": sorted(queries)} if queries else {}),
         }
 
 

@@ -146,6 +146,7 @@ def examples_from_task(
             rejected=requests[wrong].args[1],
             images=tuple(auxiliary.get("visual", ())),
             cluster=str(doc[cluster_key]) if cluster_key and cluster_key in doc else None,
+            query=str(task.doc_to_decontamination_query(doc)) if task.should_decontaminate() else None,
         )
 
 

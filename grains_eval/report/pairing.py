@@ -211,7 +211,8 @@ def _join(
             f"task '{task}': {len(missing)} of {len(left)} documents of '{baseline.name}' are not in "
             f"'{other.name}'; evaluate the same documents"
         )
-    kept = tuple(sample.content_hash not in exclude for sample in left.values())
+    field = baseline.setting("configs", task, "doc_to_decontamination_query")
+    kept = tuple(exclude.isdisjoint({s.content_hash, s.query_hash(field)}) for s in left.values())
     if not any(kept):
         raise GrainsError(
             f"task '{task}': all {len(left)} documents built or tuned the vector; "

@@ -59,6 +59,16 @@ class Sample:
         rest = {key: value for key, value in document.items() if not holds_picture(value)}
         return hashlib.sha256(json.dumps(rest, indent=2, ensure_ascii=False).encode()).hexdigest()
 
+    def query_hash(self, field: Any) -> str | None:
+        """The hash of the task's decontamination query, by which artifacts know a question in any task.
+
+        Args:
+            field: `doc_to_decontamination_query` of the task's config; only a field's name is understood.
+        """
+        if not isinstance(field, str) or not isinstance(self.doc, Mapping) or field not in self.doc:
+            return None
+        return hashlib.sha256(str(cast(Mapping[str, Any], self.doc)[field]).encode()).hexdigest()
+
 
 SamplesByFilter = dict[str, list[Sample]]
 

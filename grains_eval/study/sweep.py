@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -91,8 +92,8 @@ def sweep(
             part = Examples(drawn.build[:count], drawn.development)
             choices[name] = _measure(loaded, variant, part, development, layers, strengths, cache, progress)
     best = max(choices, key=lambda name: _bound(choices[name]))
-    output.mkdir(parents=True, exist_ok=True)
     _write(output, choices, best, development)
+    shutil.rmtree(cache.folder, ignore_errors=True)
     if console is not None:
         for name, choice in choices.items():
             console.print(table(name, choice))
@@ -150,6 +151,7 @@ def _row(name: str, point: CurvePoint) -> dict[str, Any]:
 
 
 def _write(output: Path, choices: Mapping[str, Choice], best: str, development: DevelopmentSet) -> None:
+    output.mkdir(parents=True, exist_ok=True)
     rows = [_row(name, point) for name, choice in choices.items() for point in choice.points]
     summary = {
         "chosen": {"varied": best, **asdict(choices[best].config), "reason": choices[best].reason},

@@ -117,3 +117,13 @@ def test_unknown_tasks_and_groups():
         load_task("truthfulqa_mc")
     with pytest.raises(GrainsError, match="is a group of tasks"):
         load_task("mmlu")
+
+
+def test_a_question_is_known_in_another_task_by_its_decontamination_query(tasks):
+    from grains_eval.preferences.hashing import query_hash
+
+    include = tasks(should_decontaminate=True, doc_to_decontamination_query="q")
+    found = load_examples(data(), include_path=include)
+    expected = {query_hash(e.prompt[len("Question: ") :].split("\n")[0]) for e in (*found.build, *found.development)}
+    assert set(found.doc_hashes()["queries"]) == expected
+    assert "queries" not in load_examples(data(), include_path=tasks()).doc_hashes()
