@@ -149,7 +149,8 @@ def _clustered(
         contributions=sums,
         clusters=sums.size,
     )
-    return _finish(estimate, alpha, spread)
+    # The imagined unit of a cluster test is one moved item in a cluster of average size.
+    return _finish(estimate, alpha, spread * sums.size / differences.size)
 
 
 def _finish(estimate: Estimate, alpha: float, spread: float) -> Estimate:
@@ -183,8 +184,10 @@ def _cautious_half_width(contributions: Array, alpha: float, spread: float) -> f
 
 
 def _spread(first: Array, second: Array) -> float:
+    """How far one item can plausibly move: the whole range of a share, else the range of the scores."""
     scores = np.concatenate([first, second])
-    return float(scores.max() - scores.min()) if scores.size else 0.0
+    low, high = float(scores.min()), float(scores.max())
+    return 1.0 if 0 <= low and high <= 1 else high - low
 
 
 def combine(estimates: Sequence[Estimate], weights: Sequence[float], *, alpha: float, seed: int) -> Estimate:

@@ -180,6 +180,15 @@ def test_no_spread_and_no_change() -> None:
     assert same.interval[0] < 0 < same.interval[1]
 
 
+def test_perfect_scores_do_not_claim_certainty() -> None:
+    ones = [1.0] * 60
+    clustered = paired(ones, ones, clusters=[i % 12 for i in range(60)])
+    plain = paired(ones, ones)
+    assert clustered.p == plain.p == 1.0
+    assert clustered.interval[1] == pytest.approx(plain.interval[1], rel=0.5)
+    assert 0.02 < clustered.interval[1] < 0.1
+
+
 def test_all_moved_alike_does_not_claim_certainty() -> None:
     estimate = paired([0.2, 0.4, 0.6], [0.3, 0.5, 0.7])
     assert estimate.p == 0.25
