@@ -34,8 +34,9 @@ def add_renormalised(hidden: Tensor, delta: Tensor) -> Tensor:
     """
     full = hidden.float()
     moved = full + delta
-    norm = full.norm(dim=-1, keepdim=True)
-    return (moved * (norm / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12))).to(hidden.dtype)
+    # not Tensor.norm: its Python wrapper is a tenth of what steering one decoded token costs
+    norm, moved_norm = (torch.linalg.vector_norm(each, dim=-1, keepdim=True) for each in (full, moved))
+    return (moved * (norm / moved_norm.clamp_min(1e-12))).to(hidden.dtype)
 
 
 OPERATORS: Mapping[str, Operator] = {"add_renormalised": add_renormalised, "add": add}
