@@ -121,11 +121,7 @@ def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, device: st
 
 def report(name: str, rows: Sequence[Row], arguments: argparse.Namespace) -> None:
     """Print a Markdown table and write the JSON file if one was asked for."""
-    if rows:
-        columns = list(rows[0])
-        print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-        for row in rows:
-            print(f"| {' | '.join(_shown(row[column]) for column in columns)} |")
+    print(markdown(rows))
     if arguments.output is not None:
         command = f"python -m benchmarks.{name} {' '.join(_without_output(sys.argv[1:]))}".strip()
         whole = {
@@ -137,6 +133,13 @@ def report(name: str, rows: Sequence[Row], arguments: argparse.Namespace) -> Non
         }
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Rows as a table."""
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([_shown(row[column]) for column in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _without_output(words: Sequence[str]) -> list[str]:

@@ -1,0 +1,46 @@
+"""Write the measured tables of `benchmarks/results/*.json` into `docs/performance.md`.
+
+    python -m benchmarks.page
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, with the command that made it and its machine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks import common
+
+ROOT = Path(__file__).resolve().parent
+PAGE = ROOT.parent / "docs" / "performance.md"
+PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(found: dict[str, Any]) -> str:
+    """The command, its machine, and the rows as a Markdown table."""
+    where = found["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    device = where.get("gpu") or f"{where['cpu']}, {where['threads']} thread(s)"
+    return (
+        f"```\n{found['command']}\n```\n\n{common.markdown(found['rows'])}\n\n"
+        f"*{device}; Python {where['python']}, {versions}.*\n"
+    )
+
+
+def render(text: str) -> str:
+    """The page with every table that has been measured."""
+
+    def fill(match: re.Match[str]) -> str:
+        file = ROOT / "results" / f"{match[2]}.json"
+        if not file.is_file():
+            return match[0]
+        return f"{match[1]}\n{table(json.loads(file.read_text()))}\n{match[3]}"
+
+    return PLACE.sub(fill, text)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(PAGE.read_text()))
