@@ -154,7 +154,9 @@ def save(
         (work / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
         if vectors is not None:
             tensors = {f"layers.{i}": vectors.directions[i].detach().float().cpu().contiguous() for i in vectors.layers}
-            save_file(tensors, work / TENSORS, metadata={"format": "grains-eval", "format_version": str(FORMAT_VERSION)})
+            save_file(
+                tensors, work / TENSORS, metadata={"format": "grains-eval", "format_version": str(FORMAT_VERSION)}
+            )
         if attributions:
             write_attributions(work / ATTRIBUTIONS, attributions, selections)
         for example, images in enumerate(pictures[:_MOST_PICTURES]):
@@ -216,7 +218,9 @@ def locate(source: str | Path) -> Path:
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise GrainsError(f"vectors '{source}' are neither a local folder nor a reachable hub repository: {reason}") from error
+        raise GrainsError(
+            f"vectors '{source}' are neither a local folder nor a reachable hub repository: {reason}"
+        ) from error
 
 
 def read_config(folder: Path) -> ArtifactConfig:
@@ -294,7 +298,9 @@ def _read_vectors(folder: Path, config: ArtifactConfig) -> SteeringVectors:
         directions={layer: tensors[f"layers.{layer}"] for layer in config.layers},
         scales=config.scales,
         site=config.site,
-        statistics={k: {n: float("nan") if x is None else x for n, x in v.items()} for k, v in config.statistics.items()},
+        statistics={
+            k: {n: float("nan") if x is None else x for n, x in v.items()} for k, v in config.statistics.items()
+        },
         recommended=recommended,
         provenance={"method": config.method, **config.provenance},
     )

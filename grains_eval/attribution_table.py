@@ -17,8 +17,21 @@ def write_attributions(file: Path, attributions: Sequence[Attribution], selectio
     columns: dict[str, list[Any]] = {
         name: []
         for name in (
-            "example_id", "position", "token", "score", "is_image", "is_candidate", "selected",
-            "image", "row", "column", "box", "value", "baseline_value", "completeness_error", "steps",
+            "example_id",
+            "position",
+            "token",
+            "score",
+            "is_image",
+            "is_candidate",
+            "selected",
+            "image",
+            "row",
+            "column",
+            "box",
+            "value",
+            "baseline_value",
+            "completeness_error",
+            "steps",
         )  # fmt: skip
     }
     chosen = list(selections) or [TokenSelection((), ())] * len(attributions)

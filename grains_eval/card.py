@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 
-
 # statistics that each side has, as the card's columns; the config file holds all of them
 _SIDED = {"agreement": "agreement", "explained_variance": "explained", "mean_delta_cosine": "cosine"}
 

@@ -41,9 +41,7 @@ def bits(loaded: LoadedModel) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "opt", "gemma3_text", "qwen3_moe"])
-def test_the_loss_falls_and_the_model_stays_as_it_was(
-    loaded_text: Callable[[str], LoadedModel], family: str
-) -> None:
+def test_the_loss_falls_and_the_model_stays_as_it_was(loaded_text: Callable[[str], LoadedModel], family: str) -> None:
     loaded = loaded_text(family)
     before, was = bits(loaded), margins(loaded)
     trainable = {name: p.requires_grad for name, p in loaded.model.named_parameters()}
@@ -54,9 +52,7 @@ def test_the_loss_falls_and_the_model_stays_as_it_was(
     torch.testing.assert_close(seen[0], was, atol=1e-4, rtol=1e-4)  # an untrained adapter does nothing
     assert (seen[-1] - was).mean() > 0.5
     after = bits(loaded)
-    assert list(after) == list(before) and all(
-        torch.equal(after[name], value) for name, value in before.items()
-    )
+    assert list(after) == list(before) and all(torch.equal(after[name], value) for name, value in before.items())
     assert torch.equal(margins(loaded), was)
     assert {name: p.requires_grad for name, p in loaded.model.named_parameters()} == trainable
     assert not hasattr(loaded.model, "peft_config")
@@ -65,9 +61,7 @@ def test_the_loss_falls_and_the_model_stays_as_it_was(
 def test_the_first_loss_is_log_two_and_dpo_is_worked_out(loaded_text: Callable[[str], LoadedModel]) -> None:
     one_step = adapters.Options(epochs=1, batch_size=len(EXAMPLES))
     loaded = loaded_text("llama")
-    assert adapters.train(loaded, encoded(loaded), one_step, 0).losses[0] == pytest.approx(
-        math.log(2), abs=1e-4
-    )
+    assert adapters.train(loaded, encoded(loaded), one_step, 0).losses[0] == pytest.approx(math.log(2), abs=1e-4)
     loss = adapters.preference_loss(torch.tensor([3.0]), torch.tensor([1.0]), 0.5)
     assert float(loss) == pytest.approx(math.log(1 + math.exp(-1.0)))
 
@@ -81,8 +75,7 @@ def test_the_same_seed_gives_the_same_adapter_and_another_another(
     for left, right in zip(one.checkpoints, same.checkpoints, strict=True):
         assert all(torch.equal(left[name], right[name]) for name in left)
     assert any(
-        not torch.equal(one.checkpoints[-1][name], other.checkpoints[-1][name])
-        for name in other.checkpoints[-1]
+        not torch.equal(one.checkpoints[-1][name], other.checkpoints[-1][name]) for name in other.checkpoints[-1]
     )
 
 
@@ -135,9 +128,7 @@ def test_the_model_is_restored_when_training_fails(loaded_text: Callable[[str], 
 
 
 def test_names_that_are_not_there_are_refused(loaded_text: Callable[[str], LoadedModel]) -> None:
-    with pytest.raises(
-        GrainsError, match=r"no projection is called nowhere.*target_modules to some of.*q_proj"
-    ):
+    with pytest.raises(GrainsError, match=r"no projection is called nowhere.*target_modules to some of.*q_proj"):
         adapters.find_targets(loaded_text("llama").model, ["nowhere"])
 
 
@@ -161,9 +152,7 @@ def test_the_adapter_comes_back_from_its_artifact(
     assert "no development examples" in held.provenance["chosen_by"]
 
     seen: list[Tensor] = []
-    adapters.train(
-        loaded, encoded(loaded), adapters.Options(**options), 0, lambda epoch: seen.append(margins(loaded))
-    )
+    adapters.train(loaded, encoded(loaded), adapters.Options(**options), 0, lambda epoch: seen.append(margins(loaded)))
     lm = GrainsHF.create_from_arg_obj({**arguments, "vectors": str(folder)})
     requests = [
         Instance("loglikelihood", {"n": i}, (one.prompt, answer), 0, ("a task", i, 1))

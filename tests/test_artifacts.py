@@ -22,7 +22,12 @@ def vectors(width=8):
         scales={1: 2.5, 4: 7.0},
         statistics={1: {"agreement": 0.25, "explained_variance": float("nan")}, 4: {}},
         recommended=SteeringConfig((4,), 0.5, "relative", "add", "prompt"),
-        provenance={"method": "grains", "base_model": "org/m", "seed": 3, "doc_hashes": {"build": ["a"], "development": []}},
+        provenance={
+            "method": "grains",
+            "base_model": "org/m",
+            "seed": 3,
+            "doc_hashes": {"build": ["a"], "development": []},
+        },
     )
 
 
@@ -76,7 +81,9 @@ def test_nothing_is_replaced_without_being_asked(tmp_path):
 
 def test_a_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
     artifacts.save(vectors(), tmp_path / "v")
-    monkeypatch.setattr(artifacts, "write_card", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        artifacts, "write_card", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     for target in ("v", "w"):
         with pytest.raises(OSError, match="No space left"):
             artifacts.save(replace(vectors(), scales={1: 9.0, 4: 9.0}), tmp_path / target, overwrite=True)

@@ -13,9 +13,17 @@ MINIMAL = {"name": "x", "data": {"task": "t"}}
 
 def test_defaults_are_those_of_the_method():
     recipe = parse_recipe(MINIMAL)
-    assert (recipe.attribution.method, recipe.attribution.steps, recipe.attribution.baseline) == ("integrated_gradients", 20, "pad")
+    assert (recipe.attribution.method, recipe.attribution.steps, recipe.attribution.baseline) == (
+        "integrated_gradients",
+        20,
+        "pad",
+    )
     assert (recipe.vectors.direction, recipe.vectors.at, recipe.data.examples) == ("mean", "prompt", 50)
-    assert (recipe.steering.unit, recipe.steering.operator, recipe.steering.layers) == ("relative", "add_renormalised", "auto")
+    assert (recipe.steering.unit, recipe.steering.operator, recipe.steering.layers) == (
+        "relative",
+        "add_renormalised",
+        "auto",
+    )
 
 
 @pytest.mark.parametrize(

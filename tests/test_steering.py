@@ -49,7 +49,9 @@ def test_token_norms_are_kept_by_the_default_operator(loaded_text, family):
     vectors = vectors_for(model, [1])
     for context in (SteeringConfig(strength=0.0), SteeringConfig(strength=2.0)):
         with steered(model, vectors, context):
-            handle = block.register_forward_hook(lambda m, a, out: seen.append(out[0] if isinstance(out, tuple) else out))
+            handle = block.register_forward_hook(
+                lambda m, a, out: seen.append(out[0] if isinstance(out, tuple) else out)
+            )
             logits(model)
             handle.remove()
     torch.testing.assert_close(seen[0].norm(dim=-1), seen[1].norm(dim=-1), rtol=1e-5, atol=1e-5)
@@ -68,14 +70,20 @@ def test_hooks_are_gone_after_an_exception(loaded_text):
 def test_hooks_are_gone_when_a_later_layer_is_refused(loaded_text):
     model = loaded_text("llama").model
     before = hooks(model)
-    with pytest.raises(GrainsError, match="out of range; the model has blocks 0 to"), steered(model, vectors_for(model, [0, 99])):
+    with (
+        pytest.raises(GrainsError, match="out of range; the model has blocks 0 to"),
+        steered(model, vectors_for(model, [0, 99])),
+    ):
         pass
     assert hooks(model) == before
 
 
 def test_vectors_of_another_width_are_refused(loaded_text):
     model = loaded_text("llama").model
-    with pytest.raises(GrainsError, match="built for another model"), steered(model, SteeringVectors({0: torch.ones(7)}, {0: 1.0})):
+    with (
+        pytest.raises(GrainsError, match="built for another model"),
+        steered(model, SteeringVectors({0: torch.ones(7)}, {0: 1.0})),
+    ):
         pass
 
 
@@ -84,11 +92,15 @@ def test_an_unknown_operator_and_an_unknown_layer_are_refused(loaded_text):
     vectors = vectors_for(model, [0])
     with pytest.raises(GrainsError, match="did you mean 'add'"), steered(model, vectors, SteeringConfig(operator="ad")):
         pass
-    with pytest.raises(GrainsError, match="layer 1 is not in the vectors; they have layers 0"), steered(
-        model, vectors, SteeringConfig(layers=(1,))
+    with (
+        pytest.raises(GrainsError, match="layer 1 is not in the vectors; they have layers 0"),
+        steered(model, vectors, SteeringConfig(layers=(1,))),
     ):
         pass
-    with pytest.raises(GrainsError, match="not a finite number"), steered(model, vectors, SteeringConfig(strength=float("nan"))):
+    with (
+        pytest.raises(GrainsError, match="not a finite number"),
+        steered(model, vectors, SteeringConfig(strength=float("nan"))),
+    ):
         pass
 
 
@@ -149,7 +161,10 @@ def test_beam_search_and_batches_of_unequal_prompts(loaded_text):
     settings = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False}
     with steered(model, vectors, config):
         together = model.generate(input_ids=batch, attention_mask=mask, **settings)[:, 6:]
-        alone = [model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)[:, ids.shape[1] :] for ids in (short, IDS)]
+        alone = [
+            model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)[:, ids.shape[1] :]
+            for ids in (short, IDS)
+        ]
     for row, expected in zip(together, alone, strict=True):
         assert row[: expected.shape[1]].tolist() == expected[0].tolist()
 

@@ -29,7 +29,9 @@ def shared_tokens(encoded: Sequence[EncodedExample], threshold: float) -> frozen
     if len(encoded) < _ENOUGH_FOR_FREQUENCY:
         return frozenset()
     counts = Counter(
-        token for example in encoded for token in set(example.input_ids[~example.is_image.to(example.input_ids.device)].tolist())
+        token
+        for example in encoded
+        for token in set(example.input_ids[~example.is_image.to(example.input_ids.device)].tolist())
     )
     return frozenset(token for token, count in counts.items() if count > threshold * len(encoded))
 
@@ -108,9 +110,7 @@ def _most_agreeing(positions: Sequence[tuple[int, ...]], token_deltas: TokenDelt
 
 SELECTIONS: Mapping[
     str,
-    Callable[
-        [Sequence[Attribution], Sequence[EncodedExample], AttributionConfig, TokenDeltas], list[TokenSelection]
-    ],
+    Callable[[Sequence[Attribution], Sequence[EncodedExample], AttributionConfig, TokenDeltas], list[TokenSelection]],
 ] = {"top_k": select_top_k, "agreement": select_by_agreement}
 
 

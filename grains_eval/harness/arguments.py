@@ -102,7 +102,9 @@ def _apply(source: str, given: dict[str, Any]) -> AppliedArtifact:
     if artifact.vectors is None:
         extra = [name for name, value in given.items() if value is not None]
         if extra:
-            raise GrainsError(f"'{source}' is a {artifact.method} artifact without vectors; '{extra[0]}' does not apply")
+            raise GrainsError(
+                f"'{source}' is a {artifact.method} artifact without vectors; '{extra[0]}' does not apply"
+            )
         return AppliedArtifact(source, artifact, None, None)
     changes: dict[str, Any] = {}
     if given["strength"] is not None:

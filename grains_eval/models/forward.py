@@ -191,7 +191,5 @@ def _whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, resp
     forget_positions(model)
     tail = model.get_input_embeddings()(response[:-1])[None].expand(len(prompt), -1, -1)
     with logits_from(model, prompt.shape[1] - 1):
-        logits = model(
-            inputs_embeds=torch.cat([prompt, tail.to(prompt.dtype)], dim=1), use_cache=False
-        ).logits
+        logits = model(inputs_embeds=torch.cat([prompt, tail.to(prompt.dtype)], dim=1), use_cache=False).logits
     return response_sums(logits, response)

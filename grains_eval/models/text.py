@@ -48,9 +48,7 @@ def render(
     return text, spans
 
 
-def encode_responses(
-    loaded: LoadedModel, example: PreferenceExample, prompt: str
-) -> tuple[list[int], Tensor, Tensor]:
+def encode_responses(loaded: LoadedModel, example: PreferenceExample, prompt: str) -> tuple[list[int], Tensor, Tensor]:
     """Token ids of prompt, `y+` and `y-`.
 
     The whole is tokenized and the prompt's ids are checked to be its prefix: characters are never counted.
@@ -82,9 +80,7 @@ def encode_responses(
     return prompts[0], responses[0], responses[1]
 
 
-def candidates(
-    loaded: LoadedModel, prompt: str, prompt_ids: list[int], spans: list[tuple[int, int]]
-) -> Tensor:
+def candidates(loaded: LoadedModel, prompt: str, prompt_ids: list[int], spans: list[tuple[int, int]]) -> Tensor:
     """`[T]` bool: tokens that are neither special nor part of the chat template."""
     tokenizer = loaded.tokenizer
     special = set(tokenizer.all_special_ids)

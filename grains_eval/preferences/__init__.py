@@ -66,7 +66,9 @@ def load_examples(data: Data, model: LoadedModel | HFLM | None = None, include_p
     taken = {doc_hash(docs[i]) for i in build}
     pool = documents(data.development_split) if data.development_split else docs
     if len(build) < data.examples:
-        raise GrainsError(f"data.examples asks for {data.examples} but {_name(data)} has {len(build)} different documents")
+        raise GrainsError(
+            f"data.examples asks for {data.examples} but {_name(data)} has {len(build)} different documents"
+        )
     development = draw(pool, data.development, data.seed + 1, frozenset(taken))
     if len(development) < data.development:
         raise GrainsError(

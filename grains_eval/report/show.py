@@ -70,7 +70,9 @@ def _text(drawn: TokenMap) -> Text:
         line.append(" ")
     if visual:
         total = sum(score for score, flag in zip(drawn.scores, drawn.is_image, strict=True) if flag)
-        line.append(f"\n[{visual} visual tokens, together {total:+.3g} nats; --html draws them over the picture]", "dim")
+        line.append(
+            f"\n[{visual} visual tokens, together {total:+.3g} nats; --html draws them over the picture]", "dim"
+        )
     return line
 
 

@@ -67,7 +67,16 @@ def cells(row: Comparison, alpha: float) -> tuple[str, ...]:
 
 
 # Columns that fit a terminal; the files hold all of them.
-_TERMINAL = ("method", "baseline", "steered", "difference", "interval", "verdict", "adjusted p", "helped / harmed / same")
+_TERMINAL = (
+    "method",
+    "baseline",
+    "steered",
+    "difference",
+    "interval",
+    "verdict",
+    "adjusted p",
+    "helped / harmed / same",
+)
 
 
 def render_terminal(report: ReportData, console: Any, *, folder: Path | None = None) -> None:
@@ -169,9 +178,7 @@ def to_markdown(report: ReportData) -> str:
     """The report without figures and items."""
     parts = [f"# {_inline(report.title)}", "", f"**{_inline(report.headline)}**", ""]
     rows = [cells(row.comparison, report.alpha) for row in report.rows]
-    rows += [
-        ("", "", name, reason, *[""] * 3, "failed", *[""] * 5) for name, reason in report.failures.items()
-    ]
+    rows += [("", "", name, reason, *[""] * 3, "failed", *[""] * 5) for name, reason in report.failures.items()]
     parts += _markdown_table([name for name, _ in COLUMNS], rows, [numeric for _, numeric in COLUMNS])
     parts += ["", caption(report)]
     lines = [*control_lines(report), *band_lines(report), *report.notes]
@@ -186,9 +193,7 @@ def to_markdown(report: ReportData) -> str:
         )
     for published in published_tables(report):
         parts += ["", f"## Published, not measured here: {published.title}", ""]
-        parts += _markdown_table(
-            published.header, published.rows, [False] + [True] * (len(published.header) - 1)
-        )
+        parts += _markdown_table(published.header, published.rows, [False] + [True] * (len(published.header) - 1))
         parts += ["", _inline(published.source)]
     parts += ["", "## What was run", ""]
     for run in report.runs:
@@ -211,19 +216,13 @@ def verdict_cells(report: ReportData) -> list[tuple[str, ...]]:
             interval(v.interval, v.scale),
             level(v.margin, v.scale),
             f"{v.n:,}",
-            ""
-            if v.answer != "cannot tell"
-            else rounded(v.items_needed)
-            if v.items_needed
-            else "none feasible",
+            "" if v.answer != "cannot tell" else rounded(v.items_needed) if v.items_needed else "none feasible",
         )
         for v in report.verdicts
     ]
 
 
-def _markdown_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]
-) -> list[str]:
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[str]:
     lines = [f"| {' | '.join(header)} |", f"|{'|'.join('---:' if right else '---' for right in numeric)}|"]
     return [*lines, *(f"| {' | '.join(_inline(cell) for cell in row)} |" for row in rows)]
 

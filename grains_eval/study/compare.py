@@ -135,7 +135,11 @@ def compare_variants(
         margin=recipe.evaluation.margin,
         headline_metrics=recipe.evaluation.metrics,
         preserve=recipe.evaluation.preserve,
-        controls=[*extra.names, *({VOCABULARY} & set(built)), *(n for n in built if n in {"random", "negated", "random_tokens"})],
+        controls=[
+            *extra.names,
+            *({VOCABULARY} & set(built)),
+            *(n for n in built if n in {"random", "negated", "random_tokens"}),
+        ],
         bands=extra.bands,
         failures={**failures, **failed},
         keep_going=True,
@@ -159,10 +163,14 @@ def _artifact(
     """The artifact of a recipe, built unless the same one is there."""
     if folder.exists():
         origin = open_artifact(folder).provenance
-        if origin.get("recipe_hash") == recipe.fingerprint() and origin.get("base_model") == model_args.get("pretrained"):
+        if origin.get("recipe_hash") == recipe.fingerprint() and origin.get("base_model") == model_args.get(
+            "pretrained"
+        ):
             return folder
         if not overwrite:
-            raise GrainsError(f"'{folder}' holds another recipe's vectors; choose another --output_path or pass --overwrite")
+            raise GrainsError(
+                f"'{folder}' holds another recipe's vectors; choose another --output_path or pass --overwrite"
+            )
     return build_from_recipe(
         recipe,
         model_args,

@@ -63,9 +63,7 @@ def faithfulness(context: BuildContext, counts: Sequence[int], draws: int = 5) -
     return FaithfulnessCurve(removed, means["positive"], means["negative"], means["random"], len(context.examples))
 
 
-def _changes(
-    context: BuildContext, example: EncodedExample, selections: Sequence[TokenSelection], side: str
-) -> Tensor:
+def _changes(context: BuildContext, example: EncodedExample, selections: Sequence[TokenSelection], side: str) -> Tensor:
     """`F(x \\ S) - F(x)` for each selection, `[n]` float64."""
     rows = [masked(context, example, getattr(selection, side)) for selection in selections]
     value = objective(context.loaded.model, example, context.recipe.attribution)

@@ -79,9 +79,7 @@ def make_adapter(job: Job) -> Made:
             point = curve(context.loaded, SteeringVectors({}, {}), job.development, ())[0]
             points.append(replace(point, config=SteeringConfig((), float(epoch))))
 
-    trained = adapters.train(
-        context.loaded, context.examples, options, context.recipe.seed, measure, context.progress
-    )
+    trained = adapters.train(context.loaded, context.examples, options, context.recipe.seed, measure, context.progress)
     if points:
         choice = choose(points, context.recipe.evaluation.margin)
     else:
@@ -101,9 +99,7 @@ def instruction_of(recipe: Recipe) -> str:
         GrainsError: the recipe has none.
     """
     if recipe.prompting is None or not recipe.prompting.instruction.strip():
-        raise GrainsError(
-            f"recipe '{recipe.name}' has no prompting.instruction; write the behaviour as an instruction"
-        )
+        raise GrainsError(f"recipe '{recipe.name}' has no prompting.instruction; write the behaviour as an instruction")
     return recipe.prompting.instruction.strip()
 
 

@@ -93,9 +93,7 @@ def write_controls(
         for draw in range(recipe.evaluation.control_draws):
             context = build_context_with_cache(loaded, examples.build, recipe, None, progress)
             seed = recipe.seed + 1 + draw
-            context = replace(
-                context, attribute=lambda one, config, seed=seed: attribute(loaded, one, config, seed)
-            )
+            context = replace(context, attribute=lambda one, config, seed=seed: attribute(loaded, one, config, seed))
             drawn = random_tokens(context).vectors
             drawn = replace(drawn, recommended=vectors.recommended)
             equal.append(f"random_tokens_{draw + 1}")
@@ -118,9 +116,7 @@ def write_controls(
 def _raw_setting(drawn: SteeringVectors, vectors: SteeringVectors) -> Any:
     """The method's setting scaled by how much smaller the random tokens' deltas are."""
     layers = vectors.recommended.layers or vectors.layers
-    ratio = sum(_delta_norm(drawn, layer) for layer in layers) / sum(
-        _delta_norm(vectors, layer) for layer in layers
-    )
+    ratio = sum(_delta_norm(drawn, layer) for layer in layers) / sum(_delta_norm(vectors, layer) for layer in layers)
     return replace(vectors.recommended, strength=vectors.recommended.strength * ratio)
 
 

@@ -131,7 +131,9 @@ def table(name: str, choice: Choice) -> Table:
     for column in ("block", "strength", "accuracy", "95 % interval", "margin (nats)", "preserved", ""):
         shown.add_column(column, justify="left" if column in {"block", ""} else "right")
     for index, point in enumerate(choice.points):
-        blocks = "–" if index == 0 else "all" if point.config.layers is None else ", ".join(map(str, point.config.layers))
+        blocks = (
+            "–" if index == 0 else "all" if point.config.layers is None else ", ".join(map(str, point.config.layers))
+        )
         shown.add_row(
             blocks,
             f"{point.config.strength:g}",

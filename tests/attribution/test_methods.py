@@ -56,7 +56,9 @@ def test_scores_agree_with_one_at_a_time_autograd(loaded_text, family):
     found = attribute(loaded, example, config)
     expected = by_hand(loaded, example, config)
     torch.testing.assert_close(found.scores, expected, rtol=1e-4, atol=1e-5 * max(1.0, float(expected.abs().max())))
-    assert found.value == pytest.approx(preference(loaded, example.input_ids, example.chosen, example.rejected), abs=1e-4)
+    assert found.value == pytest.approx(
+        preference(loaded, example.input_ids, example.chosen, example.rejected), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -42,7 +42,9 @@ def vectors_for(model, seed=0, **provenance):
     generator = torch.Generator().manual_seed(seed)
     directions = {i: torch.randn(hidden_size(model), generator=generator) for i in range(len(find_blocks(model)))}
     origin = {"method": "grains", **provenance}
-    return SteeringVectors(directions, dict.fromkeys(directions, 3.0), recommended=SteeringConfig((1,), 1.0), provenance=origin)
+    return SteeringVectors(
+        directions, dict.fromkeys(directions, 3.0), recommended=SteeringConfig((1,), 1.0), provenance=origin
+    )
 
 
 @pytest.fixture
@@ -54,7 +56,13 @@ def folder(tmp_path, loaded_text):
 
 
 def open_lm(tiny_text, family="llama", kind=GrainsHF, **arguments):
-    arguments = {"pretrained": str(tiny_text(family)), "dtype": "float32", "device": "cpu", "batch_size": 3, **arguments}
+    arguments = {
+        "pretrained": str(tiny_text(family)),
+        "dtype": "float32",
+        "device": "cpu",
+        "batch_size": 3,
+        **arguments,
+    }
     return kind.create_from_arg_obj(arguments)
 
 
@@ -126,7 +134,11 @@ def test_the_cache_never_mixes_baseline_and_steered(tiny_text, folder, tmp_path)
     source = folder()
     cache = str(tmp_path / "cache.db")
     answers = {}
-    for name, arguments in (("plain", {}), ("one", {"vectors": source, "strength": 1.0}), ("two", {"vectors": source, "strength": 2.0})):
+    for name, arguments in (
+        ("plain", {}),
+        ("one", {"vectors": source, "strength": 1.0}),
+        ("two", {"vectors": source, "strength": 2.0}),
+    ):
         answers[name] = CachingLM(open_lm(tiny_text, **arguments), cache).loglikelihood(requests())
         expected = open_lm(tiny_text, **arguments).loglikelihood(requests(), disable_tqdm=True)
         assert answers[name] == expected
@@ -160,7 +172,9 @@ def test_positions_need_the_shared_path_or_say_so(tiny_text, folder):
 )
 def test_mistakes_are_one_line_that_helps(tiny_text, folder, arguments, says):
     source = folder()
-    arguments = {key: value.replace("FOLDER", source) if isinstance(value, str) else value for key, value in arguments.items()}
+    arguments = {
+        key: value.replace("FOLDER", source) if isinstance(value, str) else value for key, value in arguments.items()
+    }
     with pytest.raises(GrainsError, match=says) as caught:
         open_lm(tiny_text, **arguments)
     assert "\n" not in str(caught.value)

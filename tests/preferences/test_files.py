@@ -19,7 +19,9 @@ def write(path, rows):
 
 
 def rows(n):
-    return [{"prompt": f"question {i}", "chosen": f"right {i}", "rejected": f"wrong {i}", "group": i % 3} for i in range(n)]
+    return [
+        {"prompt": f"question {i}", "chosen": f"right {i}", "rejected": f"wrong {i}", "group": i % 3} for i in range(n)
+    ]
 
 
 def data(path, **keys):
@@ -31,7 +33,11 @@ def test_rows_become_examples_and_sets_are_disjoint(tmp_path):
     assert (len(found.build), len(found.development)) == (4, 3)
     example = found.build[0]
     number = example.prompt.split()[-1]
-    assert (example.chosen, example.rejected, example.cluster) == (f" right {number}", f" wrong {number}", str(int(number) % 3))
+    assert (example.chosen, example.rejected, example.cluster) == (
+        f" right {number}",
+        f" wrong {number}",
+        str(int(number) % 3),
+    )
     assert not {e.doc_hash for e in found.build} & {e.doc_hash for e in found.development}
 
 
@@ -66,7 +72,14 @@ def test_templates_chat_prompts_and_delimiters(tmp_path):
     assert (example.chosen, example.rejected) == ("a", "bb")
     chat = load_examples(data(path, **keys, chat_template=True)).build[0]
     assert chat.prompt == (Message("user", chat.prompt[0].content),)
-    turns = [{"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": f"u{i}"}], "chosen": "a", "rejected": "b"} for i in range(9)]
+    turns = [
+        {
+            "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": f"u{i}"}],
+            "chosen": "a",
+            "rejected": "b",
+        }
+        for i in range(9)
+    ]
     example = load_examples(data(write(tmp_path / "t.jsonl", turns))).build[0]
     assert [message.role for message in example.prompt] == ["system", "user"]
 
@@ -95,7 +108,11 @@ def test_mistakes_in_the_recipe(tmp_path, keys, says):
 
 @pytest.mark.parametrize(
     ("row", "says"),
-    [({"chosen": ""}, "the chosen response is ''"), ({"rejected": "  "}, "the rejected response is"), ({"prompt": ""}, "the prompt is ''")],
+    [
+        ({"chosen": ""}, "the chosen response is ''"),
+        ({"rejected": "  "}, "the rejected response is"),
+        ({"prompt": ""}, "the prompt is ''"),
+    ],
 )
 def test_mistakes_in_the_data(tmp_path, row, says):
     with pytest.raises(GrainsError, match=says):

@@ -28,7 +28,16 @@ TASK = {
 @pytest.fixture
 def tasks(tmp_path):
     def make(**changes):
-        rows = [{"q": f"capital {i}", "choices": [f"no{i}", f"yes{i}", f"not{i}"], "gold": 1, "worse": 2, "region": f"r{i % 2}"} for i in range(12)]
+        rows = [
+            {
+                "q": f"capital {i}",
+                "choices": [f"no{i}", f"yes{i}", f"not{i}"],
+                "gold": 1,
+                "worse": 2,
+                "region": f"r{i % 2}",
+            }
+            for i in range(12)
+        ]
         for split in ("train", "test"):
             text = "".join(json.dumps({**row, "split": split}) + "\n" for row in rows)
             (tmp_path / f"{split}.jsonl").write_text(text)
@@ -100,7 +109,10 @@ def test_template_tokens_are_no_candidates(tasks, loaded_text):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"output_type": "generate_until", "doc_to_choice": None, "metric_list": [{"metric": "exact_match"}]}, "is generate_until; examples come from multiple_choice"),
+        (
+            {"output_type": "generate_until", "doc_to_choice": None, "metric_list": [{"metric": "exact_match"}]},
+            "is generate_until; examples come from multiple_choice",
+        ),
         ({"dataset_kwargs": {"data_files": "/nowhere.jsonl"}}, "the data of task 'test_capitals' cannot be loaded"),
     ],
 )

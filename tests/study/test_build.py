@@ -126,7 +126,10 @@ def test_an_existing_folder_is_refused_before_anything_is_loaded(recipe, tmp_pat
         ({"steering__layers": "[99]"}, "layer 99"),
         ({"steering__layers": "auto", "data__development": 0}, "auto but data.development is 0"),
         ({"data__examples": 500}, "asks for 500"),
-        ({"data__delimiter": "''", "data__prompt": "'{{prompt}} par'", "data__chosen": "'{{''is''}}'"}, "does not extend the prompt under this tokenizer"),
+        (
+            {"data__delimiter": "''", "data__prompt": "'{{prompt}} par'", "data__chosen": "'{{''is''}}'"},
+            "does not extend the prompt under this tokenizer",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(recipe, arguments, tmp_path, changes, says):

@@ -40,7 +40,14 @@ def test_methods_and_controls_stand_in_one_table(compared):
     by_name = {row.comparison.method: row.comparison for row in report.rows if row.comparison.task == "demo_text_split"}
     assert by_name["grains"].difference > 0.3
     assert by_name["grains_negated"].difference < 0
-    assert {file.name for file in output.iterdir()} >= {"report.html", "report.md", "report.json", "comparisons.csv", "vectors", "runs"}
+    assert {file.name for file in output.iterdir()} >= {
+        "report.html",
+        "report.md",
+        "report.json",
+        "comparisons.csv",
+        "vectors",
+        "runs",
+    }
     assert report.token_maps
 
 
@@ -94,7 +101,11 @@ def test_a_grid_is_a_product_of_variants():
     grid = parse_grid(["attribution.top_k=1,2", "steering.layers=[2],[3]"], recipe())
     assert list(grid) == ["top_k=1+layers=2", "top_k=1+layers=3", "top_k=2+layers=2", "top_k=2+layers=3"]
     assert grid["top_k=2+layers=3"].steering.layers == [3]
-    for wrong, says in (("top_k=1", "write section.key"), ("attribution.topk=1", "did you mean"), ("attribution.top_k=", "write section.key")):
+    for wrong, says in (
+        ("top_k=1", "write section.key"),
+        ("attribution.topk=1", "did you mean"),
+        ("attribution.top_k=", "write section.key"),
+    ):
         with pytest.raises(GrainsError, match=says):
             parse_grid([wrong], recipe())
 
