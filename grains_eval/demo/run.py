@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from grains_eval.demo import model_path
+from grains_eval.demo import WEIGHTS, model_path
 from grains_eval.errors import pick
 from grains_eval.recipes import load_recipe
 from grains_eval.report.data import ReportData
@@ -18,10 +18,10 @@ from grains_eval.vectors.context import silent
 
 # worlds in the order they are shown; the methods are the quick ones, `compare --config` runs them all
 WORLDS: Mapping[str, Sequence[str]] = {
-    "text_split": ("grains",),
-    "text_shared": ("grains",),
-    "faithfulness": ("grains",),
-    "image": ("grains",),
+    "text_split": ("grains", "grains_agreement"),
+    "text_shared": ("grains", "grains_top_k"),
+    "faithfulness": ("grains", "grains_agreement"),
+    "image": ("grains", "grains_top_k"),
 }
 
 
@@ -43,7 +43,7 @@ def run_demo(
     Args:
         output_path: Each world's vectors, runs and report go to `<output_path>/<world>`.
         console: A rich console to print to.
-        worlds: Names of worlds; default: all.
+        worlds: Names of worlds; default: all that are bundled.
         overwrite: Replace what is there.
         progress: Wraps loops, with a description.
 
@@ -53,7 +53,8 @@ def run_demo(
     Raises:
         GrainsError: an unknown world, or a report in the way.
     """
-    chosen = {world: pick(WORLDS, world, "demo world") for world in worlds or WORLDS}
+    bundled = [world for world in WORLDS if (WEIGHTS / world / "config.json").is_file()]
+    chosen = {world: pick(WORLDS, world, "demo world") for world in worlds or bundled}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for models this small one thread is faster than several
     reports: dict[str, ReportData] = {}
