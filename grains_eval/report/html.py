@@ -12,6 +12,7 @@ from grains_eval.report.heatmap import heat_map_html
 from grains_eval.report.published import published_tables
 from grains_eval.report.tables import (
     COLUMNS,
+    band_cells,
     band_lines,
     caption,
     cells,
@@ -43,8 +44,9 @@ def render_html(report: ReportData) -> str:
     """The whole report; every text is escaped, every picture is part of the file."""
     rows = [row.comparison for row in report.rows]
     figures = _figures(report, rows)
-    table = [
+    table: list[dict[str, Any]] = [
         {
+            "row": row,
             "cells": cells(row, report.alpha),
             "answer": answer(row, report.alpha),
             "control": row.method in report.controls,
@@ -52,6 +54,8 @@ def render_html(report: ReportData) -> str:
         }
         for row in rows
     ]
+    drawn = {member for band in report.bands for member in band.members}
+    draws = [entry for entry in table if entry["cells"][2] in drawn]
     return (
         _environment()
         .get_template("report.html")
@@ -59,10 +63,11 @@ def render_html(report: ReportData) -> str:
             report=report,
             columns=COLUMNS,
             table=table,
-            groups=_grouped(table),
+            groups=_grouped([entry for entry in table if entry["cells"][2] not in drawn], report),
+            draws=_grouped(draws),
             caption=caption(report),
             lines=[*control_lines(report), *band_lines(report)],
-            verdicts=verdict_cells(report),
+            verdicts=[cell for cell in verdict_cells(report) if cell[2] not in drawn],
             forests=[
                 {"title": f"{task}, {metric}", "svg": _forest(report, rows, (task, metric), index)}
                 for index, (task, metric) in enumerate(figures)
@@ -102,12 +107,23 @@ def render_curves(title: str, curves: Sequence[Curve], notes: Sequence[str] = ()
     return _environment().get_template("curves.html").render(title=title, curves=drawn, notes=notes)
 
 
-def _grouped(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows under a heading per task and metric."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+def _grouped(table: Sequence[dict[str, Any]], report: ReportData | None = None) -> list[dict[str, Any]]:
+    """Rows under a heading per task and metric; with a report also its bands, one row each."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in table:
-        groups.setdefault(f"{row['cells'][0]}, {row['cells'][1]}", []).append(row)
-    return [{"title": title, "rows": rows} for title, rows in groups.items()]
+        groups.setdefault((row["row"].task, row["row"].metric), []).append(row)
+    return [
+        {
+            "title": ", ".join(key),
+            "rows": rows,
+            "bands": [
+                band_cells(band, key, rows[0]["row"])
+                for band in (report.bands if report else ())
+                if key in band.mean
+            ],
+        }
+        for key, rows in groups.items()
+    ]
 
 
 def _figures(report: ReportData, rows: Sequence[Comparison]) -> list[tuple[str, str]]:

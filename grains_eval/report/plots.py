@@ -82,15 +82,22 @@ def forest(
 ) -> str:
     """Differences with intervals, one line per method, of one task and metric.
 
-    Filled markers are differences shown after adjustment, open ones are not; squares are controls. Several
-    draws of a control are a hatched band.
+    Filled markers are differences shown after adjustment, open ones are not; squares are controls. Several draws of
+    a control are one hatched bar over their range, with a line at their mean.
     """
     import matplotlib as mpl
 
+    key = (rows[0].task, rows[0].metric)
+    bands = [band for band in bands if key in band.low]
+    drawn = {member for band in bands for member in band.members}
+    metric, higher = rows[0].metric, rows[0].higher_is_better
+    runs = len(rows)
     scale = rows[0].scale
     factor = 100.0 if scale == 1 else 1.0
+    rows = [row for row in rows if row.method not in drawn]
+    labels = [row.method for row in rows] + [f"{band.label}, {len(band.members)} draws" for band in bands]
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(7.2, 0.9 + 0.34 * len(rows))
+        figure, axes = _figure(7.2, 0.9 + 0.34 * len(labels))
         for place, row in enumerate(rows):
             control = row.method in controls
             colour = COLOURS[4] if control else HELPED
@@ -107,29 +114,25 @@ def forest(
                 markerfacecolor=colour if shown else "none",
                 markeredgewidth=1.6,
             )
-        key = (rows[0].task, rows[0].metric)
-        for band in bands:
-            if key in band.low:
-                axes.axvspan(
-                    band.low[key] * factor,
-                    band.high[key] * factor,
-                    facecolor="none",
-                    edgecolor=INK,
-                    hatch="////",
-                    linewidth=0,
-                    zorder=0,
-                    label=f"{band.label}, {len(band.members)} draws",
-                )
+        for place, band in enumerate(bands, start=len(rows)):
+            low, mean, high = (factor * side[key] for side in (band.low, band.mean, band.high))
+            axes.barh(
+                place,
+                high - low,
+                left=low,
+                height=0.5,
+                facecolor="none",
+                edgecolor=INK,
+                hatch="////",
+                linewidth=0.8,
+            )
+            axes.plot([mean, mean], [place - 0.34, place + 0.34], color=COLOURS[4], linewidth=3)
         axes.axvline(0, color=INK, linewidth=1, linestyle=":")
-        axes.set_yticks(range(len(rows)), [row.method for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        arrow = "higher" if rows[0].higher_is_better else "lower"
-        axes.set_xlabel(f"change of {rows[0].metric}{' in points' if scale else ''} ({arrow} is better)")
-        if any(key in band.low for band in bands):
-            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        label = (
-            f"Change of {rows[0].task} {rows[0].metric} with intervals for {len(rows)} runs; as in the table."
-        )
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        arrow = "higher" if higher else "lower"
+        axes.set_xlabel(f"change of {metric}{' in points' if scale else ''} ({arrow} is better)")
+        label = f"Change of {key[0]} {metric} with intervals for {runs} runs; as in the table."
         return _svg(figure, name, label)
 
 

@@ -187,7 +187,7 @@ def _spread(first: Array, second: Array) -> float:
     """How far one item can plausibly move: the whole range of a share, else the range of the scores."""
     scores = np.concatenate([first, second])
     low, high = float(scores.min()), float(scores.max())
-    return 1.0 if 0 <= low and high <= 1 else high - low
+    return 1.0 if low >= 0 and high <= 1 else high - low
 
 
 def combine(estimates: Sequence[Estimate], weights: Sequence[float], *, alpha: float, seed: int) -> Estimate:

@@ -99,7 +99,7 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
                 table.add_row(*(escape(texts[index]) for index in shown), style=styles[answer(row, report.alpha)])
         for band in report.bands:
             if key in band.mean:
-                table.add_row(*_band_cells(band, key, rows[0]), style="dim")
+                table.add_row(*map(escape, band_cells(band, key, rows[0])), style="dim")
         console.print(table)
     console.print(escape(caption(report)), style="dim", highlight=False)
     for method, reason in report.failures.items():
@@ -112,11 +112,11 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
         console.print(f"report: {escape(str(Path(folder) / 'report.html'))}", highlight=False, soft_wrap=True)
 
 
-def _band_cells(band: Band, key: tuple[str, str], row: Comparison) -> tuple[str, ...]:
+def band_cells(band: Band, key: tuple[str, str], row: Comparison) -> tuple[str, ...]:
     """Several draws of one control in the columns of the terminal: their mean, and their range as the interval."""
     bounds = (band.low[key], band.high[key])
     return (
-        escape(f"{band.label}, {len(band.members)} draws"),
+        f"{band.label}, {len(band.members)} draws",
         level(row.baseline, row.scale),
         level(row.baseline + band.mean[key], row.scale),
         change(band.mean[key], row.scale),

@@ -186,6 +186,8 @@ def test_everything_is_in_the_page(report: ReportData) -> None:
     assert "the probe ran out of memory &lt;here&gt;" in page
     assert "$x_1$ {{ nothing }}" in page
     assert "Most helped" in page and "Most harmed" in page
+    assert "random vectors, 2 draws" in page and "Every draw of the controls" in page
+    assert page.index("random vectors, 2 draws") < page.index("Every draw of the controls") < page.index("random 1<")
     assert "Published figures, not measured here" in page and "2507.18043" in page
     assert "Strength on development items" in page
     assert "data:image/png;base64," in page
