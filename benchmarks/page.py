@@ -36,7 +36,8 @@ def render(text: str) -> str:
     def fill(match: re.Match[str]) -> str:
         file = ROOT / "results" / f"{match[2]}.json"
         if not file.is_file():
-            return match[0]
+            command = f"python -m benchmarks.{match[2]} --output benchmarks/results/{match[2]}.json"
+            return f"{match[1]}\nNot measured at full size yet:\n\n```\n{command}\n```\n\n{match[3]}"
         return f"{match[1]}\n{table(json.loads(file.read_text()))}\n{match[3]}"
 
     return PLACE.sub(fill, text)

@@ -90,9 +90,7 @@ class _Branch(DynamicLayer):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length + query_length, 0
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         del args, kwargs
         assert self.source is not None and self.source.keys is not None and self.source.values is not None
         keys, values = self._join(self.source.keys, key_states), self._join(self.source.values, value_states)
@@ -119,7 +117,8 @@ class Runner:
         self.model = model
         self.blocks = find_blocks(model)
         self.decoder = find_decoder(model)
-        self.device = model.device
+        # offloaded parameters are on `meta`
+        self.device = next((each.device for each in model.parameters() if not each.is_meta), torch.device("cpu"))
 
     @torch.no_grad()
     def run(
@@ -179,9 +178,7 @@ class Runner:
         # padded cells repeat the row's last position: learned positions have no row to spare
         step = torch.minimum(torch.arange(width)[None], (plan.lengths - 1)[:, None])
         positions = (past.next_position[plan.parents][:, None] + step).repeat(size, 1)
-        keywords: dict[str, Any] = {
-            "position_ids": positions.to(self.device).expand(*past.position_axes, -1, -1)
-        }
+        keywords: dict[str, Any] = {"position_ids": positions.to(self.device).expand(*past.position_axes, -1, -1)}
         children, rest = divmod(len(plan.parents), parents)
         even = not rest and torch.equal(plan.parents, torch.arange(parents).repeat_interleave(children))
         index: tuple[Tensor, Tensor] | None = None
@@ -190,21 +187,16 @@ class Runner:
             rows = torch.cat([plan.parents + s * parents for s in range(size)])
             index = rows.to(self.device), column.clamp_min(0).repeat(size, 1).to(self.device)
             if bool((column < 0).any()):
-                mask = torch.cat(
-                    [(column >= 0).long(), torch.ones(len(lengths), width, dtype=torch.long)], dim=1
-                )
+                mask = torch.cat([(column >= 0).long(), torch.ones(len(lengths), width, dtype=torch.long)], dim=1)
                 keywords["attention_mask"] = mask.repeat(size, 1).to(self.device)
         cache, held = DynamicCache(), past.cache.layers
         cache.layer_class_to_replicate = None
         cache.layers = [  # pyright: ignore[reportAttributeAccessIssue]
-            _Branch(_filled(held[i] if i < len(held) else None), length, index, keep)
-            for i in range(len(self.blocks))
+            _Branch(_filled(held[i] if i < len(held) else None), length, index, keep) for i in range(len(self.blocks))
         ]
         return keywords | {"past_key_values": cache}
 
-    def _after(
-        self, plan: Pass, past: State | None, seen: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    def _after(self, plan: Pass, past: State | None, seen: Mapping[str, Any]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         if past is not None and plan.parents is not None:
             return (
                 past.lengths[plan.parents] + plan.lengths,
