@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from grains_eval.types import Site
 
 
 @contextmanager
-def captured(model: PreTrainedModel, site: Site = "block_output") -> Iterator[dict[int, Tensor]]:
+def captured(model: PreTrainedModel, site: Site = "block_output") -> Generator[dict[int, Tensor], None, None]:
     """Collect `{layer: [B, T, H]}` of the last forward pass inside the block."""
     states: dict[int, Tensor] = {}
 
@@ -55,7 +55,8 @@ class PromptStates:
 
     Attributes:
         last: `[B, L, H]` at the last token.
-        norms: `[L, T - 1]` token norms of the first variant, without its first token (an attention sink in real models).
+        norms: `[L, T - 1]` token norms of the first variant, without its first token (an attention sink in real
+            models).
     """
 
     last: Tensor

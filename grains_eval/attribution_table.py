@@ -11,29 +11,15 @@ import pyarrow.parquet as pq
 
 from grains_eval.types import Attribution, TokenSelection
 
+_COLUMNS = (
+    "example_id", "position", "token", "score", "is_image", "is_candidate", "selected",
+    "image", "row", "column", "box", "value", "baseline_value", "completeness_error", "steps",
+)  # fmt: skip
+
 
 def write_attributions(file: Path, attributions: Sequence[Attribution], selections: Sequence[TokenSelection]) -> None:
     """One row per prompt token: example, position, token, score, what was selected and where a visual token looks."""
-    columns: dict[str, list[Any]] = {
-        name: []
-        for name in (
-            "example_id",
-            "position",
-            "token",
-            "score",
-            "is_image",
-            "is_candidate",
-            "selected",
-            "image",
-            "row",
-            "column",
-            "box",
-            "value",
-            "baseline_value",
-            "completeness_error",
-            "steps",
-        )  # fmt: skip
-    }
+    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     chosen = list(selections) or [TokenSelection((), ())] * len(attributions)
     for attribution, selection in zip(attributions, chosen, strict=True):
         signs = {**dict.fromkeys(selection.positive, 1), **dict.fromkeys(selection.negative, -1)}

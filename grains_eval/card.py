@@ -29,8 +29,8 @@ def write_card(config: Mapping[str, Any], name: str) -> str:
     hashes = origin.get("doc_hashes")
     if hashes:
         parts.append(
-            f"Built on {len(hashes.get('build', ()))} documents and tuned on {len(hashes.get('development', ()))}; their "
-            "hashes are in `steering_config.json`, and comparisons leave them out."
+            f"Built on {len(hashes.get('build', ()))} documents and tuned on {len(hashes.get('development', ()))}; "
+            "their hashes are in `steering_config.json`, and comparisons leave them out."
         )
     versions = ", ".join(f"{package} {version}" for package, version in origin.get("versions", {}).items())
     parts.append(f"Seed {origin.get('seed', 'unknown')}; {versions}.")

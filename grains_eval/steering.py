@@ -5,7 +5,7 @@ This room never knows how a vector arose (method step 6).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
@@ -76,7 +76,8 @@ def resolve(vectors: SteeringVectors, config: SteeringConfig) -> ResolvedSteerin
     missing = [layer for layer in layers if layer not in vectors.directions]
     if missing:
         raise GrainsError(
-            f"layer {missing[0]} is not in the vectors; they have layers {_ranges(vectors.layers)} (blocks count from 0)"
+            f"layer {missing[0]} is not in the vectors; they have layers {_ranges(vectors.layers)} "
+            "(blocks count from 0)"
         )
     if config.strength == 0 or not layers:
         return None
@@ -91,7 +92,7 @@ def resolve(vectors: SteeringVectors, config: SteeringConfig) -> ResolvedSteerin
 
 @dataclass
 class _Progress:
-    """Which tokens of the forward pass in flight are moved; written by the model's pre-hook, read by the block hooks."""
+    """Which tokens of the forward pass in flight are moved; the model's pre-hook writes it, the block hooks read it."""
 
     positions: Positions
     prompt_lengths: Tensor | None = None
@@ -164,7 +165,7 @@ class _Mover:
 @contextmanager
 def applied(
     model: PreTrainedModel, resolved: ResolvedSteering | None, prompt_lengths: Tensor | None = None
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Register the hooks of one resolved steering for the duration of the block, and always remove them.
 
     Args:
@@ -203,7 +204,7 @@ def steered(
     vectors: SteeringVectors,
     config: SteeringConfig | None = None,
     prompt_lengths: Tensor | None = None,
-) -> Iterator[PreTrainedModel]:
+) -> Generator[PreTrainedModel, None, None]:
     """Steer a model inside a `with` block; nest it to compose vectors.
 
     Correct under batching with padding on either side, KV-cached generation, beam search and `device_map`; padding

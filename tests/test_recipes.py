@@ -69,7 +69,7 @@ def test_a_variant_changes_only_what_it_names():
     recipe = parse_recipe({**MINIMAL, "attribution": {"steps": 30}, "methods": {"a": {"attribution": {"top_k": 2}}}})
     variant = recipe.variant("a", recipe.methods["a"])
     assert (variant.attribution.top_k, variant.attribution.steps, variant.methods) == (2, 30, {})
-    with pytest.raises(GrainsError, match="variant 'b' of x.*did you mean 'attribution.top_k'"):
+    with pytest.raises(GrainsError, match=r"variant 'b' of x.*did you mean 'attribution.top_k'"):
         recipe.variant("b", {"attribution": {"topk": 2}})
 
 

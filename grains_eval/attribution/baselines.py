@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -26,7 +27,7 @@ def text_baseline(model: PreTrainedModel, kind: str) -> Tensor:
     `pad` falls back to `mean` where the model has no trained pad embedding: with RMSNorm the origin is no baseline
     (completeness errors of 65-520 %, each norm multiplies the gradient by up to 1/sqrt(eps) there).
     """
-    embed = model.get_input_embeddings()
+    embed = cast(nn.Embedding, model.get_input_embeddings())
     weight: Tensor = embed.weight
     scale = float(getattr(embed, "scalar_embed_scale", getattr(embed, "embed_scale", 1.0)))
     if kind == "zero":

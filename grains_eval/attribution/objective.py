@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
@@ -35,7 +35,7 @@ def objective(model: PreTrainedModel, encoded: EncodedExample, config: Attributi
 
 
 @contextmanager
-def frozen(model: PreTrainedModel) -> Iterator[None]:
+def frozen(model: PreTrainedModel) -> Generator[None, None, None]:
     """Switch parameter gradients off for the block, so that only embeddings carry one, and restore them."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:

@@ -12,7 +12,7 @@ _OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 
 
 def find_decoder(model: PreTrainedModel) -> nn.Module:
-    """The module that turns merged embeddings into hidden states (the text decoder, also of a vision-language model)."""
+    """The module that turns merged embeddings into hidden states: the text decoder, also in a vision-language model."""
     return model.get_decoder()
 
 

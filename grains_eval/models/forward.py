@@ -8,7 +8,7 @@ multimodal positions), one drops the positions whose logits nobody reads before 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from grains_eval.models.scoring import picked_logprobs, response_sums
 
 
 @contextmanager
-def logits_from(model: PreTrainedModel, start: int) -> Iterator[None]:
+def logits_from(model: PreTrainedModel, start: int) -> Generator[None, None, None]:
     """Compute logits only from position `start` on (negative counts from the end)."""
 
     def slice_hidden(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -40,7 +40,7 @@ def logits_from(model: PreTrainedModel, start: int) -> Iterator[None]:
 
 
 @contextmanager
-def decoder_receives(model: PreTrainedModel, keywords: Mapping[str, Any], rows: int) -> Iterator[None]:
+def decoder_receives(model: PreTrainedModel, keywords: Mapping[str, Any], rows: int) -> Generator[None, None, None]:
     """Replace the decoder's keywords by captured ones, repeated for `rows` rows."""
     if not keywords:
         yield
@@ -181,7 +181,7 @@ def shares_prefix(model: PreTrainedModel) -> bool:
 
 
 def _whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, response: Tensor) -> Tensor:
-    """One response, prompt and response in a single pass without cache; prompts with images share their prefix always."""
+    """One response, with its prompt in a single pass without cache; prompts with images share their prefix always."""
     if encoded.decoder_keywords:
         first, cache = prefill(model, encoded, prompt)
         score = response_sums(first[:, None], response[:1])

@@ -33,8 +33,8 @@ def read_rows(data: Data, split: str | None) -> Dataset:
                 raise GrainsError(f"data.path '{path}' does not exist")
             if not path.stat().st_size:
                 raise GrainsError(f"data.path '{path}' is empty")
-            return cast(Dataset, load_dataset(_READERS[path.suffix], data_files=str(path), split="train"))
-        return cast(Dataset, load_dataset(str(data.path), data.name, split=split or "train"))
+            return load_dataset(_READERS[path.suffix], data_files=str(path), split="train")
+        return load_dataset(str(data.path), data.name, split=split or "train")
     except GrainsError:
         raise
     except Exception as error:  # datasets raises many kinds for offline hubs, bad JSON and bad schemas

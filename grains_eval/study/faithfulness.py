@@ -20,11 +20,11 @@ from grains_eval.vectors.grains import masked
 
 @dataclass(frozen=True)
 class FaithfulnessCurve:
-    """Mean change of the preference when `k` tokens are removed from the prompt.
+    r"""Mean change of the preference when `k` tokens are removed from the prompt.
 
     Attributes:
         removed: `k`, ascending from 0.
-        positive: Mean of `F(x \\ T+_k) - F(x)` over examples, nats; falls where attribution is faithful.
+        positive: Mean of `F(x \ T+_k) - F(x)` over examples, nats; falls where attribution is faithful.
         negative: The same for the top negative tokens; rises where it is.
         random: The same for candidates drawn at random, mean over draws.
         examples: Number of examples.
@@ -64,7 +64,7 @@ def faithfulness(context: BuildContext, counts: Sequence[int], draws: int = 5) -
 
 
 def _changes(context: BuildContext, example: EncodedExample, selections: Sequence[TokenSelection], side: str) -> Tensor:
-    """`F(x \\ S) - F(x)` for each selection, `[n]` float64."""
+    r"""`F(x \ S) - F(x)` for each selection, `[n]` float64."""
     rows = [masked(context, example, getattr(selection, side)) for selection in selections]
     value = objective(context.loaded.model, example, context.recipe.attribution)
     values = value(torch.stack([example.embeddings.float(), *rows])).double().cpu()

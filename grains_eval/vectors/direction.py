@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from sklearn.decomposition import PCA, TruncatedSVD
@@ -44,7 +44,8 @@ def direction(deltas: Tensor, kind: DirectionKind) -> Direction:
         if kind == "pca":
             reducer.set_params(svd_solver="full")
         reducer.fit(deltas.double().numpy())
-        vector = torch.from_numpy(reducer.components_[0]).float()
+        components: Any = reducer.components_
+        vector = torch.from_numpy(components[0]).float()
         vector = vector if vector @ mean >= 0 else -vector
     vector = vector / vector.norm().clamp_min(1e-12)
     spread = deltas - mean if kind == "pca" else deltas

@@ -51,7 +51,7 @@ def test_a_document_that_stands_twice_counts_once(tmp_path):
     path = write(tmp_path / "d.jsonl", [*rows(7), *rows(7)])
     found = load_examples(data(path))
     assert len({e.doc_hash for e in (*found.build, *found.development)}) == 7
-    with pytest.raises(GrainsError, match="examples asks for 8 but .* has 7 different documents"):
+    with pytest.raises(GrainsError, match=r"examples asks for 8 but .* has 7 different documents"):
         load_examples(data(path, examples=8))
 
 
