@@ -30,6 +30,7 @@ def _build(options: argparse.Namespace) -> None:
     from grains_eval.cli.terminal import bars, output
     from grains_eval.report.show import show_folder
     from grains_eval.study.build import build_from_recipe
+    from grains_eval.study.distributed import is_first_process
 
     build_from_recipe(
         recipe,
@@ -39,7 +40,8 @@ def _build(options: argparse.Namespace) -> None:
         progress=bars,
         include_path=options.include_path,
     )
-    show_folder(options.output_path, output())
+    if is_first_process():
+        show_folder(options.output_path, output())
 
 
 def _show_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,14 +21,15 @@ from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
 
-from grains_eval.errors import GrainsError, one_line_errors, unknown
+from grains_eval.errors import GrainsError, one_line_errors
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, images_of, split_by_images
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.harness.shared_context import SharedContextMixin
-from grains_eval.harness.sharing import shareable
 from grains_eval.harness.shared_images import SharedImagesMixin
-from grains_eval.models.loading import is_vision_language, read_config
+from grains_eval.harness.sharing import shareable
+from grains_eval.models.loading import check_names, is_vision_language, read_config, unknown_argument
+from grains_eval.models.processes import expect_cpu_processes
 from grains_eval.preferences.hashing import doc_hash
 from grains_eval.steering import ResolvedSteering, applied, check_width
 
@@ -69,6 +69,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         **kwargs: Any,
     ) -> None:
         one_line_errors()
+        expect_cpu_processes()
         self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)
         self.share_context = share_context
         self._documents: dict[tuple[str, Any], str] = {}
@@ -78,7 +79,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         try:
             super().__init__(pretrained=pretrained, **kwargs)
         except TypeError as error:
-            raise _unknown_argument(error) or error from error
+            raise unknown_argument(error, (*STEERING_ARGUMENTS, "share_context")) or error from error
         if adapters:
             self._attach(adapters[0])
         for item in self.applied:
@@ -171,6 +172,15 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
             used["tune"].update(hashes.get("development", ()))
         return {name: sum(found in known for found in self._documents.values()) for name, known in used.items()}
 
+    def barrier(self) -> None:
+        """As `hf`; and every process learns which documents the others evaluated, for `get_model_info`."""
+        super().barrier()
+        if self.world_size > 1:
+            everywhere: list[Any] = [None] * self.world_size
+            torch.distributed.all_gather_object(everywhere, self._documents)
+            for documents in everywhere:
+                self._documents.update(documents)
+
     def describe_steering(self) -> list[dict[str, Any]]:
         """Every artifact with its fingerprint, layers, strength and method."""
         return [item.describe() for item in self.applied]
@@ -178,7 +188,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
     def get_model_info(self) -> dict[str, Any]:
         """As `hf`, plus what steered the run and how many evaluated documents were used to make it.
 
-        The counts are those of this process, without requests that a cache answered.
+        The counts are those of all processes, without requests that a cache answered.
         """
         used = self._documents_used()
         return {
@@ -206,7 +216,8 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         if database is not None:
             table = f"grains_{self.cache_fingerprint()}"
             database.tablename = table
-            database.conn.execute(f'CREATE TABLE IF NOT EXISTS "{table}" (key TEXT PRIMARY KEY, value BLOB)')
+            connection: Any = database.conn
+            connection.execute(f'CREATE TABLE IF NOT EXISTS "{table}" (key TEXT PRIMARY KEY, value BLOB)')
             database.commit()
         super().set_cache_hook(cache_hook)
 
@@ -227,6 +238,7 @@ class GrainsHF(SteeringMixin, HFLM):
         extra = {key: value for key, value in (additional_config or {}).items() if value is not None}
         if "device" not in {**arg_dict, **extra} and not torch.cuda.is_available():
             extra["device"] = "cpu"  # `hf` takes its default "cuda" at its word
+        check_names({**arg_dict, **extra})
         kind = GrainsHFMultimodal if is_vision_language(read_config(arg_dict)) else cls
         return kind(**arg_dict, **extra)
 
@@ -260,17 +272,6 @@ class GrainsHFMultimodal(SteeringMixin, SharedImagesMixin, ImageLoglikelihoodMix
 
 def _hashes(item: AppliedArtifact) -> Mapping[str, Sequence[str]]:
     return item.artifact.provenance.get("doc_hashes", {})
-
-
-def _unknown_argument(error: TypeError) -> GrainsError | None:
-    """The error for a misspelt model argument, which `hf` hands down to the model's constructor."""
-    match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    if match is None:
-        return None
-    import inspect
-
-    known = [*STEERING_ARGUMENTS, "share_context", *inspect.signature(HFLM.__init__).parameters]
-    return unknown(match.group(1), [name for name in known if name not in {"self", "kwargs"}], "model argument")
 
 
 def _warn_of_other_base(item: AppliedArtifact, pretrained: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lm_eval.models.hf_vlms import HFMultimodalLM
@@ -13,7 +15,11 @@ from lm_eval.utils import simple_parse_args_string
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, unknown
+from grains_eval.models.processes import expect_cpu_processes
+
+# lm-eval's HFLM: the untyped decorator that registers the class hides its members from type checkers
+HarnessModel: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,13 @@ class LoadedModel:
     """A model with the lm-eval object that tokenizes for it.
 
     Attributes:
-        lm: lm-eval's model object.
+        lm: lm-eval's model object, an `HFLM`.
         model: The Hugging Face model, in evaluation mode.
         tokenizer: Its tokenizer.
         processor: Its image processor, None for text models.
     """
 
-    lm: HFLM
+    lm: HarnessModel
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     processor: ProcessorMixin | None = None
@@ -38,9 +44,9 @@ class LoadedModel:
         return self.processor is not None
 
     @classmethod
-    def of(cls, lm: HFLM) -> LoadedModel:
+    def of(cls, lm: HarnessModel) -> LoadedModel:
         """Wrap an lm-eval model that is already there."""
-        processor = lm.processor if isinstance(lm, HFMultimodalLM) else None
+        processor = getattr(lm, "processor", None)  # of HFMultimodalLM alone
         return cls(lm=lm, model=lm.model, tokenizer=lm.tokenizer, processor=processor)
 
 
@@ -78,11 +84,36 @@ def read_config(arguments: Mapping[str, Any]) -> Any:
 
 
 def missing_package(pretrained: Any, error: ImportError) -> GrainsError:
-    """The error for a processor that needs a package: Qwen-VL's wants torchvision, SmolVLM's num2words, to read videos."""
+    """The error for a processor that needs a package: for videos Qwen-VL's wants torchvision, SmolVLM's num2words."""
     reason = " ".join(str(error).split()).split(". ")[0] or "a package is missing"
     needed = next((name for name in ("torchvision", "num2words") if name in str(error).lower()), None)
     advice = f"pip install {needed}" if needed else "install it"
     return GrainsError(f"cannot load '{pretrained}': {reason}; {advice} and start again")
+
+
+def check_names(arguments: Mapping[str, Any], device: str | None = None) -> None:
+    """Refuse a dtype or device that torch does not know, which lm-eval answers with a traceback or silently ignores.
+
+    Raises:
+        GrainsError: the name is unknown.
+    """
+    dtype = arguments.get("dtype", "auto")
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise GrainsError(f"dtype={dtype} is not a torch dtype; write float32, bfloat16, float16 or auto")
+    place = device or arguments.get("device")
+    try:
+        torch.device(str(place or "cpu"))
+    except RuntimeError as error:
+        raise GrainsError(f"device={place} is not a device; write cpu, cuda, cuda:0 or mps") from error
+
+
+def unknown_argument(error: TypeError, extra: Sequence[str] = ()) -> GrainsError | None:
+    """The error for a misspelt model argument, which `hf` hands down to the model's constructor; None for another."""
+    match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if match is None:
+        return None
+    known = {*extra, *inspect.signature(HFLM.__init__).parameters} - {"self", "kwargs"}
+    return unknown(match.group(1), known, "model argument")
 
 
 def load(
@@ -98,13 +129,17 @@ def load(
     Raises:
         GrainsError: the checkpoint cannot be read, or its processor needs a package that is not installed.
     """
+    expect_cpu_processes()
     arguments = parse_model_args(model_args)
     kind = HFMultimodalLM if is_vision_language(read_config(arguments)) else HFLM
     if device is None and "device" not in arguments:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_names(arguments, device)
     extra = {"device": device, "batch_size": batch_size}
     given = {k: v for k, v in extra.items() if v is not None}
     try:
         return LoadedModel.of(kind.create_from_arg_obj(arguments, given))
     except ImportError as error:
         raise missing_package(arguments.get("pretrained"), error) from error
+    except TypeError as error:
+        raise unknown_argument(error) or error from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,6 +13,8 @@ from transformers import PreTrainedModel
 from grains_eval.errors import GrainsError
 from grains_eval.models.blocks import text_config
 from grains_eval.models.encoded import EncodedExample
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _SHARE = 0.5  # of free memory that a pass may take
@@ -45,7 +48,13 @@ def bytes_per_row(model: PreTrainedModel, encoded: EncodedExample) -> int:
 def rows_that_fit(model: PreTrainedModel, encoded: EncodedExample, most: int) -> int:
     """Rows of embeddings with gradient that half of the free memory holds, between 1 and `most`."""
     free = free_bytes(encoded.embeddings.device)
-    return max(1, min(most, int(_SHARE * free / bytes_per_row(model, encoded))))
+    each = bytes_per_row(model, encoded)
+    rows = max(1, min(most, int(_SHARE * free / each)))
+    logger.info(
+        "example %s: about %.0f MiB per node, %.0f MiB free: %d of %d nodes per pass",
+        encoded.example.id, each / 2**20, free / 2**20, rows, most,
+    )  # fmt: skip
+    return rows
 
 
 def run_with_halving(run: Callable[[int], T], rows: int) -> T:
@@ -57,10 +66,20 @@ def run_with_halving(run: Callable[[int], T], rows: int) -> T:
     while True:
         try:
             return run(rows)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not _is_out_of_memory(error):
+                raise
             if rows == 1:
                 raise GrainsError(
                     "out of memory with one row; use a shorter prompt, a smaller dtype or more devices"
                 ) from error
-            rows //= 2
+        # only here, past the handler, has the failed pass let go of its tensors
+        rows //= 2
+        logger.warning("out of memory; going on with %d rows per pass", rows)
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the CPU's allocator, which has no error class of its own, ran out of memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
-from grains_eval.artifacts import package_versions, save
+from grains_eval.artifacts import check_replaceable, package_versions, save
 from grains_eval.attribution import attribute
 from grains_eval.errors import GrainsError, pick, unknown
 from grains_eval.models import EncodedExample, LoadedModel, encode, load
@@ -24,6 +25,7 @@ from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import AttributionConfig, Recipe
 from grains_eval.steering import OPERATORS, check_layer
 from grains_eval.study.development import DevelopmentSet, development_set
+from grains_eval.study.distributed import is_first_process, processes
 from grains_eval.study.making import METHOD_NAMES, METHODS, PROMPT, Job, instruction_of, leaves_open
 from grains_eval.study.tune import Choice, CurvePoint
 from grains_eval.types import Attribution, PreferenceExample
@@ -38,6 +40,9 @@ _NOT_SCORING = {
     "top_k", "selection", "candidates", "modality", "max_document_frequency", "internal_batch_size", "share_prefix",
 }  # fmt: skip
 
+# methods whose scores are worth splitting over processes
+ATTRIBUTING = frozenset({"grains", "negated"})
+
 
 @dataclass(frozen=True)
 class AttributionCache:
@@ -45,15 +50,22 @@ class AttributionCache:
 
     Attributes:
         folder: Beside the artifact to be written; removed once that is there.
+        seed: Seeds random and SmoothGrad scores.
+        model: `weights_fingerprint` of the model.
     """
 
     folder: Path
+    seed: int = 0
+    model: str = ""
 
     def file(self, encoded: EncodedExample, config: AttributionConfig) -> Path:
         """Where an example's scores are kept."""
         setting = config.model_dump(mode="json", exclude=_NOT_SCORING)
-        key = json.dumps([encoded.example.doc_hash, encoded.input_ids.tolist(), setting])
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+        tokens = [part.tolist() for part in (encoded.input_ids, encoded.chosen, encoded.rejected)]
+        digest = hashlib.sha256(json.dumps([self.model, self.seed, encoded.example.id, tokens, setting]).encode())
+        # the embeddings hold what the pictures looked like
+        digest.update(encoded.embeddings.float().cpu().contiguous().numpy().tobytes())
+        return self.folder / f"{digest.hexdigest()[:24]}.safetensors"
 
     def read(self, encoded: EncodedExample, config: AttributionConfig) -> Attribution | None:
         """Scores from an earlier attempt; None where there are none, or a broken file."""
@@ -111,6 +123,24 @@ def build_context_with_cache(
     return BuildContext(loaded, encoded, recipe, score, progress)
 
 
+def model_identity(model_args: Mapping[str, Any], loaded: LoadedModel | None) -> dict[str, Any]:
+    """What tells two models apart: their arguments, without where and in what batches they run, and their weights."""
+    arguments = {key: str(value) for key, value in sorted(model_args.items()) if key not in _RUNTIME}
+    return {"model_args": arguments, "weights": weights_fingerprint(loaded.model) if loaded else None}
+
+
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """16 hex digits over the beginning of every parameter that is in memory."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode())
+        if parameter.device.type != "meta":
+            digest.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+# model arguments that change no number worth telling apart
+_RUNTIME = frozenset({"device", "batch_size", "max_batch_size", "softmax_dtype"})
 _CURVE = ("accuracy", "lower", "upper", "margin", "n", "preserved")
 
 
@@ -163,6 +193,7 @@ def provenance(
         "base_model": model_args.get("pretrained") if isinstance(model_args.get("pretrained"), str) else None,
         "revision": model_args.get("revision"),
         "commit": getattr(loaded.model.config, "_commit_hash", None) if loaded else None,
+        **model_identity(model_args, loaded),
         "architecture": type(loaded.model).__name__ if loaded else None,
         "dtype": str(loaded.model.dtype).removeprefix("torch.") if loaded else None,
         "modality": "vision-language" if any(example.images for example in examples.build) else "text",
@@ -192,8 +223,9 @@ def build_from_recipe(
     """Build what a recipe describes, vectors, adapter or instruction, into an artifact folder.
 
     Attributions are kept in `<output_path>.partial` until the artifact is written, so that the same call after an
-    interrupt goes on where it stopped. Where the recipe says `auto`, layer and strength are chosen on the development
-    examples.
+    interrupt goes on where it stopped. Under `torchrun` or `accelerate launch` the processes share the attributions;
+    the folder must be one that all of them see. Where the recipe says `auto`, layer and strength are chosen on the
+    development examples.
 
     Args:
         recipe: What to build.
@@ -214,8 +246,11 @@ def build_from_recipe(
     target = Path(output_path)
     if target.exists() and not overwrite:
         raise GrainsError(f"'{target}' exists; choose another --output_path or pass --overwrite")
+    check_replaceable(target)
     method = recipe.vectors.method
     if method == PROMPT:
+        if not is_first_process():
+            return target
         origin = provenance(recipe, model_args, loaded, Examples((), ()), DevelopmentSet(()), None)
         return save(
             None,
@@ -229,15 +264,32 @@ def build_from_recipe(
         raise unknown(method, METHOD_NAMES, "method")
     loaded = loaded or load(model_args)
     check_steering(loaded, recipe)
+    group = processes()
     examples = examples or load_examples(recipe.data, loaded, include_path)
-    state = {"recipe": recipe.fingerprint(), "model": {key: str(value) for key, value in sorted(model_args.items())}}
+    state = {"recipe": recipe.fingerprint(), **model_identity(model_args, loaded)}
     work = target.with_name(f"{target.name}.partial")
-    cache = AttributionCache(work)
-    _adopt(work, state)
+    cache = AttributionCache(work, recipe.seed, state["weights"])
+    if group.is_first:
+        _adopt(work, state)
+    group.wait()
     torch.manual_seed(recipe.seed)
-    context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
-    development = watched(loaded, examples, recipe, include_path)
-    made = METHODS[method](Job(context, development, work))
+    if method in ATTRIBUTING and group.count > 1:
+        mine = group.share(examples.build)
+        part = build_context_with_cache(loaded, mine, recipe, cache, progress if group.is_first else silent)
+        for encoded in part.progress(part.examples, f"attribution, process 1 of {group.count}"):
+            part.attribute(encoded, recipe.attribution)
+        group.wait()
+    if not group.is_first:
+        group.wait()
+        return target
+    try:
+        context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
+        development = watched(loaded, examples, recipe, include_path)
+        made = METHODS[method](Job(context, development, work))
+    except GrainsError:
+        if not any(work.glob("*.safetensors")):  # nothing that another attempt could use
+            shutil.rmtree(work, ignore_errors=True)
+        raise
     origin = {**provenance(recipe, model_args, loaded, examples, development, made.choice), **made.notes}
     folder = save(
         replace(made.vectors, provenance=origin) if made.vectors is not None else None,
@@ -250,6 +302,7 @@ def build_from_recipe(
         overwrite=overwrite,
     )
     shutil.rmtree(work, ignore_errors=True)
+    group.wait()
     logger.info("wrote %s%s", folder, f" with {asdict(made.vectors.recommended)}" if made.vectors else "")
     return folder
 
@@ -262,6 +315,8 @@ def _adopt(work: Path, state: Mapping[str, Any]) -> None:
     except (OSError, json.JSONDecodeError):
         same = False
     if work.exists() and not same:
+        if any(work.iterdir()) and not note.is_file():
+            raise GrainsError(f"'{work}' is in the way and is no unfinished build; move it or choose another --output_path")
         shutil.rmtree(work)
     if not same:
         work.mkdir(parents=True)
