@@ -4,9 +4,10 @@
 
 The obvious way is captum's Integrated Gradients over the whole model as it was loaded: logits of the whole sequence,
 parameters that require gradients, the prompt run anew for each response, one pass of attribution for the positive
-selection and one for the negative, then three forward passes for the masked contrast. With `--obvious backward` the
-gradient of every node is taken by `backward()`, which fills the parameters' gradients too, as a loop written
-without captum would. Both sides use the same nodes, and their scores and contrasts must agree.
+selection and one for the negative, then three forward passes for the masked contrast. It is measured twice: `backward`
+takes the nodes' gradients by `backward()`, which fills the parameters' gradients too, as a loop written by hand does;
+`captum` asks autograd for the inputs' gradient alone. All sides use the same nodes, and their scores and contrasts must
+agree.
 
 Peak memory is that of a process of its own for each side, above the same process with the model loaded.
 """
@@ -110,9 +111,11 @@ def obvious(loaded: LoadedModel, one: EncodedExample, config: AttributionConfig,
 
     def attributed() -> Tensor:
         if how == "captum":
-            return IntegratedGradients(preference).attribute(
-                inputs[None], baselines=baseline[None], n_steps=config.steps, method="gausslegendre"
-            )[0].sum(dim=-1)
+            return (
+                IntegratedGradients(preference)
+                .attribute(inputs[None], baselines=baseline[None], n_steps=config.steps, method="gausslegendre")[0]
+                .sum(dim=-1)
+            )
         nodes, weights = _gauss_legendre(config.steps, inputs.device)
         points = (baseline + nodes[:, None, None] * (inputs - baseline)).requires_grad_(True)
         preference(points).sum().backward()
@@ -177,7 +180,8 @@ def sides(arguments: argparse.Namespace, model: transformers.PreTrainedModel) ->
         steps=arguments.steps, max_steps=arguments.steps, internal_batch_size=arguments.steps, tolerance=1e3
     )
     return {
-        "obvious": lambda: obvious(loaded, one, config, arguments.obvious),
+        "backward": lambda: obvious(loaded, one, config, "backward"),
+        "captum": lambda: obvious(loaded, one, config, "captum"),
         "ours": lambda: ours(loaded, one, config),
     }
 
@@ -219,9 +223,8 @@ def _model(arguments: argparse.Namespace, vocabulary: int) -> transformers.PreTr
     )
 
 
-def compare(found: dict[str, Outcome], dtype: str) -> tuple[float, float]:
+def compare(theirs: Outcome, mine: Outcome, dtype: str) -> tuple[float, float]:
     """Largest relative difference of scores and of states; stops the benchmark where they are not the same."""
-    theirs, mine = found["obvious"], found["ours"]
     scores = float((theirs.scores - mine.scores).abs().max() / theirs.scores.abs().max())
     states = float((theirs.states - mine.states).abs().max() / theirs.states.abs().max())
     if dtype == "float32" and not (scores < 1e-3 and states < 1e-3):
@@ -238,9 +241,10 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=60, help="tokens")
     parser.add_argument("--response", type=int, default=12, help="tokens of each of the two")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--obvious", choices=["captum", "backward"], default="captum")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the processes that measure memory")
-    parser.add_argument("--alone", choices=["obvious", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--memory", nargs="*", default=["backward", "captum", "ours"], help="sides whose peak is measured"
+    )
+    parser.add_argument("--alone", choices=["backward", "captum", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--alone-vocabulary", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.smoke:
@@ -258,26 +262,26 @@ def main() -> None:
         both["ours"]()  # warm up
         times = common.interleaved(both, arguments.repeats, arguments.device)
         rate = max(rate, matmul_rate(arguments.device, arguments.dtype))
-        scores, states = compare({name: timing.result for name, timing in times.items()}, arguments.dtype)
         work = operations(both["ours"])
-        peaks = {
-            name: float("nan") if arguments.no_memory else peak_bytes(name, vocabulary) / 2**20 for name in both
-        }
-        rows.append(
-            {
-                "vocabulary": vocabulary,
-                "obvious way": arguments.obvious,
-                "obvious s": times["obvious"].median,
-                "grains_eval s": times["ours"].median,
-                "ratio": times["obvious"].median / times["ours"].median,
-                "share of matmul peak": work / times["ours"].median / rate,
-                "matmul peak GFLOP/s": rate / 1e9,
-                "obvious MiB": peaks["obvious"],
-                "grains_eval MiB": peaks["ours"],
-                "scores differ by": scores,
-                "states differ by": states,
-            }
-        )
+        peaks = {name: peak_bytes(name, vocabulary) / 2**20 for name in both if name in arguments.memory}
+        mine = times["ours"]
+        for name in ("backward", "captum"):
+            scores, states = compare(times[name].result, mine.result, arguments.dtype)
+            rows.append(
+                {
+                    "vocabulary": vocabulary,
+                    "obvious way": name,
+                    "obvious s": times[name].median,
+                    "grains_eval s": mine.median,
+                    "ratio": times[name].median / mine.median,
+                    "share of matmul peak": work / mine.median / rate,
+                    "matmul peak GFLOP/s": rate / 1e9,
+                    "obvious MiB": peaks.get(name, "not measured"),
+                    "grains_eval MiB": peaks.get("ours", "not measured"),
+                    "scores differ by": scores,
+                    "states differ by": states,
+                }
+            )
     common.report("build", rows, arguments)
 
 

@@ -195,7 +195,9 @@ def overhead(model: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     forward()
     times = common.interleaved({"plain": forward, "steered": steered}, 3 * arguments.repeats, arguments.device)
     ratio = times["steered"].median / times["plain"].median
-    return row("forward, steered", "llama", ids.numel(), "tokens", times["steered"].median, against="unsteered", ratio=ratio)
+    return row(
+        "forward, steered", "llama", ids.numel(), "tokens", times["steered"].median, against="unsteered", ratio=ratio
+    )
 
 
 def pictured(arguments: argparse.Namespace, peak: float) -> list[dict[str, Any]]:
