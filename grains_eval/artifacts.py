@@ -1,8 +1,9 @@
 """The artifact folder: save, load and identify steering vectors.
 
 `steering_config.json` (everything but tensors), `steering_vectors.safetensors` (keys `layers.{i}`, float32, unscaled),
-`attributions.parquet` (per example and token), `recipe.yaml` as run, `README.md` card. A LoRA baseline keeps a standard
-peft folder `adapter/` instead of tensors; a prompting baseline keeps its instruction in the config. Nothing is unpickled.
+`attributions.parquet` (per example and token), `recipe.yaml` as run, `README.md` card. A LoRA baseline keeps a
+standard peft folder `adapter/` instead of tensors; a prompting baseline keeps its instruction in the config. Nothing
+is unpickled.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ def save(
     target = Path(folder)
     if target.exists() and not overwrite:
         raise GrainsError(f"'{folder}' exists; choose another --output_path or pass --overwrite")
+    check_replaceable(target)
     origin = {"versions": package_versions(), **(vectors.provenance if vectors else provenance or {})}
     config = ArtifactConfig(
         format_version=FORMAT_VERSION,
@@ -187,6 +189,16 @@ def save(
 
 def _finite(value: float) -> float | None:
     return value if value == value and abs(value) != float("inf") else None
+
+
+def check_replaceable(target: Path) -> None:
+    """Refuse to replace anything but an artifact or an empty folder.
+
+    Raises:
+        GrainsError: something else is there.
+    """
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file()):
+        raise GrainsError(f"'{target}' is not a vectors folder and will not be replaced; choose another --output_path")
 
 
 def locate(source: str | Path) -> Path:
@@ -291,7 +303,8 @@ def _read_vectors(folder: Path, config: ArtifactConfig) -> SteeringVectors:
         if not tensor.isfinite().all():
             raise GrainsError(f"'{folder}': {name} holds numbers that are not finite; build the vectors again")
     try:
-        recommended = SteeringConfig(**{**config.recommended, "layers": _tuple(config.recommended.get("layers"))})
+        settings: dict[str, Any] = {**config.recommended, "layers": _tuple(config.recommended.get("layers"))}
+        recommended = SteeringConfig(**settings)
     except TypeError as error:
         raise GrainsError(f"'{folder}': the recommended setting is damaged: {error}") from error
     return SteeringVectors(

@@ -29,21 +29,23 @@ class Section(BaseModel):
 class Data(Section):
     """Where the preference examples come from: an lm-eval task, or a file or dataset with field names."""
 
-    task: str | None = Field(None, description="any lm-eval multiple-choice task")
-    path: str | None = Field(None, description="a .jsonl, .json, .csv or .parquet file, or a dataset's hub id")
-    name: str | None = Field(None, description="the hub dataset's configuration")
-    split: str | None = Field(None, description="default: the training split if there is one")
-    prompt: str = Field("prompt", description="field, or Jinja template over the row")
-    chosen: str = Field("chosen", description="field, or Jinja template")
-    rejected: str | None = Field(None, description="field or template; for a task, default the first wrong choice")
-    images: str | None = Field(None, description="field with one image or a list of images (files only)")
-    cluster: str | None = Field(None, description="field that names the cluster of a row")
-    delimiter: str = Field(" ", description="stands between prompt and response (files only)")
-    chat_template: bool = Field(False, description="render prompts with the model's chat template")
-    num_fewshot: int | None = Field(None, ge=0, description="few-shot examples of a task's prompts")
+    task: str | None = Field(default=None, description="any lm-eval multiple-choice task")
+    path: str | None = Field(default=None, description="a .jsonl, .json, .csv or .parquet file, or a dataset's hub id")
+    name: str | None = Field(default=None, description="the hub dataset's configuration")
+    split: str | None = Field(default=None, description="default: the training split if there is one")
+    prompt: str = Field(default="prompt", description="field, or Jinja template over the row")
+    chosen: str = Field(default="chosen", description="field, or Jinja template")
+    rejected: str | None = Field(
+        default=None, description="field or template; for a task, default the first wrong choice"
+    )
+    images: str | None = Field(default=None, description="field with one image or a list of images (files only)")
+    cluster: str | None = Field(default=None, description="field that names the cluster of a row")
+    delimiter: str = Field(default=" ", description="stands between prompt and response (files only)")
+    chat_template: bool = Field(default=False, description="render prompts with the model's chat template")
+    num_fewshot: int | None = Field(default=None, ge=0, description="few-shot examples of a task's prompts")
     examples: Count = 50
     development: Annotated[int, Field(ge=0)] = 100
-    development_split: str | None = Field(None, description="default: the same split, other items")
+    development_split: str | None = Field(default=None, description="default: the same split, other items")
     seed: int = 0
 
     @model_validator(mode="after")
@@ -58,34 +60,46 @@ class Data(Section):
 class AttributionConfig(Section):
     """How prompt tokens are scored and selected (method steps 1-3)."""
 
-    method: str = Field("integrated_gradients", description="a name in attribution.ATTRIBUTION_METHODS")
+    method: str = Field(default="integrated_gradients", description="a name in attribution.ATTRIBUTION_METHODS")
     objective: Literal["preference", "likelihood"] = "preference"
     length_normalised: bool = False
-    steps: Count = Field(20, description="Gauss-Legendre nodes")
-    max_steps: Count = Field(160, description="nodes double up to here while the completeness gap is above tolerance")
-    tolerance: Annotated[float, Field(gt=0)] = Field(0.05, description="allowed relative completeness gap")
-    baseline: Literal["pad", "mean", "zero"] = Field("pad", description="x' of text tokens; also their mask")
+    steps: Count = Field(default=20, description="Gauss-Legendre nodes")
+    max_steps: Count = Field(
+        default=160, description="nodes double up to here while the completeness gap is above tolerance"
+    )
+    tolerance: Annotated[float, Field(gt=0)] = Field(default=0.05, description="allowed relative completeness gap")
+    baseline: Literal["pad", "mean", "zero"] = Field(default="pad", description="x' of text tokens; also their mask")
     visual_baseline: Literal["blank", "position_mean", "mean", "pad", "zero"] = "blank"
-    noise: Annotated[float, Field(gt=0)] = Field(0.1, description="SmoothGrad: noise over the embeddings' deviation")
-    samples: Count = Field(20, description="SmoothGrad samples")
+    noise: Annotated[float, Field(gt=0)] = Field(
+        default=0.1, description="SmoothGrad: noise over the embeddings' deviation"
+    )
+    samples: Count = Field(default=20, description="SmoothGrad samples")
     top_k: Count = 10
-    selection: str = Field("top_k", description="a name in attribution.SELECTIONS")
-    candidates: Count | None = Field(None, description="agreement: candidates per sign, default three times top_k")
+    selection: str = Field(default="top_k", description="a name in attribution.SELECTIONS")
+    candidates: Count | None = Field(
+        default=None, description="agreement: candidates per sign, default three times top_k"
+    )
     modality: Literal["joint", "text", "image"] = "joint"
     max_document_frequency: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.4, description="a token in a larger share of the examples is no candidate"
+        default=0.4, description="a token in a larger share of the examples is no candidate"
     )
-    internal_batch_size: Count | None = Field(None, description="rows per forward; chosen from free memory if unset")
-    share_prefix: bool = Field(True, description="compute the prompt once for both responses where that is exact")
+    internal_batch_size: Count | None = Field(
+        default=None, description="rows per forward; chosen from free memory if unset"
+    )
+    share_prefix: bool = Field(
+        default=True, description="compute the prompt once for both responses where that is exact"
+    )
 
 
 class VectorsConfig(Section):
     """How deltas become one direction per layer (method steps 4-5)."""
 
-    method: str = Field("grains", description="a name in vectors.VECTOR_METHODS, lora or prompt")
+    method: str = Field(default="grains", description="a name in vectors.VECTOR_METHODS, lora or prompt")
     direction: Literal["mean", "uncentred_pca", "pca"] = "mean"
     at: Literal["prompt", "response"] = "prompt"
-    mask: Literal["token", "pixel"] = Field("token", description="visual tokens: replace features, or grey the pixels")
+    mask: Literal["token", "pixel"] = Field(
+        default="token", description="visual tokens: replace features, or grey the pixels"
+    )
     options: dict[str, Any] = Field(
         default_factory=dict[str, Any],
         description="the method's own options; `steering` overrides how a baseline method is applied",
@@ -101,7 +115,9 @@ class SteeringSection(Section):
     operator: str = "add_renormalised"
     positions: Literal["all", "prompt", "generated", "last"] = "all"
     strengths: list[float] = Field(default_factory=lambda: [0.25, 0.5, 1.0, 2.0], description="grid for auto")
-    candidate_layers: list[int] | None = Field(None, description="grid for auto; default at most eight, evenly spaced")
+    candidate_layers: list[int] | None = Field(
+        default=None, description="grid for auto; default at most eight, evenly spaced"
+    )
 
 
 class Evaluation(Section):
@@ -110,9 +126,11 @@ class Evaluation(Section):
     tasks: list[str] = Field(default_factory=list[str])
     preserve: list[str] = Field(default_factory=list[str])
     metrics: dict[str, str] = Field(default_factory=dict[str, str], description="headline metric of a task")
-    margin: Annotated[float, Field(gt=0)] = Field(0.01, description="non-inferiority margin on preserved tasks")
+    margin: Annotated[float, Field(gt=0)] = Field(default=0.01, description="non-inferiority margin on preserved tasks")
     limit: int | None = None
-    control_draws: Annotated[int, Field(ge=0)] = Field(5, description="draws of each random control in a comparison")
+    control_draws: Annotated[int, Field(ge=0)] = Field(
+        default=5, description="draws of each random control in a comparison"
+    )
 
 
 class Prompting(Section):
@@ -247,7 +265,10 @@ def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
             raise GrainsError(f"override '{override}': '{section}' is a value, not a section")
         inner[section] = dict(child)
         inner = inner[section]
-    inner[last] = yaml.safe_load(text)
+    try:
+        inner[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise GrainsError(f"override '{override}': the value is not valid YAML") from error
     return result
 
 

@@ -157,3 +157,14 @@ def test_attributions_and_pictures_travel_with_the_vectors(tmp_path):
     assert len(drawn.pictures) == 1
     assert drawn.pictures[0].startswith(b"\x89PNG")
     assert "completeness error 1.00 %" in drawn.note
+
+
+def test_overwrite_replaces_artifacts_and_nothing_else(tmp_path):
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("years")
+    with pytest.raises(GrainsError, match="is not a vectors folder and will not be replaced"):
+        artifacts.save(vectors(), foreign, overwrite=True)
+    assert (foreign / "thesis.txt").read_text() == "years"
+    (tmp_path / "empty").mkdir()
+    artifacts.save(vectors(), tmp_path / "empty", overwrite=True)

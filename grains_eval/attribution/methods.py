@@ -107,8 +107,11 @@ def attribute(
         config=config,
         seed=zlib.crc32(f"{seed}:{encoded.example.id}".encode()),
     )
+    ends = torch.stack([problem.inputs, problem.baseline])
     with torch.no_grad():
-        value, baseline_value = problem.objective(torch.stack([problem.inputs, problem.baseline])).tolist()
+        value, baseline_value = run_with_halving(
+            lambda n: torch.cat([problem.objective(part) for part in ends.split(n)]), 2
+        ).tolist()
     change = value - baseline_value
     rows = config.internal_batch_size or rows_that_fit(loaded.model, encoded, config.steps)
     steps = min(config.steps, config.max_steps)

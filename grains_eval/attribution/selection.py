@@ -49,7 +49,7 @@ def rank(
     order = scores.argsort(descending=True, stable=True).tolist()
     return TokenSelection(
         positive=tuple(i for i in order[:k] if scores[i] > 0),
-        negative=tuple(i for i in reversed(order[-k:]) if scores[i] < 0),
+        negative=tuple(i for i in order[::-1][:k] if scores[i] < 0),
     )
 
 

@@ -5,7 +5,9 @@ Several vectors are composed with `+`, and so are their settings: `vectors=a+b,s
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from grains_eval.artifacts import Artifact, fingerprint, open_artifact
@@ -46,6 +48,9 @@ class AppliedArtifact:
         if vectors is not None and self.config is not None:
             layers = vectors.layers if self.config.layers is None else self.config.layers
             described |= {**asdict(self.config), "layers": list(layers), "fingerprint": fingerprint(vectors)}
+        if self.artifact.adapter is not None:
+            weights = (self.artifact.adapter / "adapter_model.safetensors").read_bytes()
+            described["fingerprint"] = hashlib.sha256(weights).hexdigest()[:16]
         if self.artifact.instruction is not None:
             described["instruction"] = self.artifact.instruction
         return described
@@ -80,7 +85,8 @@ def parse_steering(
         if extra:
             raise GrainsError(f"model_args has '{extra[0]}' but no 'vectors'; add vectors=<folder or hub id>")
         return ()
-    sources = str(vectors).split("+")
+    # a folder may have a plus in its name
+    sources = [str(vectors)] if Path(str(vectors)).exists() else str(vectors).split("+")
     settings = {name: _spread(name, value, len(sources)) for name, value in given.items()}
     return tuple(
         _apply(source, {name: values[index] for name, values in settings.items()})

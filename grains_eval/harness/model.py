@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lm_eval.api.instance import Instance
@@ -216,7 +216,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         if database is not None:
             table = f"grains_{self.cache_fingerprint()}"
             database.tablename = table
-            connection: Any = database.conn
+            connection = cast(Any, database.conn)
             connection.execute(f'CREATE TABLE IF NOT EXISTS "{table}" (key TEXT PRIMARY KEY, value BLOB)')
             database.commit()
         super().set_cache_hook(cache_hook)

@@ -31,6 +31,11 @@ _SEEDS = {
     for name in ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
 }
 _OPTIONS = set(inspect.signature(evaluate).parameters) - {"lm", "task_dict"}
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(simple_evaluate).parameters.items()
+    if name in _OPTIONS - {"verbosity"}
+}
 
 
 def evaluate_settings(
@@ -85,7 +90,8 @@ def evaluate_settings(
                 )
             else:
                 _seed(loaded, options)
-                chosen = {name: value for name, value in options.items() if name in _OPTIONS}
+                # `evaluate` has other defaults than `simple_evaluate`, few-shot turns among them
+                chosen = {**_DEFAULTS, **{name: value for name, value in options.items() if name in _OPTIONS}}
                 found = evaluate(lm=lm, task_dict=loaded.load(), **chosen)
             results.append({} if found is None else _complete(dict(found), results[0] if results else {}, lm))
     finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from lm_eval.models.utils import has_bos_prefix
-from torch import Tensor
+from torch import Tensor, nn
 
 from grains_eval.errors import GrainsError
 from grains_eval.models.encoded import EncodedExample
@@ -27,11 +29,15 @@ def render(
     """
     if isinstance(prompt, str):
         return prompt, [(0, len(prompt))]
+    if getattr(loaded.tokenizer, "chat_template", None) is None:
+        raise GrainsError(
+            "the prompt is a list of messages but this model's tokenizer has no chat template; give it as text"
+        )
     history = [{"role": message.role, "content": message.content} for message in prompt]
     applied = getattr(loaded.lm, "chat_applied", None)
     text = loaded.lm.apply_chat_template(history, add_generation_prompt=prompt[-1].role != "assistant")
     if applied is not None:  # hf-multimodal remembers it for every later request, templated or not
-        loaded.lm.chat_applied = applied  # pyright: ignore[reportAttributeAccessIssue]
+        loaded.lm.chat_applied = applied
     spans: list[tuple[int, int]] = []
     position = 0
     for message in prompt:
@@ -63,7 +69,7 @@ def encode_responses(loaded: LoadedModel, example: PreferenceExample, prompt: st
         if not response.strip():
             raise GrainsError(f"example {example.id}: the {name} response is empty")
         # lm-eval moves trailing spaces of the prompt to the response; so the prompt's ids are the same for both
-        prompt_ids, response_ids = lm._encode_pair(prompt, response)  # pyright: ignore[reportPrivateUsage]
+        prompt_ids, response_ids = lm._encode_pair(prompt, response)
         whole = lm.tok_encode(prompt + response)
         if whole[: len(prompt_ids)] != prompt_ids or not response_ids:
             raise GrainsError(
@@ -88,7 +94,7 @@ def candidates(loaded: LoadedModel, prompt: str, prompt_ids: list[int], spans: l
     allowed = torch.tensor([index not in special for index in prompt_ids])
     if not tokenizer.is_fast or spans == [(0, len(prompt))]:
         return allowed
-    bos = has_bos_prefix(prompt, tokenizer.bos_token)
+    bos = has_bos_prefix(prompt, cast("str | None", tokenizer.bos_token))
     kept = prompt.rstrip()  # lm-eval moves trailing spaces to the response
     encoding = tokenizer(kept, add_special_tokens=not bos, return_offsets_mapping=True)
     if list(encoding["input_ids"]) != prompt_ids:
@@ -111,7 +117,7 @@ def encode_text(loaded: LoadedModel, example: PreferenceExample) -> EncodedExamp
     """
     prompt, spans = render(loaded, example.prompt)
     prompt_ids, chosen, rejected = encode_responses(loaded, example, prompt)
-    embed = loaded.model.get_input_embeddings()
+    embed = cast(nn.Embedding, loaded.model.get_input_embeddings())
     device = embed.weight.device
     input_ids = torch.tensor(prompt_ids, device=device)
     return EncodedExample(

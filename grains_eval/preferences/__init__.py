@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from lm_eval.models.huggingface import HFLM
+from typing import Any, cast
 
 from grains_eval.errors import GrainsError
 from grains_eval.models import LoadedModel
+from grains_eval.models.loading import HarnessModel
 from grains_eval.preferences.files import examples_from_rows, read_rows
 from grains_eval.preferences.hashing import doc_hash, query_hash
 from grains_eval.preferences.splits import draw
@@ -40,7 +39,9 @@ class Examples:
         }
 
 
-def load_examples(data: Data, model: LoadedModel | HFLM | None = None, include_path: Sequence[str] = ()) -> Examples:
+def load_examples(
+    data: Data, model: LoadedModel | HarnessModel | None = None, include_path: Sequence[str] = ()
+) -> Examples:
     """Draw build and development examples, without any document in both.
 
     Args:
@@ -55,7 +56,9 @@ def load_examples(data: Data, model: LoadedModel | HFLM | None = None, include_p
     task = load_task(data.task, include_path) if data.task else None
 
     def documents(split: str | None) -> Sequence[Any]:
-        return split_docs(task, split) if task is not None else read_rows(data, split)
+        if task is not None:
+            return split_docs(task, split)
+        return cast("Sequence[Any]", read_rows(data, split))  # a Dataset is indexed like one
 
     def convert(docs: Sequence[Any], indices: Sequence[int]) -> Iterator[PreferenceExample]:
         chosen = [(index, docs[index]) for index in indices]

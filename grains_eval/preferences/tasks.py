@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
-from lm_eval.api.task import Task
-from lm_eval.models.huggingface import HFLM
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import apply_template
 
 from grains_eval.errors import GrainsError, unknown
+from grains_eval.models.loading import HarnessModel
 from grains_eval.preferences.hashing import doc_hash
 from grains_eval.recipes import Data
 from grains_eval.tasks_path import task_directory
@@ -41,7 +41,7 @@ def _all_tasks(include_path: tuple[str, ...]) -> TaskManager:
     return TaskManager(include_path=[str(task_directory()), *include_path])
 
 
-def load_task(name: str, include_path: Sequence[str] = ()) -> Task:
+def load_task(name: str, include_path: Sequence[str] = ()) -> ConfigurableTask:
     """One task by name.
 
     Raises:
@@ -53,7 +53,7 @@ def load_task(name: str, include_path: Sequence[str] = ()) -> Task:
             raise GrainsError(f"'{name}' is a group of tasks; data.task needs one task (see lm_eval ls tasks)")
         raise _no_such_task(name, manager)
     try:
-        task: Task = manager.load([name])["tasks"][name]
+        task = cast(ConfigurableTask, manager.load([name])["tasks"][name])
     except GrainsError:
         raise
     except Exception as error:  # datasets raises many kinds for missing files, offline hubs and bad schemas
@@ -74,7 +74,7 @@ def _no_such_task(name: str, manager: TaskManager) -> GrainsError:
     return GrainsError(f"unknown task '{name}': {hint}list them with lm_eval ls tasks, or add a folder of your own")
 
 
-def split_docs(task: Task, split: str | None) -> Sequence[Any]:
+def split_docs(task: ConfigurableTask, split: str | None) -> Sequence[Any]:
     """The documents of a split, by role (`train`, `validation`, `test`); by default the training split if there is one.
 
     Raises:
@@ -98,9 +98,11 @@ def split_docs(task: Task, split: str | None) -> Sequence[Any]:
 
 
 def examples_from_task(
-    task: Task, docs: Iterable[tuple[int, Any]], data: Data, lm: HFLM | None
+    task: ConfigurableTask, docs: Iterable[tuple[int, Any]], data: Data, lm: HarnessModel | None
 ) -> Iterator[PreferenceExample]:
-    """Turn documents into preference examples: chosen is the gold choice, rejected the first wrong one or `data.rejected`.
+    """Turn documents into preference examples.
+
+    Chosen is the gold choice, rejected the first wrong one or `data.rejected`.
 
     Args:
         task: A multiple-choice task.
@@ -113,6 +115,10 @@ def examples_from_task(
     """
     if data.chat_template and lm is None:
         raise GrainsError("data.chat_template needs a model: its tokenizer holds the template")
+    if data.chat_template and getattr(lm.tokenizer, "chat_template", None) is None:
+        raise GrainsError(
+            "data.chat_template is set but this model's tokenizer has no chat template; use an instruct model"
+        )
     shots = data.num_fewshot if data.num_fewshot is not None else task.get_config("num_fewshot") or 0
     cluster_key = (task.get_config("metadata") or {}).get("cluster_key")
     for index, doc in docs:
@@ -131,8 +137,10 @@ def examples_from_task(
             chat_template=template if data.chat_template else None,
             gen_prefix=task.doc_to_prefix(doc),
         )
-        requests = task.construct_requests(
-            doc=doc, ctx=context, metadata=(task.task_name, index, 1), apply_chat_template=data.chat_template
+        metadata = (task.task_name, index, 1)
+        requests = cast(
+            "list[Any]",
+            task.construct_requests(doc=doc, ctx=context, metadata=metadata, apply_chat_template=data.chat_template),
         )
         choices: list[str] = task.doc_to_choice(doc)
         gold, wrong = _pair(task, doc, choices, data)
@@ -150,7 +158,7 @@ def examples_from_task(
         )
 
 
-def _pair(task: Task, doc: Any, choices: list[str], data: Data) -> tuple[int, int]:
+def _pair(task: ConfigurableTask, doc: Any, choices: list[str], data: Data) -> tuple[int, int]:
     """Indices of the chosen and the rejected choice."""
     target = task.doc_to_target(doc)
     gold = [target] if not isinstance(target, list) else target

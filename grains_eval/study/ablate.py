@@ -51,7 +51,7 @@ def parse_grid(grid: Sequence[str], recipe: Recipe) -> dict[str, Recipe]:
             for section in sections:
                 inner = inner.setdefault(section, {})
             inner[last] = value
-        name = "+".join(f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in point)
+        name = "__".join(f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in point)
         variants[name] = recipe.variant(name, overrides)
     return variants
 
@@ -95,7 +95,7 @@ def ablate(
         refuse_existing(Path(output_path))
     curves: list[Curve] = []
     if any(axis.startswith("attribution.") for axis in grid):
-        loaded = LoadedModel.of(load_lm(model_args))  # pyright: ignore[reportArgumentType] - over HFLM
+        loaded = LoadedModel.of(load_lm(model_args))
         seen: set[str] = set()
         for name, variant in variants.items():
             key = variant.attribution.model_dump_json(exclude={"top_k", "selection", "candidates"})

@@ -15,7 +15,7 @@ from grains_eval.recipes import Recipe
 from grains_eval.report import compare_runs
 from grains_eval.report.data import ReportData
 from grains_eval.report.write import refuse_existing
-from grains_eval.study.build import build_from_recipe
+from grains_eval.study.build import build_from_recipe, model_identity
 from grains_eval.study.figures import development_curves, token_maps
 from grains_eval.study.methods import Controls, default_methods, method_recipe, write_controls
 from grains_eval.study.runs import PlannedRun, load_lm, run_all
@@ -91,7 +91,7 @@ def compare_variants(
         model_args: lm-eval's model arguments.
         output_path: Where vectors, runs and the report go.
         console: A rich console to print the tables to.
-        overwrite: Replace what is there.
+        overwrite: Build and evaluate everything again, replacing what is there.
         progress: Wraps loops, with a description.
         include_path: Folders with the user's own tasks.
         controls: Whether to make controls.
@@ -105,7 +105,7 @@ def compare_variants(
     if not overwrite:
         refuse_existing(output)
     lm = load_lm(model_args)
-    loaded = LoadedModel.of(lm)  # pyright: ignore[reportArgumentType] - the mixin is always over HFLM
+    loaded = LoadedModel.of(lm)
     examples = load_examples(recipe.data, loaded, include_path)
     failures: dict[str, str] = {}
     built: dict[str, Path] = {}
@@ -163,13 +163,12 @@ def _artifact(
     """The artifact of a recipe, built unless the same one is there."""
     if folder.exists():
         origin = open_artifact(folder).provenance
-        if origin.get("recipe_hash") == recipe.fingerprint() and origin.get("base_model") == model_args.get(
-            "pretrained"
-        ):
+        wanted = {"recipe_hash": recipe.fingerprint(), **model_identity(model_args, loaded)}
+        if not overwrite and all(origin.get(key) == value for key, value in wanted.items()):
             return folder
         if not overwrite:
             raise GrainsError(
-                f"'{folder}' holds another recipe's vectors; choose another --output_path or pass --overwrite"
+                f"'{folder}' holds another recipe's or model's vectors; choose another --output_path or pass --overwrite"
             )
     return build_from_recipe(
         recipe,

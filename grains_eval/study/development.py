@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from lm_eval.api.task import Task
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.models.huggingface import HFLM
 
 from grains_eval.errors import GrainsError
+from grains_eval.harness.rows import Score
 from grains_eval.harness.shared_context import score
+from grains_eval.harness.sharing import shareable
 from grains_eval.harness.stacking import Configuration
 from grains_eval.models import EncodedExample, LoadedModel, encode
 from grains_eval.models.forward import response_logprobs
@@ -71,14 +75,16 @@ def development_set(
     Preserved tasks that are no text multiple choice, or whose data cannot be had, are left out and noted.
     """
     notes: list[str] = []
-    tasks: list[Task] = []
+    tasks: list[ConfigurableTask] = []
     manager = task_manager(recipe.evaluation.preserve, include_path)
     for name in recipe.evaluation.preserve:
         try:
             if name in manager.all_subtasks:
                 tasks.append(load_task(name, include_path))
             else:
-                tasks.extend(t for t in manager.load([name])["tasks"].values() if t.OUTPUT_TYPE == "multiple_choice")
+                leaves = cast("dict[str, ConfigurableTask]", manager.load([name])["tasks"])
+                choices = (task for task in leaves.values() if task.OUTPUT_TYPE == "multiple_choice")
+                tasks.extend(task for task in choices if not getattr(task, "multiple_input", False))
         except Exception as error:  # an unreachable hub must not stop a build, but it must be said
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             notes.append(f"'{name}' is not watched while choosing: {reason}")
@@ -90,15 +96,26 @@ def development_set(
     return DevelopmentSet(encoded, tuple(items[: recipe.data.development]), tuple(notes))
 
 
-def _items(loaded: LoadedModel, task: Task, count: int, recipe: Recipe) -> list[ChoiceItem]:
+def _items(loaded: LoadedModel, task: ConfigurableTask, count: int, recipe: Recipe) -> list[ChoiceItem]:
     # the split that is not reported where there is one, else some documents of the reported one
     docs = split_docs(task, "validation" if task.has_validation_docs() and task.has_test_docs() else None)
     found: list[ChoiceItem] = []
     for index in draw(docs, count, recipe.data.seed, frozenset()):
         doc: Any = docs[index]
-        context = task.fewshot_context(doc, num_fewshot=task.get_config("num_fewshot") or 0)
+        chat: dict[str, Any] = {
+            "apply_chat_template": recipe.data.chat_template,
+            "chat_template": loaded.lm.apply_chat_template if recipe.data.chat_template else None,
+        }
+        context = task.fewshot_context(
+            doc,
+            num_fewshot=task.get_config("num_fewshot") or 0,
+            fewshot_as_multiturn=recipe.data.chat_template,
+            gen_prefix=task.doc_to_prefix(doc),
+            **chat,
+        )
         choices: list[str] = task.doc_to_choice(doc)
-        requests = task.construct_requests(doc=doc, ctx=context, metadata=(task.task_name, index, 1))[: len(choices)]
+        made = task.construct_requests(doc=doc, ctx=context, metadata=(task.task_name, index, 1), **chat)
+        requests = cast("list[Any]", made)[: len(choices)]
         if any(len(request.args) > 2 for request in requests):
             continue  # a picture: the text of a preserved task says little without it
         target = task.doc_to_target(doc)
@@ -106,7 +123,7 @@ def _items(loaded: LoadedModel, task: Task, count: int, recipe: Recipe) -> list[
         found.append(
             ChoiceItem(
                 doc_hash(doc),
-                tuple(loaded.lm._encode_pair(*request.args[:2]) for request in requests),  # pyright: ignore
+                tuple(loaded.lm._encode_pair(*request.args[:2]) for request in requests),
                 frozenset(choices.index(g) if isinstance(g, str) else int(g) for g in gold),
             )
         )
@@ -135,7 +152,7 @@ def preference_margins(
         for example in examples
         for response in (example.chosen, example.rejected)
     ]
-    scores = score(loaded.model, requests, configurations, max_length=loaded.lm.max_length, batch_size=_rows(loaded))
+    scores = _score(loaded, requests, configurations)
     sums = torch.tensor([[each[0] for each in found] for found in scores])
     return sums[:, 0::2] - sums[:, 1::2]
 
@@ -154,7 +171,7 @@ def preserved_accuracy(
     if not items:
         return [float("nan")] * len(configurations)
     requests = [request for item in items for request in item.requests]
-    scores = score(loaded.model, requests, configurations, max_length=loaded.lm.max_length, batch_size=_rows(loaded))
+    scores = _score(loaded, requests, configurations)
     accuracies: list[float] = []
     for found in scores:
         right, start = 0, 0
@@ -166,5 +183,25 @@ def preserved_accuracy(
     return accuracies
 
 
-def _rows(loaded: LoadedModel) -> int | str:
-    return loaded.lm.batch_size
+def _score(
+    loaded: LoadedModel, requests: Sequence[tuple[list[int], list[int]]], configurations: Sequence[Configuration]
+) -> list[list[Score]]:
+    """Per configuration and request, in float32 as comparisons score; in one pass where contexts can be shared."""
+    lm = loaded.lm
+    if shareable(loaded.model):
+        return score(
+            loaded.model,
+            requests,
+            configurations,
+            max_length=lm.max_length,
+            batch_size=lm.batch_size,
+            softmax_dtype=torch.float32,
+        )
+    found: list[list[Score]] = []
+    for configuration in configurations:
+        with ExitStack() as stack:
+            for resolved in configuration:
+                stack.enter_context(applied(loaded.model, resolved))
+            named = [(("", ""), context, answer) for context, answer in requests]
+            found.append(HFLM._loglikelihood_tokens(lm, named, disable_tqdm=True))
+    return found

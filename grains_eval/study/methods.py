@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grains_eval.artifacts import load, save
+from grains_eval.artifacts import fingerprint, load, save
 from grains_eval.attribution import attribute
 from grains_eval.errors import unknown
 from grains_eval.models import LoadedModel
@@ -101,16 +101,16 @@ def write_controls(
             made[equal[-1]] = drawn
             made[raw[-1]] = replace(drawn, recommended=_raw_setting(drawn, vectors))
     for name, control in made.items():
-        if not (folder / name).exists():
-            origin = {
-                **vectors.provenance,
-                "method": name,
-                "development_curve": [],
-                "chosen_by": f"as for {method}",
-            }
-            save(replace(control, provenance=origin), folder / name)
+        # derived from the method's own folder, so that one made from other vectors is out of date
+        if not (folder / name).exists() or not _is_same(load(folder / name), control):
+            origin = {**vectors.provenance, "method": name, "development_curve": [], "chosen_by": f"as for {method}"}
+            save(replace(control, provenance=origin), folder / name, overwrite=True)
     bands = {"random vectors": random, "random tokens": equal, "random tokens, raw scale": raw}
     return Controls(tuple(made), {label: tuple(names) for label, names in bands.items() if names})
+
+
+def _is_same(first: SteeringVectors, second: SteeringVectors) -> bool:
+    return fingerprint(first) == fingerprint(second) and first.recommended == second.recommended
 
 
 def _raw_setting(drawn: SteeringVectors, vectors: SteeringVectors) -> Any:

@@ -19,10 +19,12 @@ from grains_eval.harness.model import GrainsHF, SteeringMixin
 from grains_eval.harness.sweep import evaluate_settings
 from grains_eval.preferences import task_manager
 from grains_eval.recipes import Recipe
+from grains_eval.study.build import weights_fingerprint
 
 logger = logging.getLogger(__name__)
 
 NOTE = "run.json"
+STARTED = ".started"  # marks a folder of ours whose evaluation is not finished
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def run_all(
         Folders of the runs that are there now, in the planned order, and the reason for each that failed.
 
     Raises:
-        GrainsError: the recipe evaluates nothing, or another evaluation is in the way.
+        GrainsError: the recipe evaluates nothing, another evaluation is in the way, or the first run failed.
     """
     tasks = [*recipe.evaluation.tasks, *recipe.evaluation.preserve]
     if not tasks:
@@ -83,43 +85,55 @@ def run_all(
     alone: list[PlannedRun] = []
     failures: dict[str, str] = {}
     notes: dict[str, dict[str, Any]] = {}
+    weights = weights_fingerprint(lm.model)
     for run in planned:
         try:
             artifacts = run.artifacts()
         except GrainsError as error:
             failures[run.name] = str(error)
             continue
-        notes[run.name] = _note(tasks, recipe, model_args, run, artifacts)
+        notes[run.name] = {**_note(tasks, recipe, model_args, run, artifacts), "weights": weights}
         if _is_there(folder / run.name, notes[run.name], overwrite):
             logger.info("%s is there already", folder / run.name)
         elif all(item.artifact.vectors is not None for item in artifacts):
             shared.append((run, artifacts))
         else:
             alone.append(run)
-    options = {
+    options: dict[str, Any] = {
         "limit": recipe.evaluation.limit,
         "apply_chat_template": recipe.data.chat_template,
+        "fewshot_as_multiturn": recipe.data.chat_template,
         "bootstrap_iters": 0,
         "log_samples": True,
     }
-    if shared:
-        manager = task_manager(tasks, include_path)
-        settings = [artifacts for _, artifacts in shared]
-        found = evaluate_settings(lm, settings, tasks, task_manager=manager, **options)
-        for (run, _), results in zip(shared, found, strict=True):
-            if results:
-                results["config"] |= {"model": "grains_hf", "model_args": {**model_args, **run.steering}}
-                write_run(results, folder / run.name)
-                _keep(folder / run.name, notes[run.name])
+
+    def keep(run: PlannedRun, results: dict[str, Any]) -> None:
+        if results:  # another process of a distributed run reports
+            results["config"] |= {"model": "grains_hf", "model_args": {**model_args, **run.steering}}
+            _write(folder / run.name, results, notes[run.name])
+
+    manager = task_manager(tasks, include_path)
+    # all together; where that fails, one after another, so that the one that fails is known
+    batches = [shared, *([each] for each in shared)] if len(shared) > 1 else [shared] if shared else []
+    for index, batch in enumerate(batches):
+        try:
+            found = evaluate_settings(lm, [artifacts for _, artifacts in batch], tasks, task_manager=manager, **options)
+        except (GrainsError, RuntimeError, ValueError) as error:
+            if len(batch) == 1:
+                failures[batch[0][0].name] = " ".join(str(error).split())
+            continue
+        for (run, _), results in zip(batch, found, strict=True):
+            keep(run, results)
+        if index == 0:
+            break
     for run in alone:
         try:
             own = load_lm({**model_args, **run.steering})
-            results = evaluate(own, tasks, include_path=include_path, **options)
-            results["config"] |= {"model_args": {**model_args, **run.steering}}
-            write_run(results, folder / run.name)
-            _keep(folder / run.name, notes[run.name])
+            keep(run, evaluate(own, tasks, include_path=include_path, **options))
         except (GrainsError, RuntimeError, ValueError) as error:
             failures[run.name] = " ".join(str(error).split())
+    if planned and planned[0].name in failures:
+        raise GrainsError(f"the evaluation of '{planned[0].name}' failed: {failures[planned[0].name]}")
     there = {run.name: folder / run.name for run in planned if (folder / run.name / NOTE).is_file()}
     return there, failures
 
@@ -149,9 +163,11 @@ def _note(
 def _is_there(folder: Path, note: Mapping[str, Any], overwrite: bool) -> bool:
     file = folder / NOTE
     if not file.is_file():
+        if folder.exists() and any(folder.iterdir()) and not (folder / STARTED).is_file():
+            raise GrainsError(f"'{folder}' is no run of a comparison; choose another --output_path")
         shutil.rmtree(folder, ignore_errors=True)  # an evaluation that was cut off
         return False
-    if json.loads(file.read_text(encoding="utf-8")) == note:
+    if not overwrite and json.loads(file.read_text(encoding="utf-8")) == note:
         return True
     if not overwrite:
         raise GrainsError(f"'{folder}' holds another evaluation; choose another --output_path or pass --overwrite")
@@ -159,5 +175,9 @@ def _is_there(folder: Path, note: Mapping[str, Any], overwrite: bool) -> bool:
     return False
 
 
-def _keep(folder: Path, note: Mapping[str, Any]) -> None:
+def _write(folder: Path, results: dict[str, Any], note: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STARTED).touch()
+    write_run(results, folder)
     (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    (folder / STARTED).unlink()

@@ -17,7 +17,7 @@ from grains_eval.models import LoadedModel, load
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import Recipe
 from grains_eval.report.html import render_curves
-from grains_eval.study.build import AttributionCache, build_context_with_cache
+from grains_eval.study.build import AttributionCache, build_context_with_cache, weights_fingerprint
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.figures import strength_curves
 from grains_eval.study.tune import Choice, CurvePoint, choose, curve, grid
@@ -84,7 +84,7 @@ def sweep(
     )
     development = development_set(loaded, drawn.development, recipe, include_path)
     choices: dict[str, Choice] = {}
-    cache = AttributionCache(output / "attributions.partial")
+    cache = AttributionCache(output / "attributions.partial", recipe.seed, weights_fingerprint(loaded.model))
     for count in examples or [recipe.data.examples]:
         for k in top_k or [recipe.attribution.top_k]:
             variant = open_recipe.variant("sweep", {"attribution": {"top_k": k}})
@@ -114,8 +114,6 @@ def _measure(
 ) -> Choice:
     context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
     vectors = run_method(context).vectors
-    if vectors is None:
-        raise GrainsError(f"method '{recipe.vectors.method}' makes no vectors; there is no layer or strength to sweep")
     settings = grid(vectors, recipe, layers, strengths)
     return choose(curve(loaded, vectors, development, settings, progress), recipe.evaluation.margin)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from statsmodels.stats.proportion import proportion_confint
 
@@ -133,7 +134,7 @@ def curve(
     points: list[CurvePoint] = []
     for setting, row, kept in zip(tried, margins, preserved, strict=True):
         right, n = int((row > 0).sum()), len(row)
-        lower, upper = proportion_confint(right, n, method="wilson")
+        lower, upper = cast("tuple[float, float]", proportion_confint(right, n, method="wilson"))
         points.append(CurvePoint(setting, right / n, float(lower), float(upper), float(row.mean()), n, kept))
     return points
 
@@ -142,8 +143,8 @@ def choose(points: Sequence[CurvePoint], margin: float) -> Choice:
     """The point with the largest lower confidence bound among those that keep the preserved tasks.
 
     Kept means that accuracy on the preserved development items fell by no more than `margin`. Ties go to the smaller
-    strength, then to the larger mean margin. Where no setting keeps them the choice is strength 0, and the reason
-    says so: there is no fallback to an unconstrained choice.
+    strength, then to the larger mean margin. Where no setting keeps them, or none is better than the unsteered model,
+    the choice is strength 0, and the reason says so: there is no fallback to an unconstrained choice.
     """
     unsteered, settings = points[0], list(points[1:])
     watched = unsteered.preserved == unsteered.preserved
@@ -158,6 +159,13 @@ def choose(points: Sequence[CurvePoint], margin: float) -> Choice:
         logger.warning("%s", reason)
         return Choice(replace(settings[0].config, strength=0.0), reason, tuple(points))
     best = max(allowed, key=lambda p: (p.lower, -abs(p.config.strength), p.margin))
+    if best.lower <= unsteered.lower:
+        reason = (
+            f"none of {len(settings)} settings {constraint} prefers y+ more often than the unsteered model on {best.n} "
+            f"development examples ({best.accuracy:.3f} against {unsteered.accuracy:.3f}): strength 0"
+        )
+        logger.warning("%s", reason)
+        return Choice(replace(best.config, strength=0.0), reason, tuple(points))
     reason = (
         f"among {len(settings)} settings on {best.n} development examples, {constraint}: preference accuracy "
         f"{best.accuracy:.3f} (95 % lower bound {best.lower:.3f}), unsteered {unsteered.accuracy:.3f}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated, cast
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
 from grains_eval.activations import PromptStates, median_norms, prompt_states
+from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringVectors
 from grains_eval.vectors.context import BuildContext, Built
 from grains_eval.vectors.grains import grains
@@ -20,11 +23,17 @@ def _prompt_states(context: BuildContext, description: str) -> list[PromptStates
     ]
 
 
+class RandomOptions(Section):
+    """Options of `random`."""
+
+    draw: Annotated[int, Field(ge=0)] = 0
+
+
 def random(context: BuildContext) -> Built:
     """Isotropic random directions; `vectors.options.draw` numbers the draw."""
+    draw = method_options(context.recipe, RandomOptions).draw
     states = _prompt_states(context, "token norms")
     scales = median_norms(states)
-    draw = int(context.recipe.vectors.options.get("draw", 0))
     template = SteeringVectors({layer: states[0].last[0, layer] for layer in scales}, scales)
     return Built(random_like(template, seed=context.recipe.seed + draw))
 
@@ -60,7 +69,9 @@ def vocabulary(context: BuildContext) -> Built:
 
     Made with no attribution at all: where preferred and dispreferred answers use different words it explains a gain.
     """
-    unembedding: Tensor = context.loaded.model.get_output_embeddings().weight.detach().float()
+    method_options(context.recipe, Section)  # it has none
+    head = cast(nn.Linear, context.loaded.model.get_output_embeddings())
+    unembedding = head.weight.detach().float()
     chosen = torch.cat([example.chosen for example in context.examples])
     rejected = torch.cat([example.rejected for example in context.examples])
     direction = (unembedding[chosen].mean(dim=0) - unembedding[rejected].mean(dim=0)).cpu()

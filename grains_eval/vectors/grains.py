@@ -12,6 +12,7 @@ from grains_eval.attribution import select
 from grains_eval.attribution.baselines import prompt_baseline
 from grains_eval.errors import GrainsError
 from grains_eval.models import EncodedExample
+from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringVectors, TokenSelection
 from grains_eval.vectors.context import BuildContext, Built
 from grains_eval.vectors.direction import direction
@@ -23,6 +24,7 @@ def grains(context: BuildContext) -> Built:
     Raises:
         GrainsError: no token of either sign qualified in any example, or states that are not finite.
     """
+    method_options(context.recipe, Section)  # it has none: what it takes is in `attribution` and `vectors`
     config = context.recipe.attribution
     attributions = [context.attribute(example, config) for example in context.progress(context.examples, "attribution")]
 
@@ -99,7 +101,7 @@ def _assemble(
 
 
 def masked(context: BuildContext, example: EncodedExample, positions: Sequence[int]) -> Tensor:
-    """`x \\ S`: prompt embeddings `[T, H]` float32 with the tokens at `positions` removed.
+    r"""`x \ S`: prompt embeddings `[T, H]` float32 with the tokens at `positions` removed.
 
     Tokens are replaced by the attribution baseline; with `vectors.mask: pixel` the selected patches are greyed in the
     picture instead and the image is encoded anew, since a vision tower that mixes patches leaves a masked patch's

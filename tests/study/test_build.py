@@ -159,3 +159,50 @@ def test_every_option_gives_unit_differences_of_finite_directions(recipe, argume
         if direction == "mean":
             assert statistics["positive.mean_delta_cosine"] == pytest.approx(1.0, abs=1e-5)
         assert statistics["positive.mean_delta_cosine"] >= 0, "the sign is the mean delta's"
+
+
+@pytest.mark.parametrize(
+    ("arguments_changed", "says"),
+    [
+        ({"dtype": "floaty"}, "dtype=floaty is not a torch dtype"),
+        ({"device": "cdua"}, "device=cdua is not a device"),
+        ({"pretraind": "x"}, "unknown model argument 'pretraind': did you mean 'pretrained'"),
+        ({"vectors": "x"}, "unknown model argument 'vectors'"),
+    ],
+)
+def test_mistakes_in_the_model_arguments_are_one_line(recipe, arguments, tmp_path, arguments_changed, says):
+    with pytest.raises(GrainsError, match=says):
+        build_from_recipe(recipe(), {**arguments, **arguments_changed}, tmp_path / "v")
+    assert not list(tmp_path.glob("v*"))
+
+
+def test_options_that_a_method_does_not_have_are_refused_and_leave_nothing(recipe, arguments, tmp_path):
+    for method in ("grains", "random", "vocabulary"):
+        with pytest.raises(GrainsError, match="unknown key in vectors.options of"):
+            build_from_recipe(
+                recipe(vectors__method=method, vectors__options="{directoin: pca}"), arguments, tmp_path / "v"
+            )
+    assert not list(tmp_path.glob("v*"))
+
+
+def test_scores_are_kept_apart_by_model_seed_and_responses(recipe, loaded_text, tmp_path):
+    from dataclasses import replace
+
+    from grains_eval.models import encode
+    from grains_eval.recipes import AttributionConfig
+    from grains_eval.types import PreferenceExample
+
+    example = PreferenceExample("e", "h", "Question what is paris Answer", " yes", " no")
+    encoded = encode(loaded_text("llama"), example)
+    cache = room.AttributionCache(tmp_path, 0, "model")
+    config = AttributionConfig()
+    files = {
+        cache.file(encoded, config),
+        replace(cache, seed=1).file(encoded, config),
+        replace(cache, model="other").file(encoded, config),
+        cache.file(replace(encoded, rejected=encoded.chosen), config),
+        cache.file(replace(encoded, embeddings=encoded.embeddings + 1), config),
+        cache.file(encoded, AttributionConfig(steps=21)),
+    }
+    assert len(files) == 6
+    assert cache.file(encoded, AttributionConfig(top_k=3)) == cache.file(encoded, config), "selection changes no score"

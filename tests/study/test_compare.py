@@ -79,7 +79,7 @@ def test_a_comparison_goes_on_where_it_stopped_and_does_not_overwrite(compared, 
     output, first = compared
     arguments = demo_model_args("text_split")
     broken = recipe("methods={lora_broken: {vectors: {method: lora, options: {epochz: 3}}}}")
-    with pytest.raises(GrainsError, match="report.html' exists"):
+    with pytest.raises(GrainsError, match=r"report\.html' exists"):
         compare_methods(broken, arguments, output, methods=["grains", "caa", "lora_broken"])
     for name in ("report.html", "report.md", "report.json", "comparisons.csv"):
         (output / name).unlink()
@@ -99,8 +99,8 @@ def test_the_default_methods_and_unknown_ones():
 
 def test_a_grid_is_a_product_of_variants():
     grid = parse_grid(["attribution.top_k=1,2", "steering.layers=[2],[3]"], recipe())
-    assert list(grid) == ["top_k=1+layers=2", "top_k=1+layers=3", "top_k=2+layers=2", "top_k=2+layers=3"]
-    assert grid["top_k=2+layers=3"].steering.layers == [3]
+    assert list(grid) == ["top_k=1__layers=2", "top_k=1__layers=3", "top_k=2__layers=2", "top_k=2__layers=3"]
+    assert grid["top_k=2__layers=3"].steering.layers == [3]
     for wrong, says in (
         ("top_k=1", "write section.key"),
         ("attribution.topk=1", "did you mean"),
@@ -115,12 +115,14 @@ def test_an_ablation_reports_every_point_with_its_faithfulness(tmp_path):
         recipe("evaluation.control_draws=1"),
         demo_model_args("text_split"),
         tmp_path / "out",
-        grid=["attribution.method=integrated_gradients,random"],
+        grid=["attribution.method=integrated_gradients,random", "steering.strength=1.0"],
     )
     methods = {row.comparison.method for row in report.rows}
-    assert {"method=integrated_gradients", "method=random"} <= methods
+    assert {"method=integrated_gradients__strength=1.0", "method=random__strength=1.0"} <= methods
+    assert not report.failures
     faithful, blind = (curve for curve in report.curves if "removed" in curve.title)
     lines = {series.name: series.y for series in faithful.series}
+    assert [values[0] for values in lines.values()] == [0.0, 0.0, 0.0], "nothing is removed at 0"
     assert lines["top positive"][1] < lines["random"][1] < lines["top negative"][1]
     assert abs(sum({s.name: s.y for s in blind.series}["top positive"])) < abs(sum(lines["top positive"]))
 

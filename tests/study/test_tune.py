@@ -53,3 +53,10 @@ def test_auto_layers_are_at_most_eight_and_evenly_spaced(depth, expected):
     assert {s.strength for s in settings} == {0.5, 1.0}
     given = grid(vectors, recipe, layers=[2], strengths=[3.0])
     assert given == [SteeringConfig((2,), 3.0)]
+
+
+def test_a_setting_that_is_no_better_than_the_unsteered_model_is_not_chosen(caplog):
+    chosen = choose([point(0, 0.8), point(1, 0.3), point(2, 0.8)], 0.01)
+    assert chosen.config.strength == 0.0
+    assert "prefers y+ more often than the unsteered model" in chosen.reason
+    assert "strength 0" in caplog.text
