@@ -240,7 +240,7 @@ class GrainsHF(SteeringMixin, HFLM):
             extra["device"] = "cpu"  # `hf` takes its default "cuda" at its word
         check_names({**arg_dict, **extra})
         kind = GrainsHFMultimodal if is_vision_language(read_config(arg_dict)) else cls
-        return kind(**arg_dict, **extra)
+        return kind(**{**extra, **arg_dict})
 
     def _observe(self, requests: Sequence[Instance]) -> None:
         shown = next((request for request in requests if images_of(request)), None)

@@ -316,7 +316,9 @@ def _adopt(work: Path, state: Mapping[str, Any]) -> None:
         same = False
     if work.exists() and not same:
         if any(work.iterdir()) and not note.is_file():
-            raise GrainsError(f"'{work}' is in the way and is no unfinished build; move it or choose another --output_path")
+            raise GrainsError(
+                f"'{work}' is in the way and is no unfinished build; move it or choose another --output_path"
+            )
         shutil.rmtree(work)
     if not same:
         work.mkdir(parents=True)
