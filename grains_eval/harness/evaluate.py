@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
@@ -12,12 +12,12 @@ from lm_eval.models.huggingface import HFLM
 
 from grains_eval.errors import GrainsError
 from grains_eval.harness.model import GrainsHF, SteeringMixin
-from grains_eval.models.loading import parse_model_args
+from grains_eval.models.loading import HarnessModel, parse_model_args
 from grains_eval.preferences import task_manager
 
 
 def evaluate(
-    model: HFLM | str | Mapping[str, Any],
+    model: HarnessModel | str | Mapping[str, Any],
     tasks: Sequence[str],
     *,
     output_path: str | Path | None = None,
@@ -54,9 +54,10 @@ def evaluate(
     missing = [name for name in tasks if not manager.match_tasks([name])]
     if missing:
         raise GrainsError(f"unknown task '{missing[0]}': list them with lm_eval ls tasks, or add include_path")
-    results: dict[str, Any] | None = simple_evaluate(
+    found = simple_evaluate(
         model=lm, model_args=arguments or None, tasks=list(tasks), task_manager=manager, log_samples=True, **settings
     )
+    results = cast("dict[str, Any] | None", found)
     if results is None:  # another process of a distributed run reports
         return {}
     if isinstance(lm, SteeringMixin):

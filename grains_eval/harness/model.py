@@ -161,7 +161,9 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         for name, count in self._documents_used().items():
             if count:
                 logger.warning(
-                    "%d evaluated documents were used to %s the vectors; grains-eval compare leaves them out", count, name
+                    "%d evaluated documents were used to %s the vectors; grains-eval compare leaves them out",
+                    count,
+                    name,
                 )
 
     def _documents_used(self) -> dict[str, int]:

@@ -168,7 +168,8 @@ def _artifact(
             return folder
         if not overwrite:
             raise GrainsError(
-                f"'{folder}' holds another recipe's or model's vectors; choose another --output_path or pass --overwrite"
+                f"'{folder}' holds another recipe's or model's vectors; "
+                "choose another --output_path or pass --overwrite"
             )
     return build_from_recipe(
         recipe,
