@@ -44,9 +44,7 @@ class Options(Section):
     learning_rate: Positive = 1e-3
     epochs: Count = 16
     batch_size: Count = Field(8, description="examples per step; they run one at a time")
-    target_modules: list[str] | None = Field(
-        None, description="names of projections; default query and value"
-    )
+    target_modules: list[str] | None = Field(None, description="names of projections; default query and value")
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,7 @@ def find_targets(model: PreTrainedModel, names: Sequence[str] | None = None) -> 
         GrainsError: there are none.
     """
     inside = {id(module) for block in find_blocks(model) for module in block.modules()}
-    found: dict[str, nn.Module] = {
-        name: module for name, module in model.named_modules() if id(module) in inside
-    }
+    found: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if id(module) in inside}
     for wanted in (names,) if names is not None else (_QUERY_VALUE, _FUSED):
         targets = {name: module for name, module in found.items() if name.rsplit(".", 1)[-1] in wanted}
         if targets:
@@ -118,9 +114,7 @@ def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> Iterator[P
         try:
             wrapped = get_peft_model(model, config)
         except ValueError as error:
-            raise GrainsError(
-                f"{type(model).__name__} cannot be adapted: {str(error).splitlines()[0]}"
-            ) from error
+            raise GrainsError(f"{type(model).__name__} cannot be adapted: {str(error).splitlines()[0]}") from error
     try:
         for name, parameter in wrapped.named_parameters():
             parameter.requires_grad_("lora_" in name)
@@ -190,9 +184,7 @@ def train(
                 optimiser.step()
             losses.append(total / len(examples))
             if not torch.isfinite(torch.tensor(losses[-1])):
-                raise GrainsError(
-                    f"the loss of epoch {epoch + 1} is not finite; lower vectors.options.learning_rate"
-                )
+                raise GrainsError(f"the loss of epoch {epoch + 1} is not finite; lower vectors.options.learning_rate")
             _keep(wrapped, checkpoints)
             if after_epoch is not None:
                 after_epoch(epoch + 1)
@@ -214,13 +206,8 @@ def save_adapter(trained: Trained, epoch: int, folder: Path) -> Path:
     """Write a checkpoint as a standard peft folder: `adapter_config.json` and `adapter_model.safetensors`."""
     folder.mkdir(parents=True, exist_ok=True)
     fields = {
-        name: sorted(value) if isinstance(value, set) else value
-        for name, value in trained.config.to_dict().items()
+        name: sorted(value) if isinstance(value, set) else value for name, value in trained.config.to_dict().items()
     }
-    (folder / "adapter_config.json").write_text(
-        json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
-    save_file(
-        dict(trained.checkpoints[epoch]), folder / "adapter_model.safetensors", metadata={"format": "pt"}
-    )
+    (folder / "adapter_config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    save_file(dict(trained.checkpoints[epoch]), folder / "adapter_model.safetensors", metadata={"format": "pt"})
     return folder

@@ -20,9 +20,7 @@ from grains_eval.types import Patch
 ImageLM = Any
 
 
-def check_pictures(
-    lm: ImageLM, pictures: Sequence[Any], where: str, *, resize: bool = True
-) -> list[Image.Image]:
+def check_pictures(lm: ImageLM, pictures: Sequence[Any], where: str, *, resize: bool = True) -> list[Image.Image]:
     """Decode pictures and resize them as lm-eval's image arguments ask.
 
     Args:
@@ -52,9 +50,7 @@ def check_pictures(
             resized = resize_image(picture, lm.image_width, lm.image_height, lm.image_max_side)
             checked.append(resized.convert("RGB") if lm.rgb else resized)
         except (OSError, SyntaxError, ValueError) as error:
-            raise GrainsError(
-                f"{where}: image {index} cannot be decoded ({error}); fetch it again"
-            ) from error
+            raise GrainsError(f"{where}: image {index} cannot be decoded ({error}); fetch it again") from error
     return checked
 
 

@@ -31,9 +31,7 @@ from grains_eval.models.text import candidates, render
 from grains_eval.types import Message, Patch, PreferenceExample
 
 # set anew on every pass
-_NOT_KEPT = frozenset(
-    {"input_ids", "inputs_embeds", "past_key_values", "use_cache", "cache_position", "return_dict"}
-)
+_NOT_KEPT = frozenset({"input_ids", "inputs_embeds", "past_key_values", "use_cache", "cache_position", "return_dict"})
 
 
 @dataclass(frozen=True)
@@ -114,9 +112,7 @@ def _run(loaded: LoadedModel, features: Mapping[str, Tensor]) -> _Received:
             loaded.model(**features, use_cache=False)
     finally:
         handle.remove()
-    keywords = {
-        name: value for name, value in kept.items() if name not in _NOT_KEPT and not _idle(name, value)
-    }
+    keywords = {name: value for name, value in kept.items() if name not in _NOT_KEPT and not _idle(name, value)}
     embeddings: Tensor = kept["inputs_embeds"][0].detach()
     levels: Sequence[Tensor] = keywords.get(DEEPSTACK, ())
     if levels:
@@ -135,9 +131,7 @@ def _aligned(plain: Sequence[int], allowed: Tensor, expanded: Sequence[int]) -> 
     return found
 
 
-def encode_vision(
-    loaded: LoadedModel, example: PreferenceExample, visual_baseline: str = "blank"
-) -> EncodedExample:
+def encode_vision(loaded: LoadedModel, example: PreferenceExample, visual_baseline: str = "blank") -> EncodedExample:
     """Encode an example with pictures; see `EncodedExample` for shapes.
 
     Args:
@@ -187,8 +181,7 @@ def encode_vision(
         tokens=tokens,
         embeddings=received.embeddings,
         is_image=is_image,
-        is_candidate=_aligned(plain, allowed, ids) & ~is_image
-        | torch.tensor([p is not None for p in patches]),
+        is_candidate=_aligned(plain, allowed, ids) & ~is_image | torch.tensor([p is not None for p in patches]),
         chosen=chosen.to(input_ids.device),
         rejected=rejected.to(input_ids.device),
         patches=tuple(patches),

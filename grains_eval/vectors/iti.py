@@ -41,9 +41,7 @@ class Options(Section):
     """`vectors.options` of `iti`."""
 
     heads: Count | None = Field(None, description="K; default 48, and at most half of all heads")
-    folds: Annotated[int, Field(ge=2)] = Field(
-        5, description="folds over the build examples that validate the probes"
-    )
+    folds: Annotated[int, Field(ge=2)] = Field(5, description="folds over the build examples that validate the probes")
 
 
 class NonLinearOptions(Options):
@@ -86,9 +84,7 @@ def nl_iti(context: BuildContext) -> Built:
     options = method_options(context.recipe, NonLinearOptions)
 
     def probe() -> Any:
-        return MLPClassifier(
-            (options.hidden,), solver="lbfgs", max_iter=200, random_state=context.recipe.seed
-        )
+        return MLPClassifier((options.hidden,), solver="lbfgs", max_iter=200, random_state=context.recipe.seed)
 
     return _build(context, options, probe, options.last_tokens)
 
@@ -141,9 +137,7 @@ def best_heads(scores: Sequence[HeadScore], count: int) -> list[HeadScore]:
     return ordered[:count]
 
 
-def score_heads(
-    states: ResponseStates, layer: int, heads: int, probe: Probe, folds: int, seed: int
-) -> list[HeadScore]:
+def score_heads(states: ResponseStates, layer: int, heads: int, probe: Probe, folds: int, seed: int) -> list[HeadScore]:
     """Cross-validate a probe per head of a layer; both responses of an example stay in the same fold."""
     examples = len(states.chosen)
     labels = np.repeat([1, 0], examples)

@@ -33,9 +33,7 @@ class ResponseStates:
         return self.chosen - self.rejected
 
 
-def read_responses(
-    context: BuildContext, site: Site = "block_output", last_tokens: int = 1
-) -> ResponseStates:
+def read_responses(context: BuildContext, site: Site = "block_output", last_tokens: int = 1) -> ResponseStates:
     """Run every example with either response and read the last response token.
 
     Args:
@@ -54,8 +52,6 @@ def read_responses(
         for found, response in ((chosen, example.chosen), (rejected, example.rejected)):
             state = response_states(model, example, rows, response, site, last_tokens)[0]
             if not torch.isfinite(state).all():
-                raise GrainsError(
-                    f"example {example.example.id}: a state is not finite; load the model in float32"
-                )
+                raise GrainsError(f"example {example.example.id}: a state is not finite; load the model in float32")
             found.append(state)
     return ResponseStates(torch.stack(chosen), torch.stack(rejected), median_norms(prompts))

@@ -178,7 +178,7 @@ def test_mistakes_in_the_model_arguments_are_one_line(recipe, arguments, tmp_pat
 
 def test_options_that_a_method_does_not_have_are_refused_and_leave_nothing(recipe, arguments, tmp_path):
     for method in ("grains", "random", "vocabulary"):
-        with pytest.raises(GrainsError, match="unknown key in vectors.options of"):
+        with pytest.raises(GrainsError, match=r"unknown key in vectors\.options of"):
             build_from_recipe(
                 recipe(vectors__method=method, vectors__options="{directoin: pca}"), arguments, tmp_path / "v"
             )

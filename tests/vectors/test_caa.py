@@ -50,9 +50,7 @@ def test_it_is_applied_by_plain_addition_whatever_the_recipe_fixes_for_grains(
     settings = grid(built, fixed)
     assert {(one.operator, one.unit) for one in settings} == {("add", "relative")}
     assert {one.layers for one in settings} == {(0,), (1,), (2,)} and len(settings) == 3 * 4
-    assert fixed_setting(
-        fixed.model_copy(update={"vectors": fixed.vectors.model_copy(update={"method": "grains"})})
-    )
+    assert fixed_setting(fixed.model_copy(update={"vectors": fixed.vectors.model_copy(update={"method": "grains"})}))
 
 
 def test_options_override_how_it_is_applied(loaded_text: Callable[[str], LoadedModel]) -> None:
@@ -76,22 +74,16 @@ def test_options_override_how_it_is_applied(loaded_text: Callable[[str], LoadedM
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
 @pytest.mark.parametrize("method", ["caa", "icv", "iti", "nl_iti"])
-def test_pictures_in_the_prompt_are_seen(
-    loaded_vision: Callable[[str], LoadedModel], family: str, method: str
-) -> None:
+def test_pictures_in_the_prompt_are_seen(loaded_vision: Callable[[str], LoadedModel], family: str, method: str) -> None:
     loaded = loaded_vision(family)
 
     def directions(first: int) -> dict[int, torch.Tensor]:
         examples = [
-            PreferenceExample(
-                f"v{i}", f"v{i}", "<image> What is this", " a cat", " a dog", (tiny.picture(first + i),)
-            )
+            PreferenceExample(f"v{i}", f"v{i}", "<image> What is this", " a cat", " a dog", (tiny.picture(first + i),))
             for i in range(3)
         ]
         heads = 24 if family == "gemma3" else 12  # all of them
-        vectors = build(
-            loaded, examples, recipe(method, **({"folds": 3, "heads": heads} if "iti" in method else {}))
-        )
+        vectors = build(loaded, examples, recipe(method, **({"folds": 3, "heads": heads} if "iti" in method else {})))
         check_width(loaded.model, vectors)
         return dict(vectors.directions)
 

@@ -74,9 +74,7 @@ def test_the_shift_is_the_mean_difference_times_the_deviation_along_it() -> None
     states, direction = planted("shifted")
     shift = iti.shift(states, 1, HEADS, [2]).reshape(HEADS, WIDTH)
     assert not shift[[0, 1, 3]].any()
-    preferred, rejected = (
-        side[:, 1].reshape(-1, HEADS, WIDTH)[:, 2] for side in (states.chosen, states.rejected)
-    )
+    preferred, rejected = (side[:, 1].reshape(-1, HEADS, WIDTH)[:, 2] for side in (states.chosen, states.rejected))
     theta = torch.nn.functional.normalize(preferred.mean(0) - rejected.mean(0), dim=0)
     sigma = np.std((torch.cat([preferred, rejected]) @ theta).numpy())
     torch.testing.assert_close(shift[2], float(sigma) * theta, atol=1e-5, rtol=1e-4)
@@ -139,9 +137,7 @@ def test_steering_adds_the_shift_to_the_projections_input(loaded_text: Callable[
     with torch.no_grad():
         for strength in (0.0, 2.0):
             with steered(loaded.model, vectors, SteeringConfig((layer,), strength, "absolute", "add")):
-                handle = projection.register_forward_pre_hook(
-                    lambda module, args: kept.append(args[0].clone())
-                )
+                handle = projection.register_forward_pre_hook(lambda module, args: kept.append(args[0].clone()))
                 loaded.model(ids)
                 handle.remove()
     expected = (2.0 * vectors.directions[layer]).expand_as(kept[0][0])
