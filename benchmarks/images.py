@@ -142,6 +142,7 @@ def main() -> None:
     }
     prepared = lm.prepare_image_request(requests[0])
     width = lm.tok_batch_multimodal_encode([prepared.context], [list(prepared.images)])["input_ids"].shape[1]
+    lm.loglikelihood(requests[:1], disable_tqdm=True)  # warm up
     rows = []
     for place, block in places.items():
         strengths = [] if block is None else [0.5 * (index + 1) for index in range(arguments.strengths)]
