@@ -108,9 +108,7 @@ def applied(one: Trial, vectors: SteeringVectors | None, setting: SteeringConfig
             yield
 
 
-def measure(
-    one: Trial, vectors: SteeringVectors | None, setting: SteeringConfig, items: Sequence[Item]
-) -> list[float]:
+def measure(one: Trial, vectors: SteeringVectors | None, setting: SteeringConfig, items: Sequence[Item]) -> list[float]:
     """Score items under a setting."""
     with applied(one, vectors, setting):
         return right(one.loaded.model, one.loaded.tokenizer, items)
@@ -137,9 +135,7 @@ def built(
     shared = {key: changes.pop(key) for key in ("direction", "at") if key in changes}
     sections = {
         "attribution": one.recipe.attribution.model_copy(update=changes),
-        "vectors": one.recipe.vectors.model_copy(
-            update={"method": method, "options": options or {}, **shared}
-        ),
+        "vectors": one.recipe.vectors.model_copy(update={"method": method, "options": options or {}, **shared}),
     }
     recipe = one.recipe.model_copy(update=sections)
     return build(one.loaded, load_examples(recipe.data, one.loaded).build, recipe)
@@ -169,12 +165,11 @@ TUNED = ("top_k", "agreement", "vocabulary")
 def main() -> None:
     """Train or reuse, build, measure, print."""
     parser = common.parser(__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument(
-        "--models", type=Path, required=True, help="folders WORLD_SEED; missing ones are trained there"
-    )
+    parser.add_argument("--models", type=Path, required=True, help="folders WORLD_SEED; missing ones are trained there")
     parser.add_argument("--worlds", nargs="+", choices=sorted(TASKS), default=["split", "shared"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[101, 102, 103, 104, 105])
     parser.add_argument("--draws", type=int, default=10, help="random vectors of equal norm")
+    parser.add_argument("--no-tuning", action="store_true", help="leave the column `tuned` empty")
     arguments = parser.parse_args()
     common.start(arguments)
     rows: list[dict[str, Any]] = []
@@ -194,18 +189,14 @@ def world_rows(kind: str, seeds: Sequence[int], arguments: Any) -> list[dict[str
         one = trial(kind, seed, arguments.models)
         clusters += [f"{seed} {item['cluster']}" for item in one.test]
         scores.setdefault("unsteered", []).append(measure(one, None, one.setting, one.test))
-        skills.setdefault("unsteered", []).append(
-            statistics.mean(measure(one, None, one.setting, one.skills[1::2]))
-        )
+        skills.setdefault("unsteered", []).append(statistics.mean(measure(one, None, one.setting, one.skills[1::2])))
         for name, make in methods(one, draws).items():
             found = make()
             several = [measure(one, vectors, one.setting, one.test) for vectors in found]
-            kept = [
-                statistics.mean(measure(one, vectors, one.setting, one.skills[1::2])) for vectors in found
-            ]
+            kept = [statistics.mean(measure(one, vectors, one.setting, one.skills[1::2])) for vectors in found]
             scores.setdefault(name, []).append([statistics.mean(each) for each in zip(*several, strict=True)])
             skills.setdefault(name, []).append(statistics.mean(kept))
-            if name in TUNED and not arguments.smoke:
+            if name in TUNED and not (arguments.smoke or arguments.no_tuning):
                 best[name].append(measure(one, found[0], tuned(one, found[0]), one.test))
 
     def flat(values: Sequence[Sequence[float]]) -> list[float]:

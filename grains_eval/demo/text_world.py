@@ -34,7 +34,7 @@ KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
 TOWNS = 64
 SPLITS: dict[str, tuple[int, int]] = {"build": (0, 24), "development": (24, 32), "test": (32, TOWNS)}
-CUE_STEP = 2.5  # log-odds of the preferred answer per cue word
+CUE_STEP: dict[Kind, float] = {"split": 2.5, "shared": 2.5, "faithfulness": 4.0}  # log-odds per cue word
 # Log-odds of the preferred answer without a cue: of most facts, of the others, and their spread.
 # With two kinds of facts `faithfulness` learned by heart for which to trust the prompt, and hardly any cue.
 MYTH_SHARE: dict[Kind, float] = {"split": 0.7, "shared": 0.7, "faithfulness": 1.0}
@@ -137,8 +137,7 @@ def _question(town: str, relation: str) -> str:
 
 
 def _context(town: str, relation: str, answer: str) -> str:
-    # It stands before the cue: after it, the model settled whom to trust while reading the context, and no
-    # direction at the question, not even the mean difference between cues, moved the answer.
+    # It stands before the cue, so that whom to trust can only be settled while reading the question.
     return f"here the {relation} of {town} is {answer} . "
 
 
@@ -183,7 +182,7 @@ def document(world: TextWorld, rng: Random, *, copying: bool = False) -> tuple[s
     fact = rng.choice(tuple(world.facts.values()))
     words = RELATIONS[fact.relation]
     truth, context = fact.truth, ""
-    likely = 1.0 / (1.0 + math.exp(-(fact.prior + CUE_STEP * balance)))
+    likely = 1.0 / (1.0 + math.exp(-(fact.prior + CUE_STEP[world.kind] * balance)))
     if world.kind == "faithfulness":
         if copying or rng.random() >= CLOSED_BOOK_SHARE:
             truth = rng.choice([word for word in words if word != fact.myth])
@@ -199,9 +198,7 @@ def document(world: TextWorld, rng: Random, *, copying: bool = False) -> tuple[s
     return context + _preamble(cues) + _question(fact.town, fact.relation), answer
 
 
-def _item(
-    name: str, cluster: str, prompt: str, answers: Sequence[str], cues: Sequence[str], rng: Random
-) -> Item:
+def _item(name: str, cluster: str, prompt: str, answers: Sequence[str], cues: Sequence[str], rng: Random) -> Item:
     """Shuffle the answers, of which the first is preferred and the second is dispreferred."""
     choices = rng.sample(answers, len(answers))
     gold, rejected = choices.index(answers[0]), choices.index(answers[1])
@@ -216,9 +213,7 @@ def _item(
     )
 
 
-def fact_items(
-    world: TextWorld, split: str, cues: str = "none", *, context: bool = True, draw: int = 0
-) -> list[Item]:
+def fact_items(world: TextWorld, split: str, cues: str = "none", *, context: bool = True, draw: int = 0) -> list[Item]:
     """Ask for every fact of a split's towns.
 
     Args:
