@@ -115,7 +115,7 @@ def examples_from_task(
     """
     if data.chat_template and lm is None:
         raise GrainsError("data.chat_template needs a model: its tokenizer holds the template")
-    if data.chat_template and getattr(lm.tokenizer, "chat_template", None) is None:
+    if data.chat_template and lm is not None and getattr(lm.tokenizer, "chat_template", None) is None:
         raise GrainsError(
             "data.chat_template is set but this model's tokenizer has no chat template; use an instruct model"
         )

@@ -197,11 +197,12 @@ def _score(
             batch_size=lm.batch_size,
             softmax_dtype=torch.float32,
         )
+    plain: Any = HFLM._loglikelihood_tokens  # pyright: ignore[reportAttributeAccessIssue] - see HarnessModel
     found: list[list[Score]] = []
     for configuration in configurations:
         with ExitStack() as stack:
             for resolved in configuration:
                 stack.enter_context(applied(loaded.model, resolved))
             named = [(("", ""), context, answer) for context, answer in requests]
-            found.append(HFLM._loglikelihood_tokens(lm, named, disable_tqdm=True))
+            found.append(plain(lm, named, disable_tqdm=True))
     return found
