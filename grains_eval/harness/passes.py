@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from grains_eval.harness.stacking import Roles, Stack, keeping
 from grains_eval.models.blocks import find_blocks, find_decoder
-from grains_eval.models.forward import DEEPSTACK, decoder_receives
+from grains_eval.models.forward import DEEPSTACK, decoder_receives, forget_positions
 
 # keywords of the decoder that belong to one call and are not replayed in another
 _OWN_KEYWORDS = {"input_ids", "inputs_embeds", "past_key_values", "use_cache", "return_dict"}
@@ -142,6 +142,8 @@ class Runner:
             keep_cache: Whether another pass will continue this one.
         """
         size, rows = stack.size, len(plan.lengths)
+        if past is None:
+            forget_positions(self.model)  # those of the last picture
         pictured = set(plan.inputs) != {"input_ids"}
         seen: dict[str, Any] = {}
         kept: dict[int, Any] = {}

@@ -15,7 +15,6 @@ from grains_eval.harness.rows import Score
 from grains_eval.harness.shared_context import Memo, PreparedContext, score_prepared
 from grains_eval.harness.sharing import shareable
 from grains_eval.models import pictures
-from grains_eval.models.forward import forget_positions
 
 if TYPE_CHECKING:
     from grains_eval.harness.multimodal import ImageRequest
@@ -91,7 +90,6 @@ class SharedImagesMixin(_Base):
                 first = next(iter(group.values()))
                 inputs = pictures.process(self, [first.context], [first.images], first.where)
                 self._check_length(inputs["input_ids"].shape[1], group)
-                forget_positions(self.model)
                 yield PreparedContext(inputs, list(group))
 
         bar = tqdm(

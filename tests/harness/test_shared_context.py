@@ -310,7 +310,7 @@ def test_learned_positions_end_where_the_model_ends(family, loaded_text):
         ([draw.randrange(3, VOCABULARY) for _ in range(1030)], [draw.randrange(3, VOCABULARY) for _ in range(n)])
         for n in (2, 9)
     ]
-    asked = [(context, answer[:-1] + [end]) for context, answer in asked for end in (5, 6)]
+    asked = [(context, [*answer[:-1], end]) for context, answer in asked for end in (5, 6)]
     asked += [(context, [7, *answer[1:]]) for context, answer in asked]
     found = score(model, asked, [()], max_length=1024, batch_size=4)[0]
     expected = plainly(model, asked, (), limit=1024)

@@ -10,12 +10,13 @@ from lm_eval.models.hf_vlms import HFMultimodalLM
 
 from grains_eval.errors import GrainsError
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin
-from grains_eval.harness.shared_context import Memo, SharedContextMixin
+from grains_eval.harness.shared_context import Memo, SharedContextMixin, score
 from grains_eval.harness.shared_images import SharedImagesMixin
 from grains_eval.models import pictures
 from grains_eval.steering import applied
 from tests.harness.test_multimodal import PICTURES, request
-from tests.harness.test_shared_context import configurations
+from tests.harness.test_shared_context import configurations, furthest
+from tests.harness.test_shared_context import plainly as plainly_text
 from tests.tiny import VISION
 
 ANSWERS = [" red square", " no", " paris is the capital", " yes"]
@@ -44,9 +45,7 @@ def model(tiny_vision):
 
     def get(family):
         if family not in made:
-            made[family] = ImageModel(
-                pretrained=str(tiny_vision(family)), dtype="float32", device="cpu", batch_size=2
-            )
+            made[family] = ImageModel(pretrained=str(tiny_vision(family)), dtype="float32", device="cpu", batch_size=2)
         return made[family]
 
     return get
@@ -72,9 +71,7 @@ def plainly(lm, requests, configuration):
     for each in requests:
         prepared = lm.prepare_image_request(each)
         length = lm.continuation_length(prepared)
-        inputs = pictures.process(
-            lm, [prepared.context + prepared.continuation], [prepared.images], prepared.where
-        )
+        inputs = pictures.process(lm, [prepared.context + prepared.continuation], [prepared.images], prepared.where)
         ids = inputs["input_ids"][0]
         pictures_free = len(ids) - length
         lm.model.model.rope_deltas = None
@@ -104,6 +101,19 @@ def test_agrees_with_plain_hooks(family, model):
             assert [a[1] for a in found] == [b[1] for b in expected]
     finally:
         lm.memo = None
+
+
+@pytest.mark.parametrize("family", list(VISION))
+def test_text_after_pictures(family, model):
+    lm = model(family)
+    # ids of ordinary words: a stray image token would ask for a picture
+    texts = [(list(range(100, 112)), [120, 121, 122]), (list(range(100, 112)), [130, 131]), ([140], [141, 142])]
+    wanted = configurations(lm.model)[:4]
+    lm.loglikelihood(asked()[:2], disable_tqdm=True)
+    found = score(lm.model, texts, wanted, max_length=64)
+    lm.model.model.rope_deltas = None
+    expected = [plainly_text(lm.model, texts, each, 64) for each in wanted]
+    assert furthest(found, expected) < 1e-5
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl"])

@@ -20,7 +20,7 @@ from grains_eval.harness.sweep import evaluate_settings
 from grains_eval.steering import resolve
 from grains_eval.types import SteeringConfig, SteeringVectors
 
-WORDS = "hello world what is the capital of france paris rome a red square yes no cat dog".split()
+WORDS = """hello world what is the capital of france paris rome a red square yes no cat dog""".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="module")
