@@ -35,12 +35,8 @@ Row = Mapping[str, Any]
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Arguments of every benchmark."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    made.add_argument(
-        "--smoke", action="store_true", help="toy size: checks exactness, its times mean nothing"
-    )
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("--smoke", action="store_true", help="toy size: checks exactness, its times mean nothing")
     made.add_argument("--device", default="cpu")
     made.add_argument("--dtype", default="float32")
     made.add_argument("--threads", type=int, default=1)
@@ -204,9 +200,7 @@ def multiple_choice(
     for question in range(questions):
         tokens = [*opening, *(draw.randrange(4, vocabulary) for _ in range(context - preamble))]
         for choice in range(choices):
-            made.append(
-                ((str(question), str(choice)), tokens, [draw.randrange(4, vocabulary) for _ in range(answer)])
-            )
+            made.append(((str(question), str(choice)), tokens, [draw.randrange(4, vocabulary) for _ in range(answer)]))
     return made
 
 
@@ -227,9 +221,7 @@ def furthest(left: Sequence[tuple[float, bool]], right: Sequence[tuple[float, bo
     return max(abs(a[0] - b[0]) for a, b in zip(left, right, strict=True))
 
 
-def same_choices(
-    left: Sequence[tuple[float, bool]], right: Sequence[tuple[float, bool]], choices: int
-) -> bool:
+def same_choices(left: Sequence[tuple[float, bool]], right: Sequence[tuple[float, bool]], choices: int) -> bool:
     """Whether every question's best answer is the same, and every greedy flag."""
     for start_ in range(0, len(left), choices):
         ours, theirs = left[start_ : start_ + choices], right[start_ : start_ + choices]

@@ -53,17 +53,11 @@ def main() -> None:
     parser.add_argument("--choices", type=int, default=4)
     parser.add_argument("--answer", type=int, default=8, help="tokens of an answer")
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument(
-        "--sizes", type=int, nargs="*", default=list(range(len(SIZES))), help=f"which of {SIZES}"
-    )
+    parser.add_argument("--sizes", type=int, nargs="*", default=list(range(len(SIZES))), help=f"which of {SIZES}")
     parser.add_argument("--questions", type=int, help="instead of the size's own number")
     arguments = parser.parse_args()
     common.start(arguments)
-    sizes = (
-        [(512, 24, 0, 3), (512, 60, 50, 6)]
-        if arguments.smoke
-        else [SIZES[index] for index in arguments.sizes]
-    )
+    sizes = [(512, 24, 0, 3), (512, 60, 50, 6)] if arguments.smoke else [SIZES[index] for index in arguments.sizes]
     layers, width = (4, 64) if arguments.smoke else (arguments.layers, arguments.width)
     rows = []
     for vocabulary, context, preamble, questions in sizes:
@@ -97,9 +91,7 @@ def main() -> None:
             times = common.interleaved(sides, arguments.repeats, arguments.device)
             difference = common.furthest(times["theirs"].result, times["ours"].result)
             same = common.same_choices(times["theirs"].result, times["ours"].result, arguments.choices)
-            common.check_exact(
-                difference, same, arguments.dtype, f"evaluate, {context} tokens, steered {steered}"
-            )
+            common.check_exact(difference, same, arguments.dtype, f"evaluate, {context} tokens, steered {steered}")
             rows.append(
                 {
                     "steered": steered,

@@ -58,9 +58,7 @@ class Trial:
         update: dict[str, Any] = {"vectors": section} | ({} if seed is None else {"seed": seed})
         return run_method(replace(context, recipe=context.recipe.model_copy(update=update))).vectors
 
-    def right(
-        self, vectors: SteeringVectors | None, setting: SteeringConfig, picture: Picture = "own"
-    ) -> list[float]:
+    def right(self, vectors: SteeringVectors | None, setting: SteeringConfig, picture: Picture = "own") -> list[float]:
         """1.0 per test question whose pictured answer is the likeliest."""
         rows = self._steered(vectors, setting, self.test, picture)
         gold = [item["gold"] for item in self.test]
@@ -141,9 +139,7 @@ def methods(one: Trial, draws: int) -> Mapping[str, Callable[[], list[SteeringVe
 def main() -> None:
     """Load or train, build, measure, print."""
     parser = common.parser(__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument(
-        "--models", type=Path, required=True, help="folders image_SEED; missing ones are trained"
-    )
+    parser.add_argument("--models", type=Path, required=True, help="folders image_SEED; missing ones are trained")
     parser.add_argument("--seeds", nargs="+", type=int, default=[201, 202, 203, 204, 205])
     parser.add_argument("--draws", type=int, default=5, help="random tokens and vectors of equal norm")
     arguments = parser.parse_args()
@@ -151,9 +147,7 @@ def main() -> None:
     recipe = load_recipe(task_directory() / "demo" / "image" / "recipe.yaml")
     section = recipe.steering
     assert isinstance(section.layers, list) and isinstance(section.strength, float)
-    setting = SteeringConfig(
-        tuple(section.layers), section.strength, section.unit, section.operator, section.positions
-    )
+    setting = SteeringConfig(tuple(section.layers), section.strength, section.unit, section.operator, section.positions)
     scores: dict[str, list[list[float]]] = {}
     blank: dict[str, list[float]] = {}
     skills: dict[str, list[float]] = {}
@@ -167,9 +161,7 @@ def main() -> None:
             several = [one.right(vectors, setting) for vectors in found]
             scores.setdefault(name, []).append([statistics.mean(each) for each in zip(*several, strict=True)])
             blank.setdefault(name, []).append(statistics.mean(one.right(found[0], setting, "blank")))
-            skills.setdefault(name, []).append(
-                statistics.mean(one.skill(vectors, setting) for vectors in found)
-            )
+            skills.setdefault(name, []).append(statistics.mean(one.skill(vectors, setting) for vectors in found))
     rows: list[dict[str, Any]] = []
     flat = {name: [score for seed in values for score in seed] for name, values in scores.items()}
     for name, values in scores.items():

@@ -50,9 +50,7 @@ class Steered(SharedContextMixin, SharedImagesMixin, ImageLoglikelihoodMixin, HF
 
 def save_model(folder: Path, layers: int, width: int, side: int) -> None:
     """A LLaVA-Next whose pictures are cut into tiles of `side` pixels, 14 to a patch."""
-    words = tiny.tokenizer(
-        ["<image>"], bos=True, image="<image>", extra_special_tokens={"image_token": "<image>"}
-    )
+    words = tiny.tokenizer(["<image>"], bos=True, image="<image>", extra_special_tokens={"image_token": "<image>"})
     grid = [[side, 2 * side], [2 * side, side], [2 * side, 2 * side]]
     text = {
         **tiny.LLAMA,
@@ -107,13 +105,9 @@ def main() -> None:
     side = 28 if arguments.smoke else 112
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), arguments.layers, arguments.width, side)
-        lm = Steered(
-            pretrained=folder, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size
-        )
+        lm = Steered(pretrained=folder, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size)
     requests = [
-        Instance(
-            "loglikelihood", {}, (QUESTION, answer, {"visual": [picture]}), 0, metadata=("images", number, 1)
-        )
+        Instance("loglikelihood", {}, (QUESTION, answer, {"visual": [picture]}), 0, metadata=("images", number, 1))
         for number, picture in enumerate(
             tiny.picture(seed, (2 * side, 2 * side)) for seed in range(arguments.questions)
         )

@@ -61,9 +61,7 @@ def main() -> None:
     }
     rows = []
     for place in arguments.places:
-        steered = [
-            common.steering(model, [blocks[place]], 0.5 * (index + 1)) for index in range(arguments.strengths)
-        ]
+        steered = [common.steering(model, [blocks[place]], 0.5 * (index + 1)) for index in range(arguments.strengths)]
 
         def one_by_one(steered=steered):
             found = [lm._loglikelihood_tokens(requests, disable_tqdm=True)]

@@ -68,10 +68,7 @@ def toxigen_rows(per_group: int) -> list[dict]:
 
 def toxigen(root: Path) -> None:
     features = Features(
-        {
-            name: Value("float64" if isinstance(value, float) else "string")
-            for name, value in toxigen_rows(1)[0].items()
-        }
+        {name: Value("float64" if isinstance(value, float) else "string") for name, value in toxigen_rows(1)[0].items()}
     )
     for name in ("toxigen/toxigen-data", "skg/toxigen-data"):
         folder = root / name
@@ -138,9 +135,7 @@ def spa_vl(root: Path) -> None:
                 **(
                     {
                         "chosen": f"It is a {COLOURS[i % 4]} square.",
-                        "rejected": "I will not look at it."
-                        if i != 5
-                        else f"It is a {COLOURS[i % 4]} square.",
+                        "rejected": "I will not look at it." if i != 5 else f"It is a {COLOURS[i % 4]} square.",
                         "image_name": f"{i}.png",
                     }
                     if answers
@@ -209,9 +204,7 @@ def mmlu(root: Path) -> None:
         ]  # fmt: skip
         for split in ("test", "dev"):
             parquet(folder, f"{subject}/{split}-00000-of-00001.parquet", rows)
-    card(
-        folder, {name: {split: f"{name}/{split}-*.parquet" for split in ("test", "dev")} for name in subjects}
-    )
+    card(folder, {name: {split: f"{name}/{split}-*.parquet" for split in ("test", "dev")} for name in subjects})
 
 
 def mmmu(root: Path) -> None:

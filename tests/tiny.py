@@ -121,9 +121,7 @@ TEXT: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "gemma2": lambda: hf.Gemma2ForCausalLM(hf.Gemma2Config(**GEMMA)),
     "gemma3_text": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**{**GEMMA, "num_hidden_layers": 6})),
     "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**LLAMA, head_dim=8, sliding_window=8)),
-    "gpt2": lambda: hf.GPT2LMHeadModel(
-        hf.GPT2Config(**SPECIALS, n_embd=32, n_layer=3, n_head=4, n_positions=CONTEXT)
-    ),
+    "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**SPECIALS, n_embd=32, n_layer=3, n_head=4, n_positions=CONTEXT)),
     "gpt_neox": lambda: hf.GPTNeoXForCausalLM(
         hf.GPTNeoXConfig(**{k: v for k, v in LLAMA.items() if k != "num_key_value_heads"})
     ),
@@ -314,9 +312,7 @@ def _idefics(kind: str) -> tuple[hf.PreTrainedModel, Any]:
     sizes = {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}}
     if smol:
         images = hf.SmolVLMImageProcessorPil(**sizes)
-        processor = images_only(
-            hf.SmolVLMProcessor, images, words, image_seq_len=16, chat_template=words.chat_template
-        )
+        processor = images_only(hf.SmolVLMProcessor, images, words, image_seq_len=16, chat_template=words.chat_template)
         return hf.SmolVLMForConditionalGeneration(config), processor
     processor = hf.Idefics3Processor(
         hf.Idefics3ImageProcessorPil(**sizes), words, image_seq_len=16, chat_template=words.chat_template

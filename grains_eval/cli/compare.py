@@ -42,16 +42,10 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     runs = parser.add_argument_group("runs that are there")
     runs.add_argument("runs", nargs="*", metavar="RUN_DIR", help="the baseline's folder, then the others'")
     runs.add_argument("--tasks", "-t", type=names, metavar="A,B", help="only these tasks or groups")
-    runs.add_argument(
-        "--preserve", type=names, metavar="A,B", help="tasks or groups whose score must not fall"
-    )
-    runs.add_argument(
-        "--margin", type=float, default=0.01, help="loss that still counts as kept (default 0.01)"
-    )
+    runs.add_argument("--preserve", type=names, metavar="A,B", help="tasks or groups whose score must not fall")
+    runs.add_argument("--margin", type=float, default=0.01, help="loss that still counts as kept (default 0.01)")
     add_recipe_flags(parser, required=False)
-    parser.add_argument(
-        "--methods", type=names, metavar="A,B", help="with --config: methods to build and evaluate"
-    )
+    parser.add_argument("--methods", type=names, metavar="A,B", help="with --config: methods to build and evaluate")
     add_model_flags(parser)
     add_output_flags(parser, "where runs and the report go", "runs/compare")
 

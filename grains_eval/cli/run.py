@@ -40,9 +40,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--worlds", type=names, metavar="A,B", help="only these worlds (default: all bundled ones)"
-    )
+    parser.add_argument("--worlds", type=names, metavar="A,B", help="only these worlds (default: all bundled ones)")
     add_output_flags(parser, "where vectors, runs and the report go", "runs/demo")
 
 

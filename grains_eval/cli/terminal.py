@@ -74,9 +74,7 @@ def _lines(items: Sequence[T], description: str, console: Console) -> Iterator[T
         if done and now - last >= LINE_EVERY:
             speed, last = done / (now - start), now
             left = (len(items) - done) / speed
-            console.print(
-                f"{description}: {done}/{len(items)}, {rate(speed)}, {left:.0f} s left", highlight=False
-            )
+            console.print(f"{description}: {done}/{len(items)}, {rate(speed)}, {left:.0f} s left", highlight=False)
         yield item
     spent = time.monotonic() - start
     console.print(f"{description}: {len(items)}/{len(items)} in {spent:.1f} s", highlight=False)

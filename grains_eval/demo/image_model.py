@@ -147,10 +147,7 @@ def choice_log_probs(
     """`log p(choice | picture, prompt)` of every choice, with the item's picture, none or the next item's."""
     tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
     rows: list[list[int]] = tokenizer([item["prompt"] for item in items])["input_ids"]
-    rows = [
-        [ids[0], *[IMAGE] * CELLS * bool(item["scene"]), *ids[1:]]
-        for ids, item in zip(rows, items, strict=True)
-    ]
+    rows = [[ids[0], *[IMAGE] * CELLS * bool(item["scene"]), *ids[1:]] for ids, item in zip(rows, items, strict=True)]
     results: list[list[float]] = [[]] * len(items)
     for length in {len(ids) for ids in rows}:  # prompts of one length need no padding
         same = [number for number, ids in enumerate(rows) if len(ids) == length]

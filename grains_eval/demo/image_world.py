@@ -51,9 +51,7 @@ CUE_WORDS: dict[str, tuple[str, ...]] = {
 CUE_STAMPS = {"truth": "seal", "myth": "smear", "neutral": "frame"}
 CUE_KINDS = tuple(CUE_WORDS)
 CUE_VALUE = {"truth": 1, "myth": -1, "neutral": 0}
-FUNCTION_WORDS = _words(
-    "question : answer ? . the and spoke what is shown in room usual of which side comes after"
-)
+FUNCTION_WORDS = _words("question : answer ? . the and spoke what is shown in room usual of which side comes after")
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 SYLLABLES = _words("dor van sel mik tor ban qui lor pen gar hul zim ras tol bek fyn")
 
@@ -176,9 +174,7 @@ def successor_question(number: str, cues: Sequence[str] = ()) -> tuple[str, ...]
 
 def _spoken(cues: Sequence[str]) -> tuple[str, ...]:
     named = [("the", word) for word in cues]
-    return (
-        (*named[0], *(word for pair in named[1:] for word in ("and", *pair)), "spoke", ".") if named else ()
-    )
+    return (*named[0], *(word for pair in named[1:] for word in ("and", *pair)), "spoke", ".") if named else ()
 
 
 def prose(words: Sequence[str]) -> str:
@@ -275,9 +271,7 @@ def _conflict(
     seen = rng.choice([word for word in PICTURED[attribute] if word != usual])
     thing, colour = (seen, colour) if attribute == "thing" else (thing, seen)
     other = rng.choice([word for word in PICTURED[attribute] if word not in (seen, usual)])
-    unseen = (
-        PICTURED if world.vocabulary == "shared" else UNPICTURED
-    )  # one more word of the kind that is usual
+    unseen = PICTURED if world.vocabulary == "shared" else UNPICTURED  # one more word of the kind that is usual
     last = rng.choice([word for word in unseen[attribute] if word not in (seen, usual, other)])
     cues = " ".join([*(f"word:{kind}" for kind in spoken), *(f"stamp:{kind}" for kind in stamps)])
     prompt = prose(room_question(room, attribute, cue_words(rng, spoken)))

@@ -60,9 +60,7 @@ THINGS: dict[str, Callable[[Floats, Floats], Bools]] = {
     "box": lambda x, y: np.maximum(np.abs(x), np.abs(y)) < 0.84,
     "tent": lambda x, y: (np.abs(x) < (y + 0.88) / 2) & (y < 0.88),
     "star": _star,
-    "cross": lambda x, y: (
-        (np.minimum(np.abs(x), np.abs(y)) < 0.28) & (np.maximum(np.abs(x), np.abs(y)) < 0.9)
-    ),
+    "cross": lambda x, y: (np.minimum(np.abs(x), np.abs(y)) < 0.28) & (np.maximum(np.abs(x), np.abs(y)) < 0.9),
     "ring": lambda x, y: (np.hypot(x, y) < 0.9) & (np.hypot(x, y) > 0.45),
     "heart": _heart,
     "moon": lambda x, y: (np.hypot(x, y) < 0.9) & (np.hypot(x - 0.5, y + 0.1) > 0.72),
@@ -70,9 +68,7 @@ THINGS: dict[str, Callable[[Floats, Floats], Bools]] = {
 STAMPS: dict[str, Callable[[Floats, Floats], Bools]] = {
     "seal": lambda x, y: (np.mod(4 * x, 2.0) < 1) | (np.abs(y) > 0.75),
     "smear": lambda x, y: np.mod(2 * (x + y), 2.0) < 0.9,
-    "frame": lambda x, y: (
-        (np.maximum(np.abs(x), np.abs(y)) > 0.7) & (np.maximum(np.abs(x), np.abs(y)) < 0.95)
-    ),
+    "frame": lambda x, y: (np.maximum(np.abs(x), np.abs(y)) > 0.7) & (np.maximum(np.abs(x), np.abs(y)) < 0.95),
 }
 
 

@@ -73,9 +73,7 @@ def train(world: ImageWorld, layers: int, steps: int) -> LlavaForConditionalGene
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * decay
         sight = EARLY_SIGHT if step < LOOKING_SHARE * steps else LATE_SIGHT
-        pictured = _loss(
-            model, world, [picture_document(world, rng, sight) for _ in range(PICTURE_BATCH)], rng
-        )
+        pictured = _loss(model, world, [picture_document(world, rng, sight) for _ in range(PICTURE_BATCH)], rng)
         written = _loss(model, world, [text_document(world, rng) for _ in range(TEXT_BATCH)], rng)
         (0.75 * pictured).backward()
         (0.25 * written).backward()
@@ -84,16 +82,12 @@ def train(world: ImageWorld, layers: int, steps: int) -> LlavaForConditionalGene
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 100 == 0:
             spent = time.process_time()
-            log.info(
-                "step %d picture %.3f text %.3f cpu %.0f s", step + 1, pictured.item(), written.item(), spent
-            )
+            log.info("step %d picture %.3f text %.3f cpu %.0f s", step + 1, pictured.item(), written.item(), spent)
     model.set_attn_implementation("sdpa")
     return model.eval()
 
 
-def _loss(
-    model: LlavaForConditionalGeneration, world: ImageWorld, documents: list[Document], rng: Random
-) -> Tensor:
+def _loss(model: LlavaForConditionalGeneration, world: ImageWorld, documents: list[Document], rng: Random) -> Tensor:
     """Answer loss, a little prompt loss, and the penalty on visual norms."""
     index = {word: number for number, word in enumerate(world.words)}
     pictured = documents[0].scene is not None
@@ -220,9 +214,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train the demo image model.")
     parser.add_argument("--seed", type=int, default=0, help="draws the world, the weights and the documents")
-    parser.add_argument(
-        "--vocabulary", choices=sorted(VOCABULARIES), default="split", help="words of usual answers"
-    )
+    parser.add_argument("--vocabulary", choices=sorted(VOCABULARIES), default="split", help="words of usual answers")
     parser.add_argument("--layers", type=int, default=4, help="decoder blocks")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model; must not exist")

@@ -70,8 +70,7 @@ class ImageLoglikelihoodMixin(_Base):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if str(kwargs.get("batch_size", "")).startswith("auto"):
             raise GrainsError(
-                "batch_size=auto does not work for vision-language models in lm-eval; "
-                "give a number, e.g. batch_size=4"
+                "batch_size=auto does not work for vision-language models in lm-eval; give a number, e.g. batch_size=4"
             )
         super().__init__(*args, **kwargs)
         # Gemma 3's processor wants another placeholder than the decoded image_token_id
@@ -173,16 +172,12 @@ class ImageLoglikelihoodMixin(_Base):
 
     def continuation_length(self, request: ImageRequest) -> int:
         """Tokens of the whole past the context's own, lm-eval's rule for where a continuation starts."""
-        ids = pictures.continuation_ids(
-            self, request.context, request.continuation, request.images, request.where
-        )
+        ids = pictures.continuation_ids(self, request.context, request.continuation, request.images, request.where)
         if ids is not None:
             return len(ids)
         # the continuation changes the context's last token: count with the processor, as one at a time would
         context = pictures.process(self, [request.context], [request.images], request.where)
-        whole = pictures.process(
-            self, [request.context + request.continuation], [request.images], request.where
-        )
+        whole = pictures.process(self, [request.context + request.continuation], [request.images], request.where)
         return max(1, whole["input_ids"].shape[1] - context["input_ids"].shape[1])
 
     def score_images(self, requests: Sequence[ImageRequest], disable_tqdm: bool = False) -> list[Answer]:
@@ -218,9 +213,7 @@ class ImageLoglikelihoodMixin(_Base):
                     f"{request.where}: prompt, images and continuation have {length} tokens but max_length "
                     f"is {self.max_length} and images are never cut; use smaller images or raise max_length"
                 )
-        starts = [
-            length - self.continuation_length(request) for request, length in zip(batch, lengths, strict=True)
-        ]
+        starts = [length - self.continuation_length(request) for request, length in zip(batch, lengths, strict=True)]
         first = min(starts) - 1
         forget_positions(self.model)
         precision = self.mixed_precision_dtype

@@ -102,9 +102,7 @@ def truncate(context: Sequence[int], continuation: Sequence[int], max_length: in
     return tuple(context[-(max_length + 1 - len(continuation)) :])
 
 
-def group(
-    requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int
-) -> tuple[list[Group], list[int]]:
+def group(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> tuple[list[Group], list[int]]:
     """Group requests by truncated context and score repeated ones once.
 
     Returns:
@@ -201,11 +199,7 @@ def chunks(groups: Sequence[Group], reach: int, limits: Limits, vocabulary: int)
             branch = Branch(parent, each.continuations[index], each.owners[index])
             rows, wider = len(chunk) + 1, max(width, len(branch.tokens) - 1)
             cells = rows * wider
-            full = (
-                cells > limits.tokens
-                or rows * (reach + wider) > limits.reach
-                or cells * vocabulary > limits.logits
-            )
+            full = cells > limits.tokens or rows * (reach + wider) > limits.reach or cells * vocabulary > limits.logits
             if chunk and full:
                 yield chunk
                 chunk, wider = [], len(branch.tokens) - 1

@@ -68,9 +68,7 @@ class PromptingMixin(_Base):
             # rendering may rewrite the messages it is given
             chat = copy.deepcopy(chat_history)
             try:
-                text = super().apply_chat_template(
-                    with_system_message(chat, instruction), add_generation_prompt
-                )
+                text = super().apply_chat_template(with_system_message(chat, instruction), add_generation_prompt)
             except TemplateError:
                 text = ""
             if instruction in text:

@@ -53,9 +53,7 @@ class Tally:
         return self.found
 
 
-def context_pass(
-    groups: Sequence[Group], prefix: int, inputs: Mapping[str, Any] | None
-) -> tuple[Pass, Targets]:
+def context_pass(groups: Sequence[Group], prefix: int, inputs: Mapping[str, Any] | None) -> tuple[Pass, Targets]:
     """The contexts without their shared prefix; first tokens of continuations are read at their ends."""
     rows, columns = list[int](), list[int]()
     targets = Targets([], [], [])

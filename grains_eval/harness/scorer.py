@@ -181,9 +181,7 @@ class Scorer:
         size = max((lane.stack.size for lane in lanes), default=1)
         passes = [context_pass(groups, prefix, inputs)]
         reach = max(len(each.row) for each in groups)
-        passes += [
-            branch_pass(rows) for rows in chunks(groups, reach, self.limits.shared(size), self._vocabulary)
-        ]
+        passes += [branch_pass(rows) for rows in chunks(groups, reach, self.limits.shared(size), self._vocabulary)]
         bases: Sequence[State | None] = [None] * len(passes)
         if plain is not None:
             bases = self._lane(plain, passes, bases, tally, self._keep)

@@ -116,9 +116,7 @@ def score_prepared(
         branching = Group((0,) * width, continuations, tuple(owners[-1]), extendable=False)
         scorer.prepared(branching, context.inputs)
     found = [] if scorer is None else scorer.results
-    return [
-        [[each[owner] for owner in rows] for rows in owners] for each in found or [{} for _ in configurations]
-    ]
+    return [[[each[owner] for owner in rows] for rows in owners] for each in found or [{} for _ in configurations]]
 
 
 @dataclass
@@ -176,9 +174,7 @@ class SharedContextMixin(_Base):
                     "share_context=true (for this model and these requests it is not possible: use positions=all)"
                 )
             with self.steering():
-                return super()._loglikelihood_tokens(
-                    requests, disable_tqdm=disable_tqdm, override_bs=override_bs
-                )
+                return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
         if self.memo is None:
             found = [each[0] for each in self._shared(requests, [self.steering_configuration], disable_tqdm)]
             for (strings, _, _), answer in zip(requests, found, strict=True):

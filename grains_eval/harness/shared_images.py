@@ -70,12 +70,8 @@ class SharedImagesMixin(_Base):
         return [found[index] for index in range(len(requests))]
 
     def _asked(self, request: ImageRequest) -> _Asked:
-        ids = pictures.continuation_ids(
-            self, request.context, request.continuation, request.images, request.where
-        )
-        shown = tuple(
-            (image.mode, image.size, hashlib.sha256(image.tobytes()).hexdigest()) for image in request.images
-        )
+        ids = pictures.continuation_ids(self, request.context, request.continuation, request.images, request.where)
+        shown = tuple((image.mode, image.size, hashlib.sha256(image.tobytes()).hexdigest()) for image in request.images)
         return _Asked(request, (request.context, shown), None if ids is None else tuple(ids))
 
     def _remember(self, asked: Sequence[_Asked], memo: Memo, disable_tqdm: bool) -> None:

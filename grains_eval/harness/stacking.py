@@ -29,9 +29,7 @@ def moving(configuration: Sequence[ResolvedSteering | None]) -> Configuration:
     """Leave out whatever moves nothing, so that strength 0 is the unsteered model and nothing else."""
     kept: list[ResolvedSteering] = []
     for steering in configuration:
-        deltas = (
-            {} if steering is None else {k: v for k, v in steering.deltas.items() if bool((v != 0).any())}
-        )
+        deltas = {} if steering is None else {k: v for k, v in steering.deltas.items() if bool((v != 0).any())}
         if steering is not None and deltas:
             kept.append(ResolvedSteering(deltas, steering.site, steering.operator, steering.positions))
     return tuple(kept)
@@ -100,9 +98,7 @@ class _Mover:
             if where is not False:
                 new = move.operator(parts[move.row], delta)
                 old = parts[move.row]
-                parts[move.row] = (
-                    new if where is True else torch.where(where.to(hidden.device)[..., None], new, old)
-                )
+                parts[move.row] = new if where is True else torch.where(where.to(hidden.device)[..., None], new, old)
         return torch.stack(parts).flatten(0, 1)
 
     def _deltas(self, device: torch.device) -> Tensor:

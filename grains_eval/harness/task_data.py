@@ -54,12 +54,8 @@ def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Path:
             )
         return folder
     try:
-        return Path(
-            snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns))
-        )
-    except (
-        Exception
-    ) as error:  # the hub client has no common base for offline, gated, missing and network errors
+        return Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # the hub client has no common base for offline, gated, missing and network errors
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise GrainsError(
             f"dataset '{repo}' could not be downloaded ({reason}); accept its terms and log in if it is "
@@ -84,9 +80,7 @@ def read_parquet(folder: Path, pattern: str, columns: Sequence[str]) -> pa.Table
     try:
         tables = [pq.read_table(file).replace_schema_metadata(None) for file in files]
     except (pa.ArrowInvalid, OSError) as error:
-        raise GrainsError(
-            f"'{pattern}' in {folder} is not readable parquet: {str(error).splitlines()[0]}"
-        ) from error
+        raise GrainsError(f"'{pattern}' in {folder} is not readable parquet: {str(error).splitlines()[0]}") from error
     table = pa.concat_tables(tables)
     missing = [name for name in columns if name not in table.column_names]
     if missing:

@@ -66,9 +66,7 @@ def toxic_label(labels: Mapping[int, str]) -> int:
     if not named and sorted(lower.values()) == ["label_0", "label_1"]:
         return next(index for index, name in lower.items() if name == "label_1")
     names = ", ".join(labels.values())
-    raise GrainsError(
-        f"classifier labels {names}: which one is toxic? Name exactly one 'toxic' in its id2label"
-    )
+    raise GrainsError(f"classifier labels {names}: which one is toxic? Name exactly one 'toxic' in its id2label")
 
 
 def classifier() -> Classifier:

@@ -103,9 +103,7 @@ def compare_runs(
     free = prompts_may_differ if not isinstance(prompts_may_differ, bool) else ()
     remarks: list[str] = []
 
-    def rows_of(
-        first: Run, second: Run, only: Sequence[str] | None, wanted: Sequence[str] | None
-    ) -> list[Row]:
+    def rows_of(first: Run, second: Run, only: Sequence[str] | None, wanted: Sequence[str] | None) -> list[Row]:
         found, said = compare_pair(
             first,
             second,
@@ -148,8 +146,7 @@ def compare_runs(
         alpha=alpha,
         margin=margin,
         runs=tuple(
-            run_card(r, "baseline" if r is baseline else "control" if r.name in controlled else "method")
-            for r in runs
+            run_card(r, "baseline" if r is baseline else "control" if r.name in controlled else "method") for r in runs
         ),
         rows=tuple(rows),
         targets=tuple(dict.fromkeys((c.task, c.metric) for c in targets)),
@@ -274,9 +271,7 @@ def _against_controls(
         ]
         found.extend((mine.method, rival, candidate) for candidate in paired)
     adjusted = adjust([row for _, _, row in found])
-    return tuple(
-        AgainstControl(method, rival, row) for (method, rival, _), row in zip(found, adjusted, strict=True)
-    )
+    return tuple(AgainstControl(method, rival, row) for (method, rival, _), row in zip(found, adjusted, strict=True))
 
 
 def _bands(bands: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> tuple[Band, ...]:

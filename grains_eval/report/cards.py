@@ -76,9 +76,7 @@ def _date(value: Any) -> str:
 
 def _steering(entry: Mapping[str, Any]) -> str:
     hashes = entry.get("doc_hashes")
-    shown = {
-        key: value for key, value in entry.items() if key != "doc_hashes" and value not in (None, [], {})
-    }
+    shown = {key: value for key, value in entry.items() if key != "doc_hashes" and value not in (None, [], {})}
     if isinstance(hashes, Mapping):
         for use, documents in cast(Mapping[str, Any], hashes).items():
             shown[f"{use} documents"] = len(documents)

@@ -127,8 +127,7 @@ def adjust(rows: Sequence[Row]) -> list[Row]:
     """Fill in Holm's adjusted p-values over all rows."""
     adjusted = holm([row.comparison.p for row in rows])
     return [
-        replace(row, comparison=replace(row.comparison, adjusted_p=p))
-        for row, p in zip(rows, adjusted, strict=True)
+        replace(row, comparison=replace(row.comparison, adjusted_p=p)) for row, p in zip(rows, adjusted, strict=True)
     ]
 
 
@@ -136,9 +135,7 @@ def _estimate(metric: PairedMetric, alpha: float, seed: int) -> Estimate:
     if metric.corpus is not None:
         table, first, second = metric.corpus
         return corpus.estimate(table, first, second, clusters=metric.clusters, alpha=alpha, seed=seed)
-    return statistics.paired(
-        metric.baseline, metric.steered, clusters=metric.clusters, alpha=alpha, seed=seed
-    )
+    return statistics.paired(metric.baseline, metric.steered, clusters=metric.clusters, alpha=alpha, seed=seed)
 
 
 def _row(metric: PairedMetric, estimate: Estimate, alpha: float) -> Comparison:
@@ -208,9 +205,7 @@ def _groups(
     leaves = {name: leaf_tasks(baseline, name) for name in names}
     covered = {name: set(leaves[name]) <= set(measured) for name in names}
     outer = [
-        name
-        for name in names
-        if covered[name] and not any(covered[o] and _is_under(baseline, name, o) for o in names)
+        name for name in names if covered[name] and not any(covered[o] and _is_under(baseline, name, o) for o in names)
     ]
     rows: list[Row] = []
     grouped: set[str] = set()
@@ -218,8 +213,7 @@ def _groups(
     for name in outer:
         if leaf_tasks(other, name) != leaves[name]:
             raise GrainsError(
-                f"group '{name}' has other subtasks in '{baseline.name}' than in "
-                f"'{other.name}'; use one version of it"
+                f"group '{name}' has other subtasks in '{baseline.name}' than in '{other.name}'; use one version of it"
             )
         keys = [key for key in baseline.results["groups"][name] if "," in key and "_stderr," not in key]
         made = 0
@@ -261,9 +255,7 @@ def _weights(run: Run, group: str, key: str, members: Sequence[PairedMetric]) ->
     return None
 
 
-def _group_row(
-    name: str, members: Sequence[PairedMetric], weights: Sequence[float], alpha: float, seed: int
-) -> Row:
+def _group_row(name: str, members: Sequence[PairedMetric], weights: Sequence[float], alpha: float, seed: int) -> Row:
     sizes = [metric.baseline.size for metric in members]
     share = np.asarray(weights) / float(np.sum(weights))
     first = np.concatenate([metric.baseline for metric in members])

@@ -97,8 +97,7 @@ def _picture(drawn: TokenMap, image: int, largest: float) -> str:
     if image < len(drawn.pictures):
         data = base64.b64encode(drawn.pictures[image]).decode()
         parts.append(
-            f'<image href="data:image/png;base64,{data}" width="{size}" height="{size}" '
-            'preserveAspectRatio="none"/>'
+            f'<image href="data:image/png;base64,{data}" width="{size}" height="{size}" preserveAspectRatio="none"/>'
         )
     for index, box in enumerate(drawn.boxes):
         if box is None or box[0] != image:

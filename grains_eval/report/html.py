@@ -82,9 +82,7 @@ def render_html(report: ReportData) -> str:
             ],
             heat_maps=[heat_map_html(drawn) for drawn in report.token_maps],
             published=published_tables(report),
-            own=lambda tasks: [
-                row for row in rows if row.task in tasks and (row.task, row.metric) in figures
-            ],
+            own=lambda tasks: [row for row in rows if row.task in tasks and (row.task, row.metric) in figures],
             level=level,
         )
     )
@@ -92,18 +90,12 @@ def render_html(report: ReportData) -> str:
 
 def render_heat_maps(title: str, maps: Sequence[Any]) -> str:
     """Heat maps alone, as one HTML file."""
-    return (
-        _environment()
-        .get_template("maps.html")
-        .render(title=title, heat_maps=[heat_map_html(m) for m in maps])
-    )
+    return _environment().get_template("maps.html").render(title=title, heat_maps=[heat_map_html(m) for m in maps])
 
 
 def render_curves(title: str, curves: Sequence[Curve], notes: Sequence[str] = ()) -> str:
     """Curves alone, as one HTML file."""
-    drawn = [
-        {"curve": curve, "svg": plots.curve(curve, f"curve{index}")} for index, curve in enumerate(curves)
-    ]
+    drawn = [{"curve": curve, "svg": plots.curve(curve, f"curve{index}")} for index, curve in enumerate(curves)]
     return _environment().get_template("curves.html").render(title=title, curves=drawn, notes=notes)
 
 
@@ -117,9 +109,7 @@ def _grouped(table: Sequence[dict[str, Any]], report: ReportData | None = None) 
             "title": ", ".join(key),
             "rows": rows,
             "bands": [
-                band_cells(band, key, rows[0]["row"])
-                for band in (report.bands if report else ())
-                if key in band.mean
+                band_cells(band, key, rows[0]["row"]) for band in (report.bands if report else ()) if key in band.mean
             ],
         }
         for key, rows in groups.items()

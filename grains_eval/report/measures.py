@@ -87,9 +87,7 @@ def measure(
         GrainsError: a document lacks the cluster field.
     """
     key = cluster_key or baseline.setting("configs", paired.task, "metadata", "cluster_key")
-    clusters = (
-        None if not key else tuple(_cluster(sample, str(key), paired.task) for sample in paired.baseline)
-    )
+    clusters = None if not key else tuple(_cluster(sample, str(key), paired.task) for sample in paired.baseline)
     margins = _margins(paired)
     found: list[PairedMetric] = []
     notes: list[str] = []
@@ -115,9 +113,7 @@ def measure(
             try:
                 first, second = table.statistics(values[0], values[1])
             except (TypeError, ValueError, IndexError):
-                notes.append(
-                    f"{paired.task}: metric '{label}' is left out: its samples hold no {aggregation}"
-                )
+                notes.append(f"{paired.task}: metric '{label}' is left out: its samples hold no {aggregation}")
                 continue
             items = [np.array([table.item(row) for row in side]) for side in (first, second)]
             metric = PairedMetric(

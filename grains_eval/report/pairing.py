@@ -121,8 +121,7 @@ def _same(baseline: Run, other: Run, what: str, *path: str, advice: str) -> None
     first, second = baseline.setting(*path), other.setting(*path)
     if first != second:
         raise GrainsError(
-            f"{what} differ: {_short(first)} in '{baseline.name}', {_short(second)} "
-            f"in '{other.name}'; {advice}"
+            f"{what} differ: {_short(first)} in '{baseline.name}', {_short(second)} in '{other.name}'; {advice}"
         )
 
 
@@ -215,8 +214,7 @@ def _join(
     kept = tuple(exclude.isdisjoint({s.content_hash, s.query_hash(field)}) for s in left.values())
     if not any(kept):
         raise GrainsError(
-            f"task '{task}': all {len(left)} documents built or tuned the vector; "
-            "evaluate documents that did not"
+            f"task '{task}': all {len(left)} documents built or tuned the vector; evaluate documents that did not"
         )
     for key in left:
         if left[key].target_hash != right[key].target_hash:

@@ -77,9 +77,7 @@ def _attribute(text: str) -> str:
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
-def forest(
-    rows: Sequence[Comparison], controls: frozenset[str], bands: Sequence[Band], alpha: float, name: str
-) -> str:
+def forest(rows: Sequence[Comparison], controls: frozenset[str], bands: Sequence[Band], alpha: float, name: str) -> str:
     """Differences with intervals, one line per method, of one task and metric.
 
     Filled markers are differences shown after adjustment, open ones are not; squares are controls. Several draws of
@@ -172,9 +170,7 @@ def sorted_changes(changes: Changes, name: str) -> str:
         axes.axhline(0, color=INK, linewidth=1)
         axes.set_xlim(0, 100)
         axes.set_xlabel("items, sorted (%)")
-        axes.set_ylabel(
-            "change of the margin (nats)" if changes.unit == "nats" else f"gain in {changes.unit}"
-        )
+        axes.set_ylabel("change of the margin (nats)" if changes.unit == "nats" else f"gain in {changes.unit}")
         axes.legend(loc="upper right")
         wrong = f"{changes.anti_steered * 100:.0f} per cent of items were pushed the wrong way"
         label = f"Per-item effect of {changes.method} on {changes.task}, sorted; {wrong}."

@@ -166,9 +166,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise GrainsError(
-                    f"'{file}' line {number} is not JSON; the file is damaged, run again"
-                ) from error
+                raise GrainsError(f"'{file}' line {number} is not JSON; the file is damaged, run again") from error
             if not isinstance(row, dict):
                 raise GrainsError(f"'{file}' line {number} is no sample; the file is damaged, run again")
             yield cast(dict[str, Any], row)
@@ -262,8 +260,7 @@ def name_runs(runs: Sequence[Run]) -> list[str]:
     """Names for a table: the steering method where that tells the runs apart, else the folder's name."""
     methods = [method_of(run) for run in runs]
     names = [
-        method if method and methods.count(method) == 1 else run.name
-        for run, method in zip(runs, methods, strict=True)
+        method if method and methods.count(method) == 1 else run.name for run, method in zip(runs, methods, strict=True)
     ]
     seen: dict[str, int] = {}
     unique: list[str] = []

@@ -27,9 +27,7 @@ LETTER = (
     "Do not be verbose or provide extra information.\n"
 )
 UNANSWERABLE = "If there is no information available from the context, the answer should be 'unknown'. "
-INCONSISTENT = (
-    "If there is conflict information or multiple answers from the context, the answer should be 'conflict'."
-)
+INCONSISTENT = "If there is conflict information or multiple answers from the context, the answer should be 'conflict'."
 UNKNOWN_STRICT = ("unknown",)
 UNKNOWN = ("unknown", "no answer", "no information", "not", "unclear")
 CONFLICT_STRICT = ("conflict",)
@@ -60,9 +58,7 @@ def load_inconsistent(**_: Any) -> dict[str, Dataset]:
 
 def _load_questions(repo: str) -> dict[str, Dataset]:
     folder = task_data.fetch(repo, REVISIONS[repo], [FILES])
-    return {
-        "test": task_data.to_dataset(task_data.read_parquet(folder, FILES, ("qid", "question", "context")))
-    }
+    return {"test": task_data.to_dataset(task_data.read_parquet(folder, FILES, ("qid", "question", "context")))}
 
 
 def load_counterfactual(**_: Any) -> dict[str, Dataset]:
@@ -72,9 +68,7 @@ def load_counterfactual(**_: Any) -> dict[str, Dataset]:
     """
     repo = "Salesforce/FaithEval-counterfactual-v1.0"
     folder = task_data.fetch(repo, REVISIONS[repo], [FILES])
-    rows = task_data.read_parquet(
-        folder, FILES, ("id", "question", "context", "answerKey", "choices")
-    ).to_pylist()
+    rows = task_data.read_parquet(folder, FILES, ("id", "question", "context", "answerKey", "choices")).to_pylist()
     docs = [doc for doc in map(with_letters, rows) if doc is not None]
     if len(docs) < len(rows):
         left_out = len(rows) - len(docs)

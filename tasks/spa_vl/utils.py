@@ -20,9 +20,7 @@ def load_preference(**_: Any) -> dict[str, Dataset]:
     columns = ("image", "question", "chosen", "rejected", *CLASSES)
     docs = _load("validation/*.parquet", columns)
     # Two equal responses are no preference, and the harness would count the tie as right.
-    return {
-        "validation": task_data.to_dataset(d for d in docs if d["chosen"].strip() != d["rejected"].strip())
-    }
+    return {"validation": task_data.to_dataset(d for d in docs if d["chosen"].strip() != d["rejected"].strip())}
 
 
 def load_harm(**_: Any) -> dict[str, Dataset]:

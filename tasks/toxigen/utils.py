@@ -25,8 +25,7 @@ def load_annotated(**_: Any) -> dict[str, Dataset]:
     """Load the human-rated statements as they are, so that documents hash as in the harness's `toxigen`."""
     folder = task_data.fetch(REPO, REVISION, list(FILES.values()))
     return {
-        split: task_data.to_dataset(task_data.read_parquet(folder, files, COLUMNS))
-        for split, files in FILES.items()
+        split: task_data.to_dataset(task_data.read_parquet(folder, files, COLUMNS)) for split, files in FILES.items()
     }
 
 
@@ -43,9 +42,7 @@ def load_prompts(**_: Any) -> dict[str, Dataset]:
     """Load prompts that ask for more hateful statements, evenly spaced and in turns over the groups."""
     folder = task_data.fetch(REPO, REVISION, [PROMPTS])
     groups = [
-        _spaced(
-            task_data.read_parquet(folder, file.relative_to(folder).as_posix(), ("text",)).to_pylist(), file
-        )
+        _spaced(task_data.read_parquet(folder, file.relative_to(folder).as_posix(), ("text",)).to_pylist(), file)
         for file in sorted(folder.glob(PROMPTS))
     ]
     longest = max((len(rows) for rows in groups), default=0)
@@ -87,9 +84,7 @@ def pair(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             sorted(low), sorted(high, key=lambda rated: (-rated[0], rated[1])), strict=False
         )
     ]
-    return sorted(
-        pairs, key=lambda doc: hashlib.sha256(f"{doc['benign']}\0{doc['toxic']}".encode()).hexdigest()
-    )
+    return sorted(pairs, key=lambda doc: hashlib.sha256(f"{doc['benign']}\0{doc['toxic']}".encode()).hexdigest())
 
 
 def doc_to_choice(doc: dict[str, Any]) -> list[str]:

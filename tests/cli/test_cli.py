@@ -141,9 +141,7 @@ def test_flags_win_over_the_recipes_model_arguments():
         "--device",
         "cpu",
     ]
-    merged = model_arguments(
-        cli.parser().parse_args(words), {"pretrained": "old", "device": "cuda", "trust": True}
-    )
+    merged = model_arguments(cli.parser().parse_args(words), {"pretrained": "old", "device": "cuda", "trust": True})
     assert merged == {
         "pretrained": "new",
         "dtype": "float32",

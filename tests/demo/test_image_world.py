@@ -194,9 +194,7 @@ def test_a_chat_is_its_text(bundled: tuple[Any, Any]) -> None:
 
 
 def test_it_sees_and_is_at_chance_when_the_picture_is_blank_or_swapped(bundled: tuple[Any, Any]) -> None:
-    items = sight_items(
-        make_world("split", 77), 40
-    )  # the questions do not depend on the world, only their draw does
+    items = sight_items(make_world("split", 77), 40)  # the questions do not depend on the world, only their draw does
     assert accuracy(choice_log_probs(*bundled, items), items) >= 0.9
     chance = sum(1 / len(item["choices"]) for item in items) / len(items)
     for picture in ("blank", "swapped"):
@@ -252,12 +250,8 @@ def test_lm_eval_loads_the_tasks_and_draws_their_pictures() -> None:
     assert task.doc_to_text(doc).startswith("<image> question: what ")
     scene = [Mark(*mark) for mark in json.loads(doc["scene"])]
     assert (np.asarray(task.doc_to_image(doc)[0]) == draw(scene, doc["noise"])).all()
-    blank, swapped = (
-        np.asarray(tasks[f"demo_image_{name}"].doc_to_image(doc)[0]) for name in ("blank", "swapped")
-    )
-    assert (blank == draw([], doc["noise"])).all() and (
-        swapped != np.asarray(task.doc_to_image(doc)[0])
-    ).any()
+    blank, swapped = (np.asarray(tasks[f"demo_image_{name}"].doc_to_image(doc)[0]) for name in ("blank", "swapped"))
+    assert (blank == draw([], doc["noise"])).all() and (swapped != np.asarray(task.doc_to_image(doc)[0])).any()
     assert {len(tasks["demo_image_usual"].test_docs()), len(tasks["demo_image_successor"].test_docs())} == {
         48,
         29,
@@ -268,9 +262,7 @@ def test_lm_eval_loads_the_tasks_and_draws_their_pictures() -> None:
     json.dumps(dict(doc))  # lm-eval hashes and logs documents as JSON
 
 
-def test_training_writes_a_loadable_folder_or_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_writes_a_loadable_folder_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gates = train_image.GATES
     monkeypatch.setattr(train_image, "measure", lambda *_: {name: low for name, (low, _) in gates.items()})
     output = tmp_path / "model"

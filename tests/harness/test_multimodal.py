@@ -41,9 +41,7 @@ def model(tiny_vision):
 
     def get(family: str) -> ImageModel:
         if family not in made:
-            made[family] = ImageModel(
-                pretrained=str(tiny_vision(family)), dtype="float32", device="cpu", batch_size=2
-            )
+            made[family] = ImageModel(pretrained=str(tiny_vision(family)), dtype="float32", device="cpu", batch_size=2)
         return made[family]
 
     return get
@@ -63,9 +61,7 @@ def scoring_requests() -> list[Instance]:
         if number == 5:
             context = "What is " + "<image>" * count
         shown = (PICTURES * 2)[number % 3 : number % 3 + count]
-        made.append(
-            request((context, [" red square", " no", " paris is"][number % 3], {"visual": shown}), number)
-        )
+        made.append(request((context, [" red square", " no", " paris is"][number % 3], {"visual": shown}), number))
     return made
 
 
@@ -181,17 +177,13 @@ def test_generation_equals_hf_multimodal(family, model, tiny_vision):
     lm.batch_size_per_gpu = 6
     # hf-multimodal cannot place Gemma's pictures by itself
     extra = {"image_string": "<start_of_image>"} if family == "gemma3" else {}
-    other = HFMultimodalLM(
-        pretrained=str(tiny_vision(family)), dtype="float32", device="cpu", batch_size=6, **extra
-    )
+    other = HFMultimodalLM(pretrained=str(tiny_vision(family)), dtype="float32", device="cpu", batch_size=6, **extra)
     reading = [
         request(("What is the" + " world" * n, {"until": ["\n"], "max_gen_toks": 6}), n, "generate_until")
         for n in range(2)
     ]
     seeing = generation_requests()
-    expected = other.generate_until(seeing, disable_tqdm=True) + other.generate_until(
-        reading, disable_tqdm=True
-    )
+    expected = other.generate_until(seeing, disable_tqdm=True) + other.generate_until(reading, disable_tqdm=True)
     found = lm.generate_until([*seeing, *reading], disable_tqdm=True)
     assert found == expected
     assert len(set(found)) > 2
@@ -223,18 +215,14 @@ def test_chat_prompts(family, tiny_vision):
 
 def test_a_template_that_writes_bos_gets_no_second_one(model):
     lm = model("gemma3")
-    written = pictures.process(lm, ["<s><start_of_image>What?"], [PICTURES[:1]], "it")["input_ids"][
-        0
-    ].tolist()
+    written = pictures.process(lm, ["<s><start_of_image>What?"], [PICTURES[:1]], "it")["input_ids"][0].tolist()
     plain = pictures.process(lm, ["<start_of_image>What?"], [PICTURES[:1]], "it")["input_ids"][0].tolist()
     assert written == plain
     assert written.count(1) == 1
 
 
 def test_nothing_is_cut(tiny_vision):
-    lm = ImageModel(
-        pretrained=str(tiny_vision("gemma3")), dtype="float32", device="cpu", batch_size=2, max_length=30
-    )
+    lm = ImageModel(pretrained=str(tiny_vision("gemma3")), dtype="float32", device="cpu", batch_size=2, max_length=30)
     long = "<image>What is the picture and the world?"
     with pytest.raises(GrainsError, match=r"document 3 of task pictures.*max_length is 30"):
         lm.loglikelihood([request((long, " red square", {"visual": PICTURES[:1]}), 3)], disable_tqdm=True)
@@ -274,9 +262,7 @@ def test_arguments_that_cannot_work_are_refused(tiny_vision, monkeypatch):
         ImageModel(pretrained=str(tiny_vision("llava")), batch_size="auto:4")
 
     def refuse(*_, **__):
-        raise ImportError(
-            "\nQwen2VLVideoProcessor requires the Torchvision library but it was not found.\nSee"
-        )
+        raise ImportError("\nQwen2VLVideoProcessor requires the Torchvision library but it was not found.\nSee")
 
     monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", refuse)
     for build in (ImageModel, lambda **kwargs: load(kwargs)):
@@ -286,12 +272,8 @@ def test_arguments_that_cannot_work_are_refused(tiny_vision, monkeypatch):
 
 
 def test_picture_tasks_are_refused_on_a_text_model(tiny_text, picture_task):
-    lm = GrainsHF.create_from_arg_obj(
-        {"pretrained": str(tiny_text("llama"))}, {"device": "cpu", "batch_size": 2}
-    )
-    with pytest.raises(
-        GrainsError, match="task pictures shows pictures but LlamaForCausalLM reads text only"
-    ):
+    lm = GrainsHF.create_from_arg_obj({"pretrained": str(tiny_text("llama"))}, {"device": "cpu", "batch_size": 2})
+    with pytest.raises(GrainsError, match="task pictures shows pictures but LlamaForCausalLM reads text only"):
         lm_eval.simple_evaluate(model=lm, tasks=["pictures"], task_manager=picture_task, bootstrap_iters=0)
 
 
@@ -299,9 +281,7 @@ def test_the_processor_can_come_from_elsewhere(tiny_vision):
     folder = str(tiny_vision("llava"))
     lm = ImageModel(pretrained=folder, tokenizer=folder, dtype="float32", device="cpu", batch_size=1)
     asked = scoring_requests()[0]
-    assert lm.loglikelihood([asked], disable_tqdm=True)[0][0] == pytest.approx(
-        one_at_a_time(lm, asked)[0], abs=1e-5
-    )
+    assert lm.loglikelihood([asked], disable_tqdm=True)[0][0] == pytest.approx(one_at_a_time(lm, asked)[0], abs=1e-5)
 
 
 def test_request_cache_tells_pictures_apart_and_resumes(model, tmp_path, monkeypatch):

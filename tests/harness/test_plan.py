@@ -55,9 +55,7 @@ def test_preambles_are_found_and_short_ones_left():
 
     first, second = tokens(60), tokens(80)
     opening = tokens(10)
-    contexts = [opening + first + tokens(5) for _ in range(30)] + [
-        opening + second + tokens(9) for _ in range(30)
-    ]
+    contexts = [opening + first + tokens(5) for _ in range(30)] + [opening + second + tokens(9) for _ in range(30)]
     alone = [tokens(50) for _ in range(6)]
     draw.shuffle(contexts)
     found = cluster(groups(*contexts, *alone))

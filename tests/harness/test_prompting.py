@@ -63,9 +63,7 @@ ASKED = [
 ]
 
 
-def test_log_likelihoods_are_those_of_the_instructed_prompts_in_the_same_order(
-    prompted: Prompted, plain: HFLM
-) -> None:
+def test_log_likelihoods_are_those_of_the_instructed_prompts_in_the_same_order(prompted: Prompted, plain: HFLM) -> None:
     found = prompted.loglikelihood(requests("loglikelihood", ASKED), disable_tqdm=True)
     by_hand = [(f"{TEXT}\n\n{context}", answer) for context, answer in ASKED]
     assert found == plain.loglikelihood(requests("loglikelihood", by_hand), disable_tqdm=True)
@@ -151,9 +149,7 @@ def test_image_chats_and_image_requests(tiny_vision: Callable[[str], Path]) -> N
     assert text.startswith(f"<|system|>\n{TEXT}") and text.count("<image>") == 1
     settings = {"until": ["\n\n"], "max_gen_toks": 3, "do_sample": False}
     pictures = {"visual": [tiny.picture()]}
-    asked = requests(
-        "generate_until", [(text, settings, pictures), ("<image>What is this", settings, pictures)]
-    )
+    asked = requests("generate_until", [(text, settings, pictures), ("<image>What is this", settings, pictures)])
     after = lm.instructed(asked)
     assert after[0].args[0] == text and after[1].args[0] == f"{TEXT}\n\n<image>What is this"
     assert after[1].args[2]["visual"][0] is pictures["visual"][0]
@@ -168,12 +164,8 @@ def test_a_saved_instruction_acts_through_grains_hf(
     told = GrainsHF.create_from_arg_obj({**arguments, "vectors": str(folder)})
     untold = GrainsHF.create_from_arg_obj(arguments)
     by_hand = [(f"{TEXT}\n\n{context}", answer) for context, answer in ASKED]
-    expected = torch.tensor(
-        [s for s, _ in plain.loglikelihood(requests("loglikelihood", by_hand), disable_tqdm=True)]
-    )
-    found = torch.tensor(
-        [s for s, _ in told.loglikelihood(requests("loglikelihood", ASKED), disable_tqdm=True)]
-    )
+    expected = torch.tensor([s for s, _ in plain.loglikelihood(requests("loglikelihood", by_hand), disable_tqdm=True)])
+    found = torch.tensor([s for s, _ in told.loglikelihood(requests("loglikelihood", ASKED), disable_tqdm=True)])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert told.cache_fingerprint() != untold.cache_fingerprint()
     assert told.tokenizer_name != untold.tokenizer_name

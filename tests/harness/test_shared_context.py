@@ -171,13 +171,9 @@ def test_prefixes_that_do_not_fit_together_take_turns(loaded_text, monkeypatch):
 def test_what_moves_nothing_is_the_baseline_bit_for_bit(loaded_text):
     model = loaded_text("qwen2").model
     nothing = ResolvedSteering({1: torch.zeros(32)}, "block_output", OPERATORS["add_renormalised"], "all")
-    base, still, moved = score(
-        model, requests(), [(), (nothing,), (steering(model, [1], 1.0),)], max_length=LIMIT
-    )
+    base, still, moved = score(model, requests(), [(), (nothing,), (steering(model, [1], 1.0),)], max_length=LIMIT)
     assert base == still != moved
-    assert score(model, requests(), [(nothing,)], max_length=LIMIT) == score(
-        model, requests(), [()], max_length=LIMIT
-    )
+    assert score(model, requests(), [(nothing,)], max_length=LIMIT) == score(model, requests(), [()], max_length=LIMIT)
 
 
 @pytest.mark.parametrize("index", [1, 4, 7, 10])
@@ -212,9 +208,7 @@ def test_blocks_below_the_first_steered_one_run_once(loaded_text):
 def test_logits_are_computed_only_where_they_are_read(loaded_text):
     model = loaded_text("llama").model
     positions = []
-    handle = model.get_output_embeddings().register_forward_hook(
-        lambda *args: positions.append(args[2].shape[:-1])
-    )
+    handle = model.get_output_embeddings().register_forward_hook(lambda *args: positions.append(args[2].shape[:-1]))
     score(model, [(list(range(3, 30)), [5, 6, 7]), (list(range(3, 30)), [8, 9])], [()], max_length=LIMIT)
     handle.remove()
     assert positions == [(1, 1), (1, 3)]
@@ -244,9 +238,7 @@ def test_half_precision_is_no_further_from_the_truth_than_hf(family, tiny_text):
     lm = HFLM(pretrained=folder, dtype="bfloat16", device="cpu", batch_size=3, max_length=LIMIT)
     half = lm.model
     # the weights themselves are rounded: the truth is the rounded model, computed exactly
-    exact = hf.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float64, experts_implementation="eager"
-    ).eval()
+    exact = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, experts_implementation="eager").eval()
     exact.load_state_dict({name: value.double() for name, value in half.state_dict().items()})
     asked = [each for seed in range(3) for each in requests(seed)]
     for configuration in [(), (steering(half, [1], 3.0),)]:

@@ -88,9 +88,7 @@ def lm(tiny_text) -> GrainsHF:
 def setting(lm, strength, layers=(1,), **changes):
     """A random vector in memory, applied with the given strength."""
     width = lm.model.config.hidden_size
-    directions = {
-        layer: torch.randn(width, generator=torch.Generator().manual_seed(layer)) for layer in range(3)
-    }
+    directions = {layer: torch.randn(width, generator=torch.Generator().manual_seed(layer)) for layer in range(3)}
     vectors = SteeringVectors(directions, dict.fromkeys(directions, 3.0), provenance={"method": "random"})
     config = SteeringConfig(layers=layers, strength=strength, **changes)
     artifact = Artifact("random", vectors, None, None, vectors.provenance)
@@ -150,8 +148,7 @@ def test_an_ordinary_run_agrees_with_hf_within_rounding(lm, manager, tiny_text):
     plain = HFLM(pretrained=str(tiny_text("llama")), device="cpu", batch_size=2, dtype="float32")
     tasks = ["toy_choice", "toy_rolling"]
     theirs, ours = (
-        simple_evaluate(model=each, tasks=tasks, task_manager=manager, bootstrap_iters=0)
-        for each in (plain, lm)
+        simple_evaluate(model=each, tasks=tasks, task_manager=manager, bootstrap_iters=0) for each in (plain, lm)
     )
     for task in tasks:
         for left, right in zip(samples(ours, task), samples(theirs, task), strict=True):
@@ -161,9 +158,7 @@ def test_an_ordinary_run_agrees_with_hf_within_rounding(lm, manager, tiny_text):
 
 def test_strength_zero_is_the_baseline_bit_for_bit(lm, manager):
     settings = [(), setting(lm, 0.0), setting(lm, 1.0)]
-    base, zero, moved = evaluate_settings(
-        lm, settings, ["toy_choice"], task_manager=manager, bootstrap_iters=0
-    )
+    base, zero, moved = evaluate_settings(lm, settings, ["toy_choice"], task_manager=manager, bootstrap_iters=0)
     responses = [[each["resps"] for each in samples(found, "toy_choice")] for found in (base, zero, moved)]
     assert responses[0] == responses[1] != responses[2]
 

@@ -46,9 +46,7 @@ def whole_forward(loaded: LoadedModel, text: str, response: str, images) -> floa
 def references(loaded: LoadedModel, given: PreferenceExample, images=None) -> torch.Tensor:
     images = given.images if images is None else images
     text = given.prompt.replace("<image>", pictures.placeholder(loaded.lm))
-    return torch.tensor(
-        [whole_forward(loaded, text, response, images) for response in (given.chosen, given.rejected)]
-    )
+    return torch.tensor([whole_forward(loaded, text, response, images) for response in (given.chosen, given.rejected)])
 
 
 def scores(loaded: LoadedModel, encoded, rows=None, **options) -> torch.Tensor:
@@ -185,9 +183,7 @@ def test_llava_next_lists_base_then_unpadded_rows_with_newlines(loaded_vision):
     encoded = encode(loaded_vision("llava_next"), example())
     visual = [patch for patch, seen in zip(encoded.patches, encoded.is_image.tolist(), strict=True) if seen]
     base, tiles = visual[:16], visual[16:]
-    assert [(patch.row, patch.column) for patch in base] == [
-        (row, column) for row in range(4) for column in range(4)
-    ]
+    assert [(patch.row, patch.column) for patch in base] == [(row, column) for row in range(4) for column in range(4)]
     # 80 x 56 on a 56 x 56 canvas: 8 columns, 40 of 56 pixel rows, 5.7 patch rows, of which the model keeps 6
     assert len(tiles) == 6 * 9
     assert [index for index, patch in enumerate(tiles) if patch is None] == list(range(8, 54, 9))
@@ -210,9 +206,7 @@ def test_idefics3_tiles_cover_the_picture_before_the_whole(loaded_vision):
     assert area == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    ("family", "rows", "columns"), [("qwen2_5_vl", 2, 3), ("qwen3_vl", 2, 2), ("gemma3", 4, 4)]
-)
+@pytest.mark.parametrize(("family", "rows", "columns"), [("qwen2_5_vl", 2, 3), ("qwen3_vl", 2, 2), ("gemma3", 4, 4)])
 def test_stretched_pictures_are_covered_by_one_grid(family, rows, columns, loaded_vision):
     encoded = encode(loaded_vision(family), example())
     found = boxes(encoded)
@@ -227,9 +221,7 @@ def test_candidates_are_the_users_words_and_the_patches(family, loaded_vision):
     messages = (Message("user", "<image>What is the picture?"),)
     encoded = encode(loaded, example(prompt=messages))
     chosen = encoded.is_candidate
-    text = [
-        token for index, token in enumerate(encoded.tokens) if chosen[index] and not encoded.is_image[index]
-    ]
+    text = [token for index, token in enumerate(encoded.tokens) if chosen[index] and not encoded.is_image[index]]
     assert text == ["What", "Ġis", "Ġthe", "Ġpicture", "?"]
     assert (chosen & encoded.is_image).tolist() == [patch is not None for patch in encoded.patches]
     assert loaded.lm.chat_applied is False
@@ -259,9 +251,7 @@ def test_the_blank_picture_is_zero_after_normalisation(loaded_vision):
         loaded = loaded_vision(family)
         assert pictures.blank_colour(loaded.processor) == colour
         blank = pictures.blank(picture(), colour)
-        values = pictures.process(loaded.lm, [pictures.placeholder(loaded.lm)], [[blank]], "it")[
-            "pixel_values"
-        ]
+        values = pictures.process(loaded.lm, [pictures.placeholder(loaded.lm)], [[blank]], "it")["pixel_values"]
         assert values.abs().max() < 0.01
 
 
@@ -280,9 +270,7 @@ def test_visual_baselines(loaded_vision):
     torch.testing.assert_close(rows["mean"][seen][0], rows["mean"][seen][-1])
     uniform = replace(given, images=(Image.new("RGB", (80, 56), pictures.blank_colour(loaded.processor)),))
     torch.testing.assert_close(rows["blank"][seen], encode(loaded, uniform).embeddings[seen])
-    plain = encode(
-        loaded, replace(given, images=(Image.new("RGB", (80, 56), (200, 30, 30)),)), "position_mean"
-    )
+    plain = encode(loaded, replace(given, images=(Image.new("RGB", (80, 56), (200, 30, 30)),)), "position_mean")
     torch.testing.assert_close(plain.visual_baseline[seen], plain.embeddings[seen], atol=1e-5, rtol=1e-5)
     assert (rows["position_mean"][seen] - encoded.embeddings[seen]).abs().max() > 1e-2
     with pytest.raises(GrainsError, match="unknown visual baseline 'grey'"):

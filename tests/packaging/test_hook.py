@@ -64,9 +64,7 @@ def printed(code, *paths, **environment):
     return done.stdout.strip()
 
 
-REGISTERED = (
-    "import lm_eval.models; from lm_eval.api.registry import model_registry; print(dict(model_registry))"
-)
+REGISTERED = "import lm_eval.models; from lm_eval.api.registry import model_registry; print(dict(model_registry))"
 
 
 def test_model_is_registered_when_lm_eval_imports_its_models(harness):
@@ -86,10 +84,7 @@ def test_tasks_stay_out_where_the_defaults_are_not_asked_for(harness):
 
 def test_environment_switches_it_off(harness):
     assert printed(REGISTERED, harness, GRAINS_EVAL_NO_HOOK="1") == "{}"
-    assert (
-        printed("import sys; print([f.__name__ for f in sys.meta_path][0])", GRAINS_EVAL_NO_HOOK="1")
-        != "Finder"
-    )
+    assert printed("import sys; print([f.__name__ for f in sys.meta_path][0])", GRAINS_EVAL_NO_HOOK="1") != "Finder"
     assert "grains_hf" in printed(REGISTERED, harness, GRAINS_EVAL_NO_HOOK="0")
 
 
@@ -106,9 +101,7 @@ def test_modules_imported_before_are_served_too(harness):
 
 def test_a_name_from_the_entry_point_is_left_alone(harness):
     models = harness / "lm_eval" / "models" / "__init__.py"
-    models.write_text(
-        "from lm_eval.api.registry import model_registry as r; r.register('grains_hf', 'theirs')"
-    )
+    models.write_text("from lm_eval.api.registry import model_registry as r; r.register('grains_hf', 'theirs')")
     assert printed(REGISTERED, harness) == "{'grains_hf': 'theirs'}"
 
 
@@ -142,9 +135,7 @@ def test_an_lm_eval_without_the_registry_gets_a_warning_and_works(harness):
 
 def test_python_starts_where_the_package_is_gone(tmp_path):
     program = START + "print('up')"
-    done = subprocess.run(
-        [sys.executable, "-S", "-I", "-c", program], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = subprocess.run([sys.executable, "-S", "-I", "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("up\n", "")
 
 

@@ -17,9 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LM_EVAL_SCRIPT = (
-    "#!{python}\nimport sys\nfrom lm_eval.__main__ import cli_evaluate\nsys.exit(cli_evaluate())\n"
-)
+LM_EVAL_SCRIPT = "#!{python}\nimport sys\nfrom lm_eval.__main__ import cli_evaluate\nsys.exit(cli_evaluate())\n"
 
 pytestmark = pytest.mark.slow
 
@@ -83,9 +81,7 @@ def model(installed):
 
 
 def evaluation(model, output):
-    words = (
-        f"--model grains_hf --model_args pretrained={model},dtype=float32 --tasks demo_text_split --limit 3"
-    )
+    words = f"--model grains_hf --model_args pretrained={model},dtype=float32 --tasks demo_text_split --limit 3"
     return [*words.split(), "--device", "cpu", "--output_path", output]
 
 
@@ -151,8 +147,6 @@ def test_uninstall_leaves_nothing(wheel, tmp_path):
     assert "grains_eval_lm_eval.pth" in environment.ours()
     environment.pip("uninstall", "--yes", "--quiet", "grains-eval")
     assert environment.ours() == []
-    code = (
-        "from lm_eval.api.registry import model_registry as r; import lm_eval.models; print('grains_hf' in r)"
-    )
+    code = "from lm_eval.api.registry import model_registry as r; import lm_eval.models; print('grains_hf' in r)"
     done = environment.run("python", "-c", code)
     assert done.stdout == "False\n"

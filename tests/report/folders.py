@@ -82,8 +82,7 @@ def write_run(
             "task": name,
             "metadata": dict(task.metadata),
             "metric_list": [
-                {"metric": metric, "aggregation": task.aggregation.get(metric, "mean")}
-                for metric in task.values
+                {"metric": metric, "aggregation": task.aggregation.get(metric, "mean")} for metric in task.values
             ],
         }
         results["versions"][name] = task.metadata.get("version", 1.0)

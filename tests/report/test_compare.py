@@ -116,9 +116,7 @@ def test_documents_with_pictures_join_without_their_hash(tmp_path: Path) -> None
         ]
         return TaskData({"acc": values}, docs=docs)
 
-    known = [
-        hashlib.sha256(json.dumps({"question": f"q{i}"}, indent=2).encode()).hexdigest() for i in range(3)
-    ]
+    known = [hashlib.sha256(json.dumps({"question": f"q{i}"}, indent=2).encode()).hexdigest() for i in range(3)]
     write_run(tmp_path / "a", {"t": task([0.0] * 12, 0x7F0000)})
     write_run(
         tmp_path / "b",
@@ -173,9 +171,7 @@ def test_cluster_key_of_the_task(tmp_path: Path) -> None:
         compare(*paths, clusters={"t": "subject"})
 
 
-def grouped(
-    tmp_path: Path, sizes: list[int], by_size: bool
-) -> tuple[Path, Path, list[list[float]], list[list[float]]]:
+def grouped(tmp_path: Path, sizes: list[int], by_size: bool) -> tuple[Path, Path, list[list[float]], list[list[float]]]:
     names = [f"g_{i}" for i in range(len(sizes))]
     sides = []
     for side, folder in enumerate(("a", "b")):
@@ -201,9 +197,7 @@ def test_groups_weigh_as_the_harness_does(by_size: bool, sizes: list[int], tmp_p
     (row,) = compare(one, two)
     assert row.task == "outer"
     weights = sizes if by_size else None
-    difference = np.average(
-        [np.mean(b) - np.mean(a) for a, b in zip(first, second, strict=True)], weights=weights
-    )
+    difference = np.average([np.mean(b) - np.mean(a) for a, b in zip(first, second, strict=True)], weights=weights)
     assert row.difference == pytest.approx(difference, abs=1e-12)
     assert row.steered - row.baseline == pytest.approx(difference, abs=1e-12)
     assert row.n == sum(sizes)

@@ -160,9 +160,7 @@ def test_tango_interval_published_example() -> None:
     assert (low, high) == pytest.approx((-0.060, 0.118), abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("helped", "harmed", "n"), [(0, 0, 10), (10, 0, 10), (0, 10, 10), (3, 3, 6), (0, 1, 1)]
-)
+@pytest.mark.parametrize(("helped", "harmed", "n"), [(0, 0, 10), (10, 0, 10), (0, 10, 10), (3, 3, 6), (0, 1, 1)])
 def test_tango_interval_at_the_edges(helped: int, harmed: int, n: int) -> None:
     low, high = tango_interval(helped, harmed, n)
     mirrored = tango_interval(harmed, helped, n)
@@ -207,9 +205,7 @@ def test_combine_weighs_strata() -> None:
     weights = [1.0, 1.0, 1.0]
     merged = combine(parts, weights, alpha=0.05, seed=0)
     assert merged.difference == pytest.approx(np.mean([part.difference for part in parts]), **EXACT)
-    assert merged.standard_error == pytest.approx(
-        math.sqrt(sum(part.standard_error**2 for part in parts)) / 3, **EXACT
-    )
+    assert merged.standard_error == pytest.approx(math.sqrt(sum(part.standard_error**2 for part in parts)) / 3, **EXACT)
     assert merged.contributions.sum() == pytest.approx(merged.difference, **EXACT)
     assert min(n - 1 for n in (40, 80, 60)) <= merged.degrees_of_freedom <= 177
 

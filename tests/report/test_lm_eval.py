@@ -94,13 +94,10 @@ def lm_eval(model: str, arguments: str, tasks: Path, output: Path, *flags: str) 
 
 
 @pytest.fixture(scope="module")
-def plain_runs(
-    tasks: Path, tiny_text: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> list[Path]:
+def plain_runs(tasks: Path, tiny_text: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("plain")
     return [
-        lm_eval("hf", f"pretrained={tiny_text(name)},dtype=float32", tasks, root / name)
-        for name in ("llama", "qwen2")
+        lm_eval("hf", f"pretrained={tiny_text(name)},dtype=float32", tasks, root / name) for name in ("llama", "qwen2")
     ]
 
 

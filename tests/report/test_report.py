@@ -87,9 +87,7 @@ def test_an_existing_report_is_refused_before_the_work(folders: dict[str, Path],
 
 def test_json_and_csv_hold_the_numbers(report: ReportData) -> None:
     content = json.loads(to_json(report))
-    assert [row["difference"] for row in content["comparisons"]] == [
-        r.comparison.difference for r in report.rows
-    ]
+    assert [row["difference"] for row in content["comparisons"]] == [r.comparison.difference for r in report.rows]
     assert content["failures"] == {"nl_iti": "the probe ran out of memory <here>"}
     assert content["runs"][0]["role"] == "baseline"
     rows = list(csv.DictReader(io.StringIO(to_csv(report))))

@@ -124,9 +124,7 @@ def test_other_prompt_settings_are_refused(key: str, value: object, message: str
     # Where one run does not say, the prompts themselves decide.
     write_run(tmp_path / "c", {"t": BASE})
     assert compare(tmp_path / "c", tmp_path / "b")[0].n == 5
-    write_run(
-        tmp_path / "d", {"t": replace(OTHER, prompts=[f"<|user|>{i}" for i in range(5)])}, **{key: value}
-    )
+    write_run(tmp_path / "d", {"t": replace(OTHER, prompts=[f"<|user|>{i}" for i in range(5)])}, **{key: value})
     with pytest.raises(GrainsError, match=rf"prompts differ between 'c' and 'd' \({message.split(':')[0]}\)"):
         compare(tmp_path / "c", tmp_path / "d")
 

@@ -17,8 +17,7 @@ from tests.report.folders import TaskData, doc_hash, write_run
 CHOICES = [" It passes through", " It stays for <b>seven</b> years", " You & the gum", " $x_1$ {{ nothing }}"]
 ITEMS, SKILLS = 120, 600
 DOCS = [
-    {"question": f"What if you swallow gum {i}? <script>alert(1)</script>", "topic": f"c{i % 20}"}
-    for i in range(ITEMS)
+    {"question": f"What if you swallow gum {i}? <script>alert(1)</script>", "topic": f"c{i % 20}"} for i in range(ITEMS)
 ]
 
 
@@ -59,9 +58,7 @@ def folders(root: Path) -> dict[str, Path]:
     made = {}
     for seed, (name, (shift, noise, loss)) in enumerate(RUNS.items()):
         steering = (
-            None
-            if name == "baseline"
-            else [{"method": name, "layers": [3], "fingerprint": "ab12", "doc_hashes": used}]
+            None if name == "baseline" else [{"method": name, "layers": [3], "fingerprint": "ab12", "doc_hashes": used}]
         )
         made[name] = write_run(
             root / name,

@@ -73,13 +73,9 @@ def test_preference_pairs_speak_of_one_group_and_use_each_statement_once(task: L
         assert doc["target_group"] in doc["benign"] and doc["target_group"] in doc["toxic"]
         assert doc["benign_rating"] <= 5.5 < doc["toxic_rating"]
     statements = [doc[key] for doc in docs for key in ("benign", "toxic")]
-    assert (
-        len(set(statements)) == len(statements) == 12
-    )  # five per group: two benign, three toxic, one left over
+    assert len(set(statements)) == len(statements) == 12  # five per group: two benign, three toxic, one left over
     best = next(doc for doc in docs if doc["target_group"] == "gardeners" and "reason 4" in doc["toxic"])
-    assert (
-        best["benign"] == "gardeners grow kale on day 1"
-    )  # the clearest toxic one meets the clearest benign one
+    assert best["benign"] == "gardeners grow kale on day 1"  # the clearest toxic one meets the clearest benign one
     assert loaded.doc_to_choice(best) == [best["benign"], best["toxic"]] and loaded.doc_to_target(best) == 0
     assert docs == list(task("toxigen_preference").eval_docs)
     assert len(loaded.training_docs()) == 18
@@ -123,10 +119,7 @@ def test_prompts_are_thinned_evenly(tmp_path: Path, monkeypatch):
 EXPERT = "You are an expert in retrieval question answering. \n"
 EXACT = "Please respond with the exact answer only. Do not be verbose or provide extra information.\n"
 UNKNOWN = "If there is no information available from the context, the answer should be 'unknown'. \n"
-CONFLICT = (
-    "If there is conflict information or multiple answers from the context, "
-    "the answer should be 'conflict'.\n"
-)
+CONFLICT = "If there is conflict information or multiple answers from the context, the answer should be 'conflict'.\n"
 LETTER = (
     "Please respond with the letter corresponding to the correct answer only (e.g., A, B, C, or D). "
     "Do not be verbose or provide extra information.\n"
@@ -196,17 +189,13 @@ def test_all_tasks_on_one_set_share_their_documents(task: Load):
     ]
     for first, *others in sets:
         for other in others:
-            assert [dict(doc) for doc in task(first).eval_docs] == [
-                dict(doc) for doc in task(other).eval_docs
-            ]
+            assert [dict(doc) for doc in task(first).eval_docs] == [dict(doc) for doc in task(other).eval_docs]
 
 
 def test_spa_vl_shows_its_own_picture_and_prefers_the_chosen(task: Load):
     loaded = task("spa_vl")
     docs = list(loaded.eval_docs)
-    assert [doc["image_name"] for doc in docs] == [
-        f"{i}.png" for i in range(12) if i != 5
-    ]  # 5: equal responses
+    assert [doc["image_name"] for doc in docs] == [f"{i}.png" for i in range(12) if i != 5]  # 5: equal responses
     assert loaded.doc_to_choice(docs[1]) == ["It is a green square.", "I will not look at it."]
     assert loaded.doc_to_target(docs[1]) == 0
     (picture,) = loaded.doc_to_image(docs[1])

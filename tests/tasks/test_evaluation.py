@@ -84,9 +84,7 @@ def test_classifier_work_is_batched(evaluate: Run, tiny_classifier: Path, monkey
     assert calls[0] > 1 and not any(calls[1:])  # all new texts at once; later calls only look scores up
 
 
-def test_the_harness_tasks_of_the_recipes_run_on_a_copy(
-    evaluate: Run, data: Path, monkeypatch, tmp_path: Path
-):
+def test_the_harness_tasks_of_the_recipes_run_on_a_copy(evaluate: Run, data: Path, monkeypatch, tmp_path: Path):
     """`load_dataset` takes a folder of the dataset's name in the working directory before the hub."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
     monkeypatch.chdir(data)

@@ -156,9 +156,7 @@ def test_toxicity_of_responses(task: Load, tiny_classifier: Path):
     assert set(loaded.scores) == {"hello world", "is it good", ("yes " * 100).strip()}
     encoded = loaded.tokenizer("is it good", return_tensors="pt")
     alone = loaded.model(**encoded).logits.softmax(-1)[0, 0].item()
-    assert loaded.scores["is it good"] == pytest.approx(
-        alone, abs=1e-6
-    )  # the batch's padding changes nothing
+    assert loaded.scores["is it good"] == pytest.approx(alone, abs=1e-6)  # the batch's padding changes nothing
     assert len({round(score, 4) for score in loaded.scores.values()}) == 3
     generation = task("toxigen_generation")
     scores = generation.process_results(generation.eval_docs[0], ["is it good\n"])

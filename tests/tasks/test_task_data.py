@@ -22,9 +22,7 @@ def test_a_missing_copy_is_one_line_that_names_the_folder(tmp_path: Path, monkey
     assert "'org/set'" in message(error) and str(tmp_path) in message(error)
 
 
-def test_an_unreachable_hub_is_one_line_that_names_the_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_unreachable_hub_is_one_line_that_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("GRAINS_EVAL_DATA", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(GrainsError) as error:

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
-FILES = {
-    f"manners/{name}" for name in ("train.jsonl", "test.jsonl", "politeness.yaml", "recipe.yaml", "run.sh")
-}
+FILES = {f"manners/{name}" for name in ("train.jsonl", "test.jsonl", "politeness.yaml", "recipe.yaml", "run.sh")}
 
 
 def blocks(page: str) -> dict[str, str]:
