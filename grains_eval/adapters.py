@@ -8,7 +8,7 @@ the adapted and of the untouched model. Only the text decoder is adapted; images
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,7 @@ def lora_config(model: PreTrainedModel, options: Options) -> LoraConfig:
 
 
 @contextmanager
-def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> Iterator[PeftModel]:
+def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> Generator[PeftModel, None, None]:
     """Attach a fresh adapter inside the block; afterwards the model is as it was, to the bit.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -127,7 +127,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         self._documents.clear()
 
     @contextmanager
-    def steering(self) -> Iterator[None]:
+    def steering(self) -> Generator[None, None, None]:
         """Steer the model inside the block with hooks."""
         with ExitStack() as stack:
             for resolved in self.steering_configuration:

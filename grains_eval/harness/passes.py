@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -211,7 +211,7 @@ class Runner:
         return plan.lengths, plan.lengths, ()
 
     @contextmanager
-    def _reading(self, reads: tuple[Tensor, Tensor], size: int, rows: int) -> Iterator[None]:
+    def _reading(self, reads: tuple[Tensor, Tensor], size: int, rows: int) -> Generator[None, None, None]:
         """Hand the output embeddings `[1, S * N, H]`: every configuration's read positions in turn."""
         row = torch.cat([reads[0] + s * rows for s in range(size)])
         column = reads[1].repeat(size)
@@ -229,7 +229,7 @@ class Runner:
             handle.remove()
 
     @contextmanager
-    def _watching(self, seen: dict[str, Any]) -> Iterator[None]:
+    def _watching(self, seen: dict[str, Any]) -> Generator[None, None, None]:
         """Note what the decoder receives."""
 
         def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ does between blocks are its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,7 +151,7 @@ class Stack:
         ]
 
     @contextmanager
-    def applied(self, roles: Roles) -> Iterator[None]:
+    def applied(self, roles: Roles) -> Generator[None, None, None]:
         """Steer one forward pass."""
         with ExitStack() as hooks:
             for site, module, mover in self._sites:
@@ -165,7 +165,7 @@ class Stack:
             yield
 
     @contextmanager
-    def resumed(self, saved: Mapping[int, Any]) -> Iterator[None]:
+    def resumed(self, saved: Mapping[int, Any]) -> Generator[None, None, None]:
         """Skip the blocks below `resume`; the last returns its saved output `[R, n, H]` per configuration."""
         if self.resume == 0:
             yield
@@ -198,7 +198,7 @@ def _restore(block: nn.Module, forward: Any) -> None:
 
 
 @contextmanager
-def keeping(blocks: nn.ModuleList, indices: Sequence[int], kept: dict[int, Any]) -> Iterator[None]:
+def keeping(blocks: nn.ModuleList, indices: Sequence[int], kept: dict[int, Any]) -> Generator[None, None, None]:
     """Save the outputs of the given blocks in `kept`."""
     with ExitStack() as hooks:
         for index in indices:

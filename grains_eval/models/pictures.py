@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -109,7 +109,7 @@ def image_token_id(lm: ImageLM) -> int:
 
 
 @contextmanager
-def _padding_side(lm: ImageLM, side: str) -> Iterator[None]:
+def _padding_side(lm: ImageLM, side: str) -> Generator[None, None, None]:
     before = lm.tokenizer.padding_side
     lm.tokenizer.padding_side = side
     try:

@@ -25,7 +25,10 @@ from tests import tiny
 
 TEXT = "Answer with a color."
 NO_SYSTEM = "{%- if messages[0]['role'] == 'system' -%}{{ raise_exception('no system role') }}{%- endif -%}"
-USERS_ONLY = "{%- for m in messages -%}{%- if m['role'] != 'system' -%}[{{ m['role'] }}]{{ m['content'] }}{%- endif -%}{%- endfor -%}"
+USERS_ONLY = (
+    "{%- for m in messages -%}{%- if m['role'] != 'system' -%}"
+    "[{{ m['role'] }}]{{ m['content'] }}{%- endif -%}{%- endfor -%}"
+)
 
 
 class Prompted(PromptingMixin, HFLM):
