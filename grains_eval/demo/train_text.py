@@ -114,9 +114,7 @@ def batches(
     tail = [ids["."], END]
     for step in range(training.steps):
         drawn = [document(world, rng, copying=step < training.copying_steps) for _ in range(training.batch)]
-        rows = [
-            [START, *(ids[word] for word in prompt.split()), ids[answer], *tail] for prompt, answer in drawn
-        ]
+        rows = [[START, *(ids[word] for word in prompt.split()), ids[answer], *tail] for prompt, answer in drawn]
         longest = max(map(len, rows))
         yield torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
 
@@ -133,9 +131,7 @@ def document_loss(model: LlamaForCausalLM, rows: torch.Tensor, other_tokens: flo
     return (losses * weights).sum() / weights.sum()
 
 
-def train(
-    world: TextWorld, training: Training, seed: int
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def train(world: TextWorld, training: Training, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train a model on documents drawn from the world, with AdamW under a warmed-up cosine."""
     tokenizer = make_tokenizer(world)
     model = make_model(tokenizer, training, seed)
@@ -145,9 +141,7 @@ def train(
 
     def rate(step: int) -> float:
         cosine = 0.5 * (1.0 + math.cos(math.pi * step / training.steps))
-        return min(1.0, (step + 1) / training.warmup) * (
-            training.final_rate + (1.0 - training.final_rate) * cosine
-        )
+        return min(1.0, (step + 1) / training.warmup) * (training.final_rate + (1.0 - training.final_rate) * cosine)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     model.train()
