@@ -99,9 +99,12 @@ def samples(results, task):
     return sorted(results["samples"][task], key=lambda each: each["doc_id"])
 
 
-def test_a_sweep_gives_what_one_evaluation_after_another_gives(lm, manager, monkeypatch):
-    settings = [(), setting(lm, 1.0), setting(lm, -2.0, (2,)), setting(lm, 1.5, (0, 1), positions="last")]
-    tasks = ["toy_choice", "toy_rolling", "toy_generate"]
+@pytest.mark.parametrize(
+    ("tasks", "positions"),
+    [(["toy_choice", "toy_rolling", "toy_generate"], "all"), (["toy_choice", "toy_generate"], "last")],
+)
+def test_a_sweep_gives_what_one_evaluation_after_another_gives(lm, manager, monkeypatch, tasks, positions):
+    settings = [(), setting(lm, 1.0), setting(lm, -2.0, (2,)), setting(lm, 1.5, (0, 1), positions=positions)]
     passes = []
     monkeypatch.setattr(
         shared_context,
@@ -111,7 +114,8 @@ def test_a_sweep_gives_what_one_evaluation_after_another_gives(lm, manager, monk
     together = evaluate_settings(lm, settings, tasks, task_manager=manager, bootstrap_iters=0)
     assert passes == [len(settings)]  # every setting in one pass, the other evaluations remember it
     assert lm.applied == () and lm.memo is None
-    assert len({json.dumps(each["results"]["toy_rolling"]) for each in together}) == len(settings)
+    moved = {json.dumps([each["resps"] for each in samples(found, "toy_choice")]) for found in together}
+    assert len(moved) == len(settings)
     for wanted, found in zip(settings, together, strict=True):
         lm.applied = tuple(wanted)
         try:
