@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -212,8 +212,10 @@ def _alone(arguments: argparse.Namespace) -> None:
     work()
     done.set()
     watcher.join()
-    # the kernel's own high-water mark counts where the work itself made it
-    most = max(most, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    status = Path("/proc/self/status")  # the kernel's own mark; getrusage's would count the parent before exec
+    if status.is_file():
+        mark = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        most = max(most, int(mark.split()[1]) * 1024)
     print(json.dumps({"bytes": most - before}))
 
 
