@@ -89,7 +89,7 @@ def test_a_comparison_goes_on_where_it_stopped_and_does_not_overwrite(compared, 
 
 
 def test_the_default_methods_and_unknown_ones():
-    named = recipe("methods={fine: {attribution: {top_k: 1}}}")
+    named = recipe("methods={fine: {attribution: {top_k: 1}}}", "prompting=null")
     assert default_methods(named) == ["grains", "fine", "caa", "icv", "iti", "nl_iti", "lora"]
     assert "prompt" in default_methods(recipe("prompting={instruction: be right}"))
     assert method_recipe(named, "fine").attribution.top_k == 1

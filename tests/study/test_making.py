@@ -37,7 +37,7 @@ def test_every_baseline_is_built_and_tuned_on_development_examples(
     own = METHOD_STEERING[method].tuned
     recommended = held.vectors.recommended
     assert (recommended.operator, recommended.unit) == (own.operator, own.unit)
-    assert "settings on 2 development examples" in held.provenance["chosen_by"]
+    assert "2 development examples" in held.provenance["chosen_by"]
     tried = held.provenance["development_curve"]
     assert tried[0]["strength"] == 0 and len(tried) - 1 <= 3 * 4
     hashes = held.provenance["doc_hashes"]
@@ -70,7 +70,8 @@ def test_lora_takes_its_epoch_from_the_development_examples(
     assert [point["strength"] for point in curve] == [0, 1, 2, 3]
     # the loss on the build examples falls, so margins on others move
     assert len({point["margin"] for point in curve}) == 4
-    best = max(curve[1:], key=lambda p: (p["lower"], -p["strength"], p["margin"]))
+    # the untrained adapter stays where no epoch is better
+    best = max(curve, key=lambda p: (p["lower"], -p["strength"]))
     assert origin["training"]["epoch"] == best["strength"]
 
 

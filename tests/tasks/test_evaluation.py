@@ -176,7 +176,7 @@ def test_recipes_draw_their_examples(
     name: str, everything: TaskManager, local_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
-    monkeypatch.setattr("grains_eval.preferences.tasks.task_manager", lambda _: everything)
+    monkeypatch.setattr("grains_eval.preferences.tasks.task_manager", lambda *_: everything)
     monkeypatch.chdir(local_data)
     sizes = ["data.examples=4", "data.development=3"]
     drawn = load_examples(load_recipe(task_directory() / name / "recipe.yaml", sizes).data)
