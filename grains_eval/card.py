@@ -18,19 +18,16 @@ def write_card(config: Mapping[str, Any], name: str) -> str:
     if origin.get("base_model"):
         header["base_model"] = origin["base_model"]
     parts = [f"---\n{yaml.safe_dump(header, sort_keys=False)}---", f"# {name}", *_description(config)]
-    parts.append(
-        "```\n"
-        f"lm_eval --model grains_hf --tasks TASK --model_args "
-        f"pretrained={origin.get('base_model') or 'MODEL'},vectors={name}\n"
-        "```"
-    )
+    model = f"pretrained={origin.get('base_model') or 'MODEL'},dtype={origin.get('dtype') or 'auto'}"
+    parts.append(f"```\nlm_eval --model grains_hf --tasks TASK --model_args {model},vectors=<this folder>\n```")
     if config["layers"]:
         parts.extend([_setting(config["recommended"], origin.get("chosen_by")), "\n".join(_statistics(config))])
     hashes = origin.get("doc_hashes")
     if hashes:
+        use = "used to choose the setting" if origin.get("chosen_by") else "set aside"
         parts.append(
-            f"Built on {len(hashes.get('build', ()))} documents and tuned on {len(hashes.get('development', ()))}; "
-            "their hashes are in `steering_config.json`, and comparisons leave them out."
+            f"Built on {len(hashes.get('build', ()))} documents; {len(hashes.get('development', ()))} more were {use}. "
+            "Their hashes are in `steering_config.json`, and comparisons leave them out."
         )
     versions = ", ".join(f"{package} {version}" for package, version in origin.get("versions", {}).items())
     parts.append(f"Seed {origin.get('seed', 'unknown')}; {versions}.")

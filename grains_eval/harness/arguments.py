@@ -6,6 +6,7 @@ Several vectors are composed with `+`, and so are their settings: `vectors=a+b,s
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from grains_eval.artifacts import Artifact, fingerprint, open_artifact
 from grains_eval.errors import GrainsError, pick
 from grains_eval.steering import OPERATORS, ResolvedSteering, resolve
 from grains_eval.types import SteeringConfig
+
+logger = logging.getLogger(__name__)
 
 _UNITS = {"relative": "relative", "absolute": "absolute"}
 _POSITIONS = {name: name for name in ("all", "prompt", "generated", "last")}
@@ -125,6 +128,8 @@ def _apply(source: str, given: dict[str, Any]) -> AppliedArtifact:
             pick(table, str(given[name]), name)
             changes[name] = str(given[name])
     config = replace(artifact.vectors.recommended, **changes)
+    if config.strength == 0 and "strength" not in changes:
+        logger.warning("'%s' recommends strength 0: nothing is steered; give strength= to steer all the same", source)
     return AppliedArtifact(source, artifact, config, resolve(artifact.vectors, config))
 
 

@@ -18,7 +18,7 @@ from grains_eval.preferences import task_manager
 
 def evaluate(
     model: HarnessModel | str | Mapping[str, Any],
-    tasks: Sequence[str],
+    tasks: str | Sequence[str],
     *,
     output_path: str | Path | None = None,
     include_path: Sequence[str] = (),
@@ -50,6 +50,7 @@ def evaluate(
     else:
         arguments = parse_model_args(model)
         lm = GrainsHF.create_from_arg_obj(arguments, {"device": device, "batch_size": batch_size})
+    tasks = [tasks] if isinstance(tasks, str) else tasks
     manager = task_manager(tasks, include_path)
     missing = [name for name in tasks if not manager.match_tasks([name])]
     if missing:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from grains_eval.artifacts import check_replaceable, package_versions, save
-from grains_eval.attribution import attribute
+from grains_eval.attribution import ATTRIBUTION_METHODS, SELECTIONS, attribute
 from grains_eval.errors import GrainsError, pick, unknown
 from grains_eval.models import EncodedExample, LoadedModel, encode, load
 from grains_eval.models.blocks import find_blocks
@@ -163,6 +163,8 @@ def check_steering(loaded: LoadedModel, recipe: Recipe) -> None:
     """
     section = recipe.steering
     pick(OPERATORS, section.operator, "steering operator")
+    pick(ATTRIBUTION_METHODS, recipe.attribution.method, "attribution method")
+    pick(SELECTIONS, recipe.attribution.selection, "selection")
     named = section.layers if isinstance(section.layers, list) else []
     for layer in [*named, *(section.candidate_layers or [])]:
         check_layer(layer, len(find_blocks(loaded.model)))
@@ -270,7 +272,7 @@ def build_from_recipe(
     work = target.with_name(f"{target.name}.partial")
     cache = AttributionCache(work, recipe.seed, state["weights"])
     if group.is_first:
-        _adopt(work, state)
+        _adopt(work, state, overwrite)
     group.wait()
     torch.manual_seed(recipe.seed)
     if method in ATTRIBUTING and group.count > 1:
@@ -307,8 +309,8 @@ def build_from_recipe(
     return folder
 
 
-def _adopt(work: Path, state: Mapping[str, Any]) -> None:
-    """Go on with an unfinished build of the same recipe and model; drop one of another."""
+def _adopt(work: Path, state: Mapping[str, Any], overwrite: bool) -> None:
+    """Go on with an unfinished build of the same recipe and model; one of another is dropped only with overwrite."""
     note = work / "state.json"
     try:
         same = json.loads(note.read_text(encoding="utf-8")) == state
@@ -319,9 +321,14 @@ def _adopt(work: Path, state: Mapping[str, Any]) -> None:
             raise GrainsError(
                 f"'{work}' is in the way and is no unfinished build; move it or choose another --output_path"
             )
+        if any(work.glob("*.safetensors")) and not overwrite:
+            raise GrainsError(
+                f"'{work}' holds an unfinished build of another recipe or model; finish that one, choose another "
+                "--output_path or pass --overwrite"
+            )
         shutil.rmtree(work)
     if not same:
         work.mkdir(parents=True)
         note.write_text(json.dumps(state), encoding="utf-8")
     else:
-        logger.info("going on with the unfinished build in %s", work)
+        logger.warning("going on with %d examples that are done", len(list(work.glob("*.safetensors"))))

@@ -14,9 +14,11 @@ from rich.table import Table
 
 from grains_eval.errors import GrainsError
 from grains_eval.models import LoadedModel, load
+from grains_eval.models.blocks import find_blocks
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import Recipe
 from grains_eval.report.html import render_curves
+from grains_eval.steering import check_layer
 from grains_eval.study.build import AttributionCache, build_context_with_cache, weights_fingerprint
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.figures import strength_curves
@@ -79,6 +81,8 @@ def sweep(
         raise GrainsError("a sweep needs development examples; set data.development above 0")
     open_recipe = recipe.variant("sweep", {"steering": {"layers": "auto", "strength": "auto"}})
     loaded = load(model_args)
+    for layer in layers or ():
+        check_layer(layer, len(find_blocks(loaded.model)))
     drawn = load_examples(
         recipe.data.model_copy(update={"examples": max(examples or [recipe.data.examples])}), loaded, include_path
     )
@@ -97,7 +101,10 @@ def sweep(
     if console is not None:
         for name, choice in choices.items():
             console.print(table(name, choice))
-        console.print(f"chosen: {best}: {choices[best].reason}")
+        config = choices[best].config
+        blocks = "all" if config.layers is None else "/".join(map(str, config.layers))
+        console.print(f"chosen: {best}, layers={blocks}, strength={config.strength:g}: {choices[best].reason}")
+        console.print("fix it in the recipe's steering section, or give layers= and strength= to grains_hf")
         console.print(f"curves: {output / 'sweep.html'}")
     return SweepResult(choices, best)
 

@@ -161,8 +161,8 @@ def choose(points: Sequence[CurvePoint], margin: float) -> Choice:
     best = max(allowed, key=lambda p: (p.lower, -abs(p.config.strength), p.margin))
     if best.lower <= unsteered.lower:
         reason = (
-            f"none of {len(settings)} settings {constraint} prefers y+ more often than the unsteered model on {best.n} "
-            f"development examples ({best.accuracy:.3f} against {unsteered.accuracy:.3f}): strength 0"
+            f"strength 0, since none of {len(settings)} settings, {constraint}, prefers y+ more often than the "
+            f"unsteered model on {best.n} development examples ({best.accuracy:.3f} against {unsteered.accuracy:.3f})"
         )
         logger.warning("%s", reason)
         return Choice(replace(best.config, strength=0.0), reason, tuple(points))

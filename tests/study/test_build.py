@@ -89,8 +89,12 @@ def test_an_unfinished_build_of_another_recipe_is_not_used(recipe, arguments, tm
     with pytest.raises(KeyboardInterrupt):
         build_from_recipe(recipe(), arguments, tmp_path / "v")
     assert stray.exists(), "the same build keeps what it has"
+    other = recipe(attribution__steps=5, attribution__max_steps=5)
+    with pytest.raises(GrainsError, match="holds an unfinished build of another recipe or model"):
+        build_from_recipe(other, arguments, tmp_path / "v")
+    assert stray.exists(), "hours of work are not thrown away unasked"
     with pytest.raises(KeyboardInterrupt):
-        build_from_recipe(recipe(attribution__steps=5, attribution__max_steps=5), arguments, tmp_path / "v")
+        build_from_recipe(other, arguments, tmp_path / "v", overwrite=True)
     assert not stray.exists()
 
 
