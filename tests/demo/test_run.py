@@ -1,0 +1,25 @@
+"""The demo's worlds, methods and recipes belong together."""
+
+from __future__ import annotations
+
+import pytest
+
+from grains_eval.demo import model_path
+from grains_eval.demo.run import WORLDS, run_demo
+from grains_eval.errors import GrainsError
+from grains_eval.recipes import load_recipe
+from grains_eval.study.methods import method_recipe
+from grains_eval.tasks_path import task_directory
+
+
+@pytest.mark.parametrize("world", sorted(WORLDS))
+def test_every_world_has_weights_and_every_method_a_recipe(world):
+    assert (model_path(world) / "model.safetensors").is_file()
+    recipe = load_recipe(task_directory() / "demo" / world / "recipe.yaml")
+    for method in WORLDS[world]:
+        assert method_recipe(recipe, method).vectors.method == "grains"
+
+
+def test_an_unknown_world_is_refused(tmp_path):
+    with pytest.raises(GrainsError, match="unknown demo world 'text': did you mean 'text_split'"):
+        run_demo(tmp_path / "out", worlds=["text"])
