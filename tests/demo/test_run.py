@@ -21,5 +21,5 @@ def test_every_world_has_weights_and_every_method_a_recipe(world):
 
 
 def test_an_unknown_world_is_refused(tmp_path):
-    with pytest.raises(GrainsError, match="unknown demo world 'text': did you mean 'text_split'"):
-        run_demo(tmp_path / "out", worlds=["text"])
+    with pytest.raises(GrainsError, match="unknown demo world 'text_splt': did you mean 'text_split'"):
+        run_demo(tmp_path / "out", worlds=["text_splt"])
