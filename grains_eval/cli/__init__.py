@@ -91,4 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return exit_code(lambda: command.execute(rest), traceback="--traceback" in words)
     options = parser().parse_args(words)
     logging.basicConfig(level=options.verbosity, format="%(levelname)s %(name)s: %(message)s")
+    if options.verbosity == "WARNING":  # lm-eval warns of every ordinary thing it does with a task
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
     return exit_code(lambda: options.execute(options), traceback=options.traceback)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -45,6 +46,8 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    # a hundred bars of a second each say nothing; read when tqdm is first imported
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from grains_eval.cli.terminal import bars, output
     from grains_eval.demo.run import run_demo
 
