@@ -7,13 +7,11 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from grains_eval.artifacts import check_replaceable, package_versions, save
@@ -24,6 +22,7 @@ from grains_eval.models.blocks import find_blocks
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import AttributionConfig, Recipe
 from grains_eval.steering import OPERATORS, check_layer
+from grains_eval.study.cache import AttributionCache
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.distributed import is_first_process, processes
 from grains_eval.study.making import METHOD_NAMES, METHODS, PROMPT, Job, instruction_of, leaves_open
@@ -35,71 +34,8 @@ from grains_eval.vectors.context import Progress, silent
 logger = logging.getLogger(__name__)
 
 
-# keys of the attribution section that change what is selected or how fast, but no score
-_NOT_SCORING = {
-    "top_k", "selection", "candidates", "modality", "max_document_frequency", "internal_batch_size", "share_prefix",
-}  # fmt: skip
-
 # methods whose scores are worth splitting over processes
 ATTRIBUTING = frozenset({"grains", "negated"})
-
-
-@dataclass(frozen=True)
-class AttributionCache:
-    """Scores of an unfinished build, one safetensors file per example and setting.
-
-    Attributes:
-        folder: Beside the artifact to be written; removed once that is there.
-        seed: Seeds random and SmoothGrad scores.
-        model: `weights_fingerprint` of the model.
-    """
-
-    folder: Path
-    seed: int = 0
-    model: str = ""
-
-    def file(self, encoded: EncodedExample, config: AttributionConfig) -> Path:
-        """Where an example's scores are kept."""
-        setting = config.model_dump(mode="json", exclude=_NOT_SCORING)
-        tokens = [part.tolist() for part in (encoded.input_ids, encoded.chosen, encoded.rejected)]
-        digest = hashlib.sha256(json.dumps([self.model, self.seed, encoded.example.id, tokens, setting]).encode())
-        # the embeddings hold what the pictures looked like
-        digest.update(encoded.embeddings.float().cpu().contiguous().numpy().tobytes())
-        return self.folder / f"{digest.hexdigest()[:24]}.safetensors"
-
-    def read(self, encoded: EncodedExample, config: AttributionConfig) -> Attribution | None:
-        """Scores from an earlier attempt; None where there are none, or a broken file."""
-        file = self.file(encoded, config)
-        if not file.is_file():
-            return None
-        try:
-            with safe_open(file, framework="pt") as handle:
-                numbers: dict[str, float] = json.loads(handle.metadata()["numbers"])
-                scores = handle.get_tensor("scores")
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
-            return None
-        return Attribution(
-            example_id=encoded.example.id,
-            tokens=encoded.tokens,
-            scores=scores,
-            is_image=encoded.is_image.cpu(),
-            is_candidate=encoded.is_candidate.cpu(),
-            value=numbers["value"],
-            baseline_value=numbers["baseline_value"],
-            completeness_error=numbers["completeness_error"],
-            steps=int(numbers["steps"]),
-            patches=encoded.patches,
-        )
-
-    def write(self, encoded: EncodedExample, config: AttributionConfig, attribution: Attribution) -> None:
-        """Keep an example's scores; the file appears whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.file(encoded, config)
-        names = ("value", "baseline_value", "completeness_error", "steps")
-        numbers = json.dumps({name: getattr(attribution, name) for name in names})
-        part = file.with_suffix(".part")
-        save_file({"scores": attribution.scores.contiguous()}, part, metadata={"numbers": numbers})
-        part.rename(file)
 
 
 def build_context_with_cache(

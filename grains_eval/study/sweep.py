@@ -19,7 +19,8 @@ from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import Recipe
 from grains_eval.report.html import render_curves
 from grains_eval.steering import check_layer
-from grains_eval.study.build import AttributionCache, build_context_with_cache, weights_fingerprint
+from grains_eval.study.build import build_context_with_cache, weights_fingerprint
+from grains_eval.study.cache import AttributionCache
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.figures import strength_curves
 from grains_eval.study.tune import Choice, CurvePoint, choose, curve, grid
