@@ -43,6 +43,9 @@ class Data(Section):
     delimiter: str = Field(default=" ", description="stands between prompt and response (files only)")
     chat_template: bool = Field(default=False, description="render prompts with the model's chat template")
     num_fewshot: int | None = Field(default=None, ge=0, description="few-shot examples of a task's prompts")
+    metadata: dict[str, Any] = Field(
+        default_factory=dict[str, Any], description="given to every task that is loaded, as lm-eval's --metadata"
+    )
     examples: Count = 50
     development: Annotated[int, Field(ge=0)] = 100
     development_split: str | None = Field(default=None, description="default: the same split, other items")

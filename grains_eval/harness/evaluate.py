@@ -22,6 +22,7 @@ def evaluate(
     *,
     output_path: str | Path | None = None,
     include_path: Sequence[str] = (),
+    metadata: Mapping[str, Any] | None = None,
     device: str | None = None,
     batch_size: int | str | None = None,
     **settings: Any,
@@ -33,6 +34,7 @@ def evaluate(
         tasks: Task or group names: ours, the harness's, or those in `include_path`.
         output_path: Folder for `results_*.json` and `samples_*.jsonl`, as `lm_eval --log_samples` writes them.
         include_path: Folders with the user's own tasks.
+        metadata: Given to every task, as lm-eval's `--metadata`.
         device: As lm-eval's `--device`.
         batch_size: As lm-eval's `--batch_size`.
         **settings: Anything else that `lm_eval.simple_evaluate` takes, e.g. `limit`, `num_fewshot`,
@@ -51,7 +53,7 @@ def evaluate(
         arguments = parse_model_args(model)
         lm = GrainsHF.create_from_arg_obj(arguments, {"device": device, "batch_size": batch_size})
     tasks = [tasks] if isinstance(tasks, str) else tasks
-    manager = task_manager(tasks, include_path)
+    manager = task_manager(tasks, include_path, metadata)
     missing = [name for name in tasks if not manager.match_tasks([name])]
     if missing:
         raise GrainsError(f"unknown task '{missing[0]}': list them with lm_eval ls tasks, or add include_path")

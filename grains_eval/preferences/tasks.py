@@ -6,7 +6,8 @@ same prompt format, chat template included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, cast
@@ -25,29 +26,39 @@ from grains_eval.types import Message, PreferenceExample
 _ROLES = ("train", "validation", "test")
 
 
-def task_manager(names: Sequence[str], include_path: Sequence[str] = ()) -> TaskManager:
+def task_manager(
+    names: Sequence[str], include_path: Sequence[str] = (), metadata: Mapping[str, Any] | None = None
+) -> TaskManager:
     """A manager that knows the named tasks: the user's folders win, then ours, then the harness's.
 
     Reading the harness's own index takes seconds, so it is left alone where our and the user's tasks are enough.
+
+    Args:
+        names: The tasks and groups that are wanted.
+        include_path: Folders with the user's own tasks.
+        metadata: Given to every task, as lm-eval's `--metadata`.
     """
-    own = TaskManager(include_path=[str(task_directory()), *include_path], include_defaults=False)
+    folders = [str(task_directory()), *include_path]
+    own = TaskManager(include_path=folders, include_defaults=False, metadata=dict(metadata or {}))
     if set(names) <= set(own.all_subtasks):  # a group of ours may name tasks of the harness
         return own
-    return _all_tasks(tuple(include_path))
+    return _all_tasks(tuple(folders), json.dumps(dict(metadata or {}), sort_keys=True))
 
 
 @lru_cache(maxsize=2)
-def _all_tasks(include_path: tuple[str, ...]) -> TaskManager:
-    return TaskManager(include_path=[str(task_directory()), *include_path])
+def _all_tasks(folders: tuple[str, ...], metadata: str) -> TaskManager:
+    return TaskManager(include_path=list(folders), metadata=json.loads(metadata))
 
 
-def load_task(name: str, include_path: Sequence[str] = ()) -> ConfigurableTask:
-    """One task by name.
+def load_task(
+    name: str, include_path: Sequence[str] = (), metadata: Mapping[str, Any] | None = None
+) -> ConfigurableTask:
+    """One task by name; see `task_manager`.
 
     Raises:
         GrainsError: no such task, a group, a task that is not multiple choice, or data that cannot be loaded.
     """
-    manager = task_manager([name], include_path)
+    manager = task_manager([name], include_path, metadata)
     if name not in manager.all_subtasks:
         if name in manager.all_groups or name in manager.all_tags:
             raise GrainsError(f"'{name}' is a group of tasks; data.task needs one task (see lm_eval ls tasks)")

@@ -76,11 +76,11 @@ def development_set(
     """
     notes: list[str] = []
     tasks: list[ConfigurableTask] = []
-    manager = task_manager(recipe.evaluation.preserve, include_path)
+    manager = task_manager(recipe.evaluation.preserve, include_path, recipe.data.metadata)
     for name in recipe.evaluation.preserve:
         try:
             if name in manager.all_subtasks:
-                tasks.append(load_task(name, include_path))
+                tasks.append(load_task(name, include_path, recipe.data.metadata))
             else:
                 leaves = cast("dict[str, ConfigurableTask]", manager.load([name])["tasks"])
                 choices = (task for task in leaves.values() if task.OUTPUT_TYPE == "multiple_choice")
