@@ -104,7 +104,6 @@ def run_all(
         "apply_chat_template": recipe.data.chat_template,
         "fewshot_as_multiturn": recipe.data.chat_template,
         "bootstrap_iters": 0,
-        "log_samples": True,
     }
 
     def keep(run: PlannedRun, results: dict[str, Any]) -> None:
@@ -112,12 +111,14 @@ def run_all(
             results["config"] |= {"model": "grains_hf", "model_args": {**model_args, **run.steering}}
             _write(folder / run.name, results, notes[run.name])
 
-    manager = task_manager(tasks, include_path)
+    manager = task_manager(tasks, include_path, recipe.data.metadata)
     # all together; where that fails, one after another, so that the one that fails is known
     batches = [shared, *([each] for each in shared)] if len(shared) > 1 else [shared] if shared else []
     for index, batch in enumerate(batches):
         try:
-            found = evaluate_settings(lm, [artifacts for _, artifacts in batch], tasks, task_manager=manager, **options)
+            found = evaluate_settings(
+                lm, [artifacts for _, artifacts in batch], tasks, task_manager=manager, log_samples=True, **options
+            )
         except (GrainsError, RuntimeError, ValueError) as error:
             if len(batch) == 1:
                 failures[batch[0][0].name] = " ".join(str(error).split())
@@ -129,7 +130,7 @@ def run_all(
     for run in alone:
         try:
             own = load_lm({**model_args, **run.steering})
-            keep(run, evaluate(own, tasks, include_path=include_path, **options))
+            keep(run, evaluate(own, tasks, include_path=include_path, metadata=recipe.data.metadata, **options))
         except (GrainsError, RuntimeError, ValueError) as error:
             failures[run.name] = " ".join(str(error).split())
     if planned and planned[0].name in failures:
@@ -151,6 +152,7 @@ def _note(
         "tasks": list(tasks),
         "limit": recipe.evaluation.limit,
         "chat_template": recipe.data.chat_template,
+        "metadata": recipe.data.metadata,
         "model": {key: str(value) for key, value in sorted(model_args.items())},
         "steering": {key: str(value) for key, value in sorted(run.steering.items()) if key != "vectors"},
         "artifacts": [

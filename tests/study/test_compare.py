@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import GrainsError
+from grains_eval.preferences import load_examples
 from grains_eval.recipes import load_recipe
 from grains_eval.report.runs import read_run
 from grains_eval.study import runs as runs_room
@@ -140,3 +142,30 @@ def test_a_sweep_measures_development_items_and_chooses(tmp_path):
     assert {"sweep.json", "sweep.csv", "sweep.html"} <= {file.name for file in (tmp_path / "out").iterdir()}
     with pytest.raises(GrainsError, match="exists; choose another --output_path"):
         sweep(recipe(), demo_model_args("text_split"), tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_methods_that_are_no_vector_are_evaluated_too(tmp_path):
+    told = recipe("evaluation.limit=24", "vectors.options={}", "data.examples=8")
+    told = told.model_copy(update={"methods": {"lora": {"vectors": {"method": "lora", "options": {"epochs": 1}}}}})
+    report = compare_methods(told, demo_model_args("text_split"), tmp_path / "out", methods=["prompt", "lora"])
+    assert not report.failures
+    rows = {row.comparison.method: row.comparison for row in report.rows if row.comparison.task == "demo_text_split"}
+    assert rows["prompt"].difference > 0.3  # the instruction is a cue that the model was trained to follow
+    assert read_run(tmp_path / "out" / "runs" / "prompt").instructed
+
+
+def test_metadata_reaches_the_tasks_that_build_and_that_are_evaluated(tmp_path):
+    items = tmp_path / "items"
+    shutil.copytree(task_directory() / "demo" / "text_split" / "data", items)
+    for file in items.iterdir():
+        file.write_text(file.read_text().replace("question :", "question of another world :"))
+    other = recipe(f"data.metadata.items={items}", "evaluation.limit=4", "evaluation.control_draws=0")
+    report = compare_methods(other, demo_model_args("text_split"), tmp_path / "out", methods=["vocabulary"])
+    assert not report.failures
+    (samples,) = (tmp_path / "out" / "runs" / "vocabulary").rglob("samples_demo_text_split_2*.jsonl")
+    logged = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert len(logged) == 4
+    assert all("another world" in sample["doc"]["prompt"] for sample in logged)
+    examples = load_examples(other.data)
+    assert all("another world" in one.prompt for one in (*examples.build, *examples.development))
