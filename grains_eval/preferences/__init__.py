@@ -10,7 +10,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.models import LoadedModel
 from grains_eval.models.loading import HarnessModel
 from grains_eval.preferences.files import examples_from_rows, read_rows
-from grains_eval.preferences.hashing import doc_hash, query_hash
+from grains_eval.preferences.hashing import doc_hash, identity, query_hash
 from grains_eval.preferences.splits import draw
 from grains_eval.preferences.tasks import examples_from_task, load_task, split_docs, task_manager
 from grains_eval.recipes import Data
@@ -53,7 +53,7 @@ def load_examples(
         GrainsError: an unknown task or field, unreadable data, or fewer documents than asked.
     """
     lm = model.lm if isinstance(model, LoadedModel) else model
-    task = load_task(data.task, include_path) if data.task else None
+    task = load_task(data.task, include_path, data.metadata) if data.task else None
 
     def documents(split: str | None) -> Sequence[Any]:
         if task is not None:
@@ -66,7 +66,7 @@ def load_examples(
 
     docs = documents(data.split)
     build = draw(docs, data.examples, data.seed, frozenset())
-    taken = {doc_hash(docs[i]) for i in build}
+    taken = {identity(docs[i]) for i in build}
     pool = documents(data.development_split) if data.development_split else docs
     if len(build) < data.examples:
         raise GrainsError(

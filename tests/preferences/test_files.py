@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
+from datasets import Dataset, Features
 from PIL import Image
 
 from grains_eval.errors import GrainsError
-from grains_eval.preferences import load_examples
+from grains_eval.preferences import doc_hash, load_examples
 from grains_eval.recipes import parse_recipe
 from grains_eval.types import Message
+
+FEATURES = {
+    **{name: {"dtype": "string", "_type": "Value"} for name in ("prompt", "chosen", "rejected")},
+    "group": {"dtype": "int64", "_type": "Value"},
+    "picture": {"_type": "Image"},
+}
 
 
 def write(path, rows):
@@ -91,6 +98,21 @@ def test_pictures(tmp_path):
     path = write(tmp_path / "e.jsonl", [{**row, "picture": str(tmp_path / "no.png")} for row in rows(9)])
     with pytest.raises(GrainsError, match=r"picture .*no\.png' cannot be read"):
         load_examples(data(path, images="picture"))
+
+
+def test_rows_that_differ_only_in_a_decoded_picture_are_different_documents(tmp_path):
+    shades = [0, 40, 80, 120, 160, 200, 0, 40]  # six pictures, two of them twice
+    pictures = [Image.new("RGB", (3, 3), (shade, 0, 0)) for shade in shades]
+    fields = {name: [value] * len(shades) for name, value in rows(1)[0].items()}
+    decoded = Dataset.from_dict({**fields, "picture": pictures}, Features.from_dict(FEATURES))
+    decoded.to_parquet(str(tmp_path / "d.parquet"))
+    found = load_examples(data(tmp_path / "d.parquet", images="picture", examples=3))
+    drawn = [example.images[0].getpixel((0, 0))[0] for example in (*found.build, *found.development)]
+    assert sorted(drawn) == sorted(set(shades))
+    row = rows(1)[0]
+    assert {example.doc_hash for example in (*found.build, *found.development)} == {doc_hash(row)}
+    with pytest.raises(GrainsError, match="has 6 different documents"):
+        load_examples(data(tmp_path / "d.parquet", images="picture", examples=7))
 
 
 @pytest.mark.parametrize(
