@@ -4,8 +4,9 @@
 
 Per world and seed this is `grains-eval compare --config demo/WORLD` with the seed's own model and
 `--set data.metadata.items=FOLDER`: each method is built from the same 50 examples, chooses its setting on the
-same development items and meets the same test items once. `grains` keeps the setting that seed 0 fixed, `grains_tuned` chooses like the baselines. Figures are
-over cue-free questions on towns or rooms that no vector was built or tuned on; intervals are clustered by them.
+same development items and meets the same test items once. `grains` keeps the setting that seed 0 fixed,
+`grains_tuned` chooses like the baselines. Figures are over cue-free questions on towns or rooms that no vector
+was built or tuned on; intervals are clustered by them.
 """
 
 from __future__ import annotations
