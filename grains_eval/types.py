@@ -157,7 +157,7 @@ class Comparison:
         standard_error: Paired (clustered where a cluster is known) standard error of the difference.
         interval: Confidence interval of the difference.
         p: Two-sided p-value.
-        adjusted_p: Holm-adjusted over the table.
+        adjusted_p: Holm-adjusted over the rows of methods, or over those of controls.
         test: Name of the test that gave `p`.
         helped: Items that got better.
         harmed: Items that got worse.

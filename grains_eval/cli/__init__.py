@@ -6,11 +6,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from grains_eval import __version__
 from grains_eval.cli import compare, run, vectors
 from grains_eval.cli.command import Command
-from grains_eval.cli.errors import exit_code
+from grains_eval.cli.errors import USER_ERROR, exit_code
 from grains_eval.errors import pick
 
 GROUPS: dict[str, tuple[Command, ...]] = {
@@ -34,13 +35,30 @@ EXAMPLES = """examples:
 `grains-eval COMMAND --help` explains one command."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that says where to read on."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line instead of the whole usage."""
+        self.exit(USER_ERROR, f"grains-eval: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # argparse's are overloads
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """As argparse; words that a command does not know are its own error, not the whole program's."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, rest
+
+
 def parser() -> argparse.ArgumentParser:
     """Assemble the parser: one subparser a command, listed by group."""
     listing = "\n\n".join(
         "\n".join([f"{group}:", *(f"  {command.name:<10}{command.summary}" for command in commands)])
         for group, commands in GROUPS.items()
     )
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="grains-eval",
         usage="grains-eval COMMAND [options]",
         description=f"Attribution-guided steering of language models inside lm-eval.\n\n{listing}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from grains_eval.cli.command import (
@@ -38,12 +39,38 @@ def _shared(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+# Flags of either form of compare that the other cannot use: name, and what to write there instead.
+_OF_RUNS = {
+    "tasks": "the recipe's key is evaluation.tasks: --set 'evaluation.tasks=[A,B]'",
+    "preserve": "the recipe's key is evaluation.preserve: --set 'evaluation.preserve=[A,B]'",
+    "margin": "the recipe's key is evaluation.margin: --set evaluation.margin=0.02",
+    "metrics": "the recipe's key for the metric of the headline is evaluation.metrics: --set evaluation.metrics.TASK=A",
+    "alpha": "no recipe has it: compare the folders in OUTPUT_PATH/runs with it afterwards",
+    "clusters": "a task's own YAML says it (metadata.cluster_key); or compare the folders in OUTPUT_PATH/runs",
+    "subtasks": "no recipe has it: compare the folders in OUTPUT_PATH/runs with it afterwards",
+    "title": "no recipe has it: compare the folders in OUTPUT_PATH/runs with it afterwards",
+}
+_OF_RECIPES = ("methods", "model_args", "device", "batch_size", "overrides", "include_path")
+
+
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     runs = parser.add_argument_group("runs that are there")
     runs.add_argument("runs", nargs="*", metavar="RUN_DIR", help="the baseline's folder, then the others'")
     runs.add_argument("--tasks", "-t", type=names, metavar="A,B", help="only these tasks or groups")
+    runs.add_argument("--metrics", type=names, metavar="A,B", help="only these metrics, without filter (acc)")
+    runs.add_argument("--subtasks", action="store_true", help="also a row for each task of an aggregated group")
+    runs.add_argument(
+        "--clusters",
+        action="append",
+        default=[],
+        metavar="TASK=FIELD",
+        help="field of the documents by which items belong together; repeated or with commas "
+        "(default: the task's metadata.cluster_key)",
+    )
     runs.add_argument("--preserve", type=names, metavar="A,B", help="tasks or groups whose score must not fall")
-    runs.add_argument("--margin", type=float, default=0.01, help="loss that still counts as kept (default 0.01)")
+    runs.add_argument("--margin", type=float, metavar="SHARE", help="loss that still counts as kept (default 0.01)")
+    runs.add_argument("--alpha", type=float, metavar="SHARE", help="level of tests and intervals (default 0.05)")
+    runs.add_argument("--title", help="heading of the report")
     add_recipe_flags(parser, required=False)
     parser.add_argument("--methods", type=names, metavar="A,B", help="with --config: methods to build and evaluate")
     add_model_flags(parser)
@@ -54,11 +81,20 @@ def _compare(options: argparse.Namespace) -> None:
     if bool(options.config) == bool(options.runs):
         raise GrainsError("compare takes run folders (the baseline first) or --config with --model_args")
     if options.config:
+        for flag, instead in _OF_RUNS.items():
+            if _given(options, flag):
+                raise GrainsError(f"--{flag} applies to run folders, not to --config; {instead}")
         recipe, model_args = _inputs(options)
         from grains_eval.study.compare import compare_methods
 
         compare_methods(recipe, model_args, methods=options.methods, **_shared(options))
         return
+    for flag in _OF_RECIPES:
+        if _given(options, flag):
+            raise GrainsError(
+                f"--{'set' if flag == 'overrides' else flag} applies to --config, not to run folders, which are "
+                "compared as they are; leave it out, or give --config instead of the folders"
+            )
     if len(options.runs) < 2:
         raise GrainsError("compare needs two run folders or more: the baseline first, then the others")
     from grains_eval.cli.terminal import output
@@ -68,11 +104,32 @@ def _compare(options: argparse.Namespace) -> None:
         options.runs,
         options.output_path,
         output(),
+        alpha=0.05 if options.alpha is None else options.alpha,
+        margin=0.01 if options.margin is None else options.margin,
         tasks=options.tasks,
+        metrics=options.metrics,
+        subtasks=options.subtasks,
+        clusters=_pairs(options.clusters),
         preserve=options.preserve,
-        margin=options.margin,
+        title=options.title,
         overwrite=options.overwrite,
     )
+
+
+def _given(options: argparse.Namespace, flag: str) -> bool:
+    value = getattr(options, flag)
+    return value is not None and value is not False and value != []  # 0 is a value
+
+
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    """`["a=x,b=y", "c=z"]` as a table."""
+    found: dict[str, str] = {}
+    for pair in (pair for text in texts for pair in names(text)):
+        task, _, field = pair.partition("=")
+        if not task or not field:
+            raise GrainsError(f"--clusters '{pair}' is no TASK=FIELD; write for example mmlu_anatomy=subject")
+        found[task] = field
+    return found
 
 
 def _sweep_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -12,21 +11,21 @@ from typing import Any
 
 from grains_eval.errors import GrainsError
 from grains_eval.report.cards import run_card
+from grains_eval.report.choices import check_levels
 from grains_eval.report.compare import Row, adjust, compare_pair
-from grains_eval.report.data import AgainstControl, Band, Curve, ReportData, TokenMap
+from grains_eval.report.data import Curve, ReportData, TokenMap
 from grains_eval.report.headline import headline
 from grains_eval.report.items import changes
-from grains_eval.report.pairing import leaf_tasks
+from grains_eval.report.roles import (
+    against_controls,
+    check_preserve,
+    control_names,
+    draw_ranges,
+    headline_rows,
+    preserved,
+)
 from grains_eval.report.runs import Run, name_runs, read_run
 from grains_eval.report.verdict import judge
-from grains_eval.report.wording import answer
-from grains_eval.types import Comparison
-
-# The metric that speaks for a task when nobody says: the first of these that it has, else its first.
-HEADLINE_METRICS = ("acc", "exact_match", "bleu_acc", "f1", "mcc", "bleu", "word_perplexity")
-# Benchmarks of general skill that are compared to see what steering cost, not what it gained.
-PRESERVATION_TASKS = ("preserve", "mmlu", "mmmu", "hellaswag", "arc_", "gsm8k", "winogrande", "piqa")
-CONTROL_WORDS = ("random", "negated", "vocabulary", "sign_flip", "projected")
 
 
 def compare_runs(
@@ -71,11 +70,11 @@ def compare_runs(
         headline_metrics: The metric that speaks for a task; default: accuracy where there is one.
         preserve: Preservation tasks or groups; default: known benchmarks of general skill, and tasks whose
             metadata says `preserve: true`.
-        clusters: Document field that names the cluster, by task.
+        clusters: Document field that names the cluster, by task or group.
         exclude: Document hashes to leave out, on top of those that built or tuned any run's vector.
         subtasks: Also give a row to each task of an aggregated group.
         prompts_may_differ: Runs that prompt differently by design; prompting artifacts are recognised.
-        controls: Names of control runs; default: by the method's name.
+        controls: Names of control runs; default: by the run's or its method's name.
         bands: Control label to the runs that are its draws.
         failures: Reason by method, for methods without a run: each becomes a row.
         keep_going: Turn a run that cannot be compared into such a row instead of raising.
@@ -88,10 +87,12 @@ def compare_runs(
         seed: Seed of resampling tests.
 
     Raises:
-        GrainsError: fewer than two runs, a run that cannot be compared, or a report that is in the way.
+        GrainsError: fewer than two runs, a run that cannot be compared, a choice that does not fit them, or a report
+            that is in the way.
     """
     from grains_eval.report.write import refuse_existing, write
 
+    check_levels(alpha, margin)
     if output is not None and not overwrite:
         refuse_existing(Path(output))
     failed = dict(failures or {})
@@ -99,6 +100,8 @@ def compare_runs(
     if len(runs) < 2 and not failed:
         raise GrainsError("compare needs at least two runs: the baseline first, then the others")
     baseline, others = runs[0], runs[1:]
+    if not keep_going:  # a study has evaluated what it names; a failure there is a row
+        check_preserve(baseline, preserve)
     hidden = frozenset[str]().union(*(run.held_out_from() for run in runs), exclude or ())
     free = prompts_may_differ if not isinstance(prompts_may_differ, bool) else ()
     remarks: list[str] = []
@@ -128,19 +131,21 @@ def compare_runs(
                 raise
             failed[run.name] = str(error)
     order = list(dict.fromkeys((row.comparison.task, row.comparison.metric) for row in rows))
-    rows = adjust(sorted(rows, key=lambda row: order.index((row.comparison.task, row.comparison.metric))))
-    controlled = set(controls) if controls is not None else {r.name for r in others if _is_control(r.name)}
-    chosen = _headline_rows(rows, headline_metrics or {})
-    kept = _preserved(baseline, [row.comparison.task for row in chosen], preserve)
+    controlled = control_names(others, controls)
+    rows = adjust(sorted(rows, key=lambda row: order.index((row.comparison.task, row.comparison.metric))), controlled)
+    chosen = headline_rows(rows, headline_metrics or {})
+    kept = preserved(baseline, [row.comparison.task for row in chosen], preserve)
     comparisons = [row.comparison for row in chosen]
     targets = [c for c in comparisons if c.task not in kept]
     verdicts = tuple(judge(c, margin, alpha=alpha) for c in comparisons if c.task in kept)
+    rivals = against_controls(chosen, runs, controlled, kept, alpha, rows_of)
     report = ReportData(
         title=title or _title([run.name for run in others], baseline.name),
         headline=headline(
             [c for c in targets if c.method not in controlled],
             [v for v in verdicts if v.method not in controlled],
             alpha,
+            rivals,
         ),
         created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         alpha=alpha,
@@ -151,14 +156,14 @@ def compare_runs(
         rows=tuple(rows),
         targets=tuple(dict.fromkeys((c.task, c.metric) for c in targets)),
         verdicts=verdicts,
-        against_controls=_against_controls(chosen, runs, controlled, kept, alpha, rows_of),
+        against_controls=rivals,
         failures=failed,
         changes=tuple(
             changes(row, items)
             for row in chosen
             if row.comparison.task not in kept and row.comparison.method not in controlled
         ),
-        bands=_bands(bands or {}, rows),
+        bands=draw_ranges(bands or {}, rows),
         curves=tuple(curves),
         token_maps=tuple(token_maps),
         notes=(*remarks, *notes),
@@ -197,101 +202,6 @@ def _title(names: Sequence[str], baseline: str) -> str:
     if len(names) <= 3:
         return f"{', '.join(names)} against {baseline}"
     return f"{len(names)} runs against {baseline}"
-
-
-def _is_control(name: str) -> bool:
-    return any(word in name.lower() for word in CONTROL_WORDS)
-
-
-def _headline_rows(rows: Sequence[Row], wanted: Mapping[str, str]) -> list[Row]:
-    """One row per method and task: the metric that speaks for the task."""
-    grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        grouped.setdefault((row.comparison.method, row.comparison.task), []).append(row)
-    chosen: list[Row] = []
-    for (_, task), candidates in grouped.items():
-        named = {row.comparison.metric: row for row in reversed(candidates)}
-        bare = {row.comparison.metric.partition(",")[0]: row for row in reversed(candidates)}
-        if task in wanted and wanted[task] not in named and wanted[task] not in bare:
-            raise GrainsError(
-                f"task '{task}' has no metric '{wanted[task]}' to compare; it has {', '.join(sorted(named))}"
-            )
-        order = (wanted[task],) if task in wanted else HEADLINE_METRICS
-        found = next((named.get(m) or bare[m] for m in order if m in named or m in bare), candidates[0])
-        chosen.append(found)
-    return chosen
-
-
-def _preserved(baseline: Run, tasks: Sequence[str], preserve: Sequence[str] | None) -> set[str]:
-    if preserve is not None:
-        leaves = {leaf for name in preserve for leaf in leaf_tasks(baseline, name)}
-        return {task for task in tasks if task in preserve or task in leaves}
-    return {
-        task
-        for task in tasks
-        if task.startswith(PRESERVATION_TASKS)
-        or task.endswith("_skills")
-        or baseline.setting("configs", task, "metadata", "preserve")
-    }
-
-
-def _against_controls(
-    chosen: Sequence[Row],
-    runs: Sequence[Run],
-    controlled: set[str],
-    kept: set[str],
-    alpha: float,
-    rows_of: Any,
-) -> tuple[AgainstControl, ...]:
-    """Each method that is better than the baseline, compared with the control that gained most."""
-    by_name = {run.name: run for run in runs}
-
-    def gained(comparison: Comparison) -> float:
-        return comparison.difference if comparison.higher_is_better else -comparison.difference
-
-    found: list[tuple[str, str, Row]] = []
-    for row in chosen:
-        mine = row.comparison
-        if mine.method in controlled or mine.task in kept or answer(mine, alpha) != "better":
-            continue
-        rivals = [
-            other.comparison
-            for other in chosen
-            if other.comparison.method in controlled
-            and (other.comparison.task, other.comparison.metric) == (mine.task, mine.metric)
-        ]
-        if not rivals:
-            continue
-        rival = max(rivals, key=gained).method
-        metric = mine.metric.partition(",")[0]
-        paired = [
-            candidate
-            for candidate in rows_of(by_name[rival], by_name[mine.method], (mine.task,), (metric,))
-            if (candidate.comparison.task, candidate.comparison.metric) == (mine.task, mine.metric)
-        ]
-        found.extend((mine.method, rival, candidate) for candidate in paired)
-    adjusted = adjust([row for _, _, row in found])
-    return tuple(AgainstControl(method, rival, row) for (method, rival, _), row in zip(found, adjusted, strict=True))
-
-
-def _bands(bands: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> tuple[Band, ...]:
-    made: list[Band] = []
-    for label, members in bands.items():
-        draws: dict[tuple[str, str], list[float]] = {}
-        for row in rows:
-            if row.comparison.method in members:
-                key = (row.comparison.task, row.comparison.metric)
-                draws.setdefault(key, []).append(row.comparison.difference)
-        made.append(
-            Band(
-                label=label,
-                members=tuple(members),
-                low={key: min(values) for key, values in draws.items()},
-                mean={key: math.fsum(values) / len(values) for key, values in draws.items()},
-                high={key: max(values) for key, values in draws.items()},
-            )
-        )
-    return tuple(made)
 
 
 def _versions() -> dict[str, str]:

@@ -11,11 +11,12 @@ import numpy as np
 
 from grains_eval.errors import GrainsError
 from grains_eval.report import corpus, statistics
+from grains_eval.report.choices import check_levels, check_metrics, clusters_by_task
 from grains_eval.report.elementary import holm
 from grains_eval.report.measures import PairedMetric, measure, total
 from grains_eval.report.pairing import check, common_tasks, leaf_tasks, pair
 from grains_eval.report.power import minimum_detectable_effect
-from grains_eval.report.runs import Run, method_of, read_run
+from grains_eval.report.runs import Run, name_runs, read_run
 from grains_eval.report.statistics import Array, Estimate
 from grains_eval.types import Comparison
 
@@ -58,7 +59,7 @@ def compare(
         exclude: Document hashes to leave out, on top of those that built or tuned the runs' vectors.
         tasks: Tasks or groups to restrict to.
         metrics: Metrics to restrict to.
-        clusters: Document field that names the cluster, by task; default: the task's `cluster_key`.
+        clusters: Document field that names the cluster, by task or group; default: the task's `cluster_key`.
         subtasks: Also give a row to each task of an aggregated group.
         prompts_may_differ: Accept other prompts for the same documents (prompting baselines).
         seed: Seed of resampling tests.
@@ -66,6 +67,7 @@ def compare(
     Raises:
         GrainsError: the runs cannot be compared; one line says why.
     """
+    check_levels(alpha)
     first = baseline_run if isinstance(baseline_run, Run) else read_run(baseline_run)
     second = steered_run if isinstance(steered_run, Run) else read_run(steered_run)
     rows, _ = compare_pair(
@@ -100,13 +102,17 @@ def compare_pair(
     prompts_may_differ = prompts_may_differ or other.instructed or baseline.instructed
     names = common_tasks(baseline, other, tasks)
     notes = check(baseline, other, names, prompts_may_differ=prompts_may_differ)
+    fields = clusters_by_task(clusters, baseline, names)
     measured: dict[str, list[PairedMetric]] = {}
+    known: set[str] = set()
     for task in names:
         measured[task] = []
         for paired in pair(baseline, other, task, exclude, prompts_may_differ=prompts_may_differ):
-            found, remarks = measure(baseline, other, paired, clusters.get(task), metrics)
+            known.update(paired.baseline[0].values)
+            found, remarks = measure(baseline, other, paired, fields.get(task), metrics)
             measured[task].extend(found)
             notes.extend(remarks)
+    check_metrics(metrics, known)
     if not any(measured.values()):
         raise GrainsError(
             f"nothing to compare between '{baseline.name}' and '{other.name}': no metric of theirs is a"
@@ -114,7 +120,7 @@ def compare_pair(
         )
     groups, grouped, remarks = _groups(baseline, other, measured, alpha, seed)
     notes.extend(remarks)
-    method = method_of(other) or other.name
+    method = name_runs([other])[0]
     rows: list[Row] = list(groups)
     for task, found in measured.items():
         if task in grouped and not subtasks:
@@ -123,9 +129,18 @@ def compare_pair(
     return [replace(row, comparison=replace(row.comparison, method=method)) for row in rows], notes
 
 
-def adjust(rows: Sequence[Row]) -> list[Row]:
-    """Fill in Holm's adjusted p-values over all rows."""
-    adjusted = holm([row.comparison.p for row in rows])
+def adjust(rows: Sequence[Row], controls: Collection[str] = ()) -> list[Row]:
+    """Fill in Holm's adjusted p-values: over all rows of methods, and apart from them over those of controls.
+
+    Args:
+        rows: The table.
+        controls: Names of the runs that nothing is claimed for.
+    """
+    adjusted = [math.nan] * len(rows)
+    for family in (True, False):
+        places = [index for index, row in enumerate(rows) if (row.comparison.method in controls) is family]
+        for index, p in zip(places, holm([rows[index].comparison.p for index in places]), strict=True):
+            adjusted[index] = p
     return [
         replace(row, comparison=replace(row.comparison, adjusted_p=p)) for row, p in zip(rows, adjusted, strict=True)
     ]

@@ -188,7 +188,7 @@ class ReportData:
 
     Attributes:
         title: Heading.
-        headline: The verdict, two sentences.
+        headline: The verdict, two or three sentences.
         created: ISO date and time.
         alpha: One minus the confidence level.
         margin: Non-inferiority margin, as a share.

@@ -1,26 +1,47 @@
-"""The verdict in two sentences: what improved for sure, and what it cost."""
+"""The verdict in two or three sentences: what improved for sure, whether a control does as well, what it cost."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
+from grains_eval.report.data import AgainstControl
 from grains_eval.report.verdict import CapabilityVerdict
-from grains_eval.report.wording import answer, change, confidence, interval, level, p_phrase, rounded, unit
+from grains_eval.report.wording import answer, change, confidence, gain, interval, level, p_phrase, rounded, unit
 from grains_eval.types import Comparison
 
 NO_PRESERVATION = "No preservation task was compared, so what this cost elsewhere is unknown."
 
 
-def headline(targets: Sequence[Comparison], verdicts: Sequence[CapabilityVerdict], alpha: float) -> str:
-    """Two sentences over the methods' target rows (controls left out) and their capability verdicts.
+def headline(
+    targets: Sequence[Comparison],
+    verdicts: Sequence[CapabilityVerdict],
+    alpha: float,
+    rivals: Sequence[AgainstControl] = (),
+) -> str:
+    """What improved, that a control does as well where it does, and what it cost.
 
     Args:
         targets: Rows of the tasks that were to improve, without controls.
         verdicts: Verdicts on preservation tasks, without controls.
         alpha: Level of the tests and one minus the confidence level.
+        rivals: Methods that improved, against their strongest control.
     """
-    return f"{_effect(targets, alpha)} {_cost(verdicts)}"
+    return " ".join(filter(None, (_effect(targets, alpha), _beyond(rivals, alpha), _cost(verdicts))))
+
+
+def _beyond(rivals: Sequence[AgainstControl], alpha: float) -> str:
+    """The methods whose gain a control has too: their vectors are then no explanation of it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for rival in rivals:
+        row = rival.row.comparison
+        if answer(row, alpha) != "better":
+            who = f"{rival.method} is not shown to be better than its strongest control, {rival.control}"
+            if answer(row, alpha) == "worse":
+                who = f"{rival.method} is worse than its strongest control, {rival.control}"
+            found.setdefault((row.task, row.metric), []).append(f"{who}: {_short(row)}")
+    parts = [f"on {task} {metric} {', '.join(ties)}" for (task, metric), ties in found.items()]
+    return f"But {'; '.join(parts)}." if parts else ""
 
 
 def _effect(targets: Sequence[Comparison], alpha: float) -> str:
@@ -57,9 +78,9 @@ def _single(row: Comparison, alpha: float) -> str:
 
 def _several(rows: Sequence[Comparison], alpha: float) -> str:
     name = f"{rows[0].task} {rows[0].metric}"
-    better = sorted((r for r in rows if answer(r, alpha) == "better"), key=_gain, reverse=True)
-    worse = sorted((r for r in rows if answer(r, alpha) == "worse"), key=_gain)
-    best = max(rows, key=_gain)
+    better = sorted((r for r in rows if answer(r, alpha) == "better"), key=gain, reverse=True)
+    worse = sorted((r for r in rows if answer(r, alpha) == "worse"), key=gain)
+    best = max(rows, key=gain)
     if not better:
         text = (
             f"none of {len(rows)} methods is shown to improve {name}: the largest change is {best.method}'s "
@@ -70,10 +91,6 @@ def _several(rows: Sequence[Comparison], alpha: float) -> str:
     if worse:
         text += f"; worsened by {_listed(worse)}"
     return text
-
-
-def _gain(row: Comparison) -> float:
-    return row.difference if row.higher_is_better else -row.difference
 
 
 def _short(row: Comparison) -> str:

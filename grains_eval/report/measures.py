@@ -164,9 +164,12 @@ def _cluster(sample: Sample, key: str, task: str) -> Hashable:
     value: Any = sample.doc
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
+            there = (
+                ", ".join(sorted(map(str, cast(Mapping[str, Any], value)))) if isinstance(value, Mapping) else "none"
+            )
             raise GrainsError(
-                f"task '{task}', document {sample.doc_id} has no field '{key}' to cluster by; "
-                "mend 'cluster_key' in the task's metadata"
+                f"task '{task}', document {sample.doc_id} has no field '{key}' to cluster by; its fields are {there}; "
+                "name one of them with --clusters, or as 'cluster_key' in the task's metadata"
             )
         value = cast(Mapping[str, Any], value)[part]
     return value if isinstance(value, str | int | float | bool) else repr(value)

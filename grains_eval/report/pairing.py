@@ -52,7 +52,7 @@ def common_tasks(baseline: Run, other: Run, wanted: Sequence[str] | None = None)
         leaves = [leaf for name in wanted for leaf in (leaf_tasks(baseline, name) or (name,))]
         for name in leaves:
             if name not in first:
-                raise unknown(name, first, "task")
+                raise unknown(name, {*first, *baseline.results.get("groups", {})}, "task")
             if name not in second:
                 raise GrainsError(
                     f"task '{name}' is in run '{baseline.name}' but not in '{other.name}'; evaluate it there"

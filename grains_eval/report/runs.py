@@ -257,11 +257,14 @@ def method_of(run: Run) -> str:
 
 
 def name_runs(runs: Sequence[Run]) -> list[str]:
-    """Names for a table: the steering method where that tells the runs apart, else the folder's name."""
-    methods = [method_of(run) for run in runs]
-    names = [
-        method if method and methods.count(method) == 1 else run.name for run, method in zip(runs, methods, strict=True)
-    ]
+    """Names for a table: the folder's, and the method that steered the run where the folder does not say it.
+
+    A name depends on the run alone, so that a third run does not rename the second.
+    """
+    names: list[str] = []
+    for run in runs:
+        method = method_of(run)
+        names.append(run.name if method.lower() in run.name.lower() else f"{run.name} ({method})")
     seen: dict[str, int] = {}
     unique: list[str] = []
     for label in names:

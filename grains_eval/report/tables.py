@@ -101,7 +101,7 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
             if key in band.mean:
                 table.add_row(*map(escape, band_cells(band, key, rows[0])), style="dim")
         console.print(table)
-    console.print(escape(caption(report)), style="dim", highlight=False)
+    console.print(escape(caption(report, whole=False)), style="dim", highlight=False)
     for method, reason in report.failures.items():
         console.print(f"{escape(method)} failed: {escape(reason)}", highlight=False)
     for line in control_lines(report):
@@ -127,18 +127,24 @@ def band_cells(band: Band, key: tuple[str, str], row: Comparison) -> tuple[str, 
     )
 
 
-def caption(report: ReportData) -> str:
-    """What the table's numbers are."""
+def caption(report: ReportData, *, whole: bool = True) -> str:
+    """What the table's numbers are.
+
+    Args:
+        report: The report.
+        whole: Explain the columns too that only the files have.
+    """
     excluded = max((row.comparison.excluded for row in report.rows), default=0)
     held_out = (
         f" Up to {excluded:,} items a task built or tuned a vector and are left out for every method."
         if excluded
         else ""
     )
+    apart = ", and apart from them over all rows of controls" if report.controls else ""
+    pushed = "; anti-steered: items pushed the wrong way" if whole else ""
     return (
         "Differences in points where the metric is a share or out of 100; "
-        f"{confidence(report.alpha)} intervals; p adjusted by Holm over the table; "
-        f"anti-steered: items pushed the wrong way.{held_out}"
+        f"{confidence(report.alpha)} intervals; p adjusted by Holm over all rows of methods{apart}{pushed}.{held_out}"
     )
 
 

@@ -75,3 +75,8 @@ def answer(comparison: Comparison, alpha: float) -> str:
     if not comparison.adjusted_p < alpha:
         return "not shown"
     return "better" if (comparison.difference > 0) == comparison.higher_is_better else "worse"
+
+
+def gain(comparison: Comparison) -> float:
+    """The difference, turned so that positive is better."""
+    return comparison.difference if comparison.higher_is_better else -comparison.difference

@@ -101,6 +101,19 @@ def test_a_bug_keeps_its_traceback():
         (["compare"], "compare takes run folders"),
         (["compare", "one"], "compare needs two run folders"),
         (["compare", "one", "two", "--config", "recipe.yaml"], "compare takes run folders"),
+        (["compare", "one", "two", "--alpha", "1"], "alpha 1 is no level of a test; give a share above 0"),
+        (["compare", "one", "two", "--margin", "0"], "margin 0 is no tolerated loss; give a share above 0"),
+        (["compare", "one", "two", "--clusters", "subject"], "--clusters 'subject' is no TASK=FIELD"),
+        (["compare", "one", "two", "--methods", "caa"], "--methods applies to --config"),
+        (["compare", "one", "two", "-a", "pretrained=x"], "--model_args applies to --config"),
+        (["compare", "one", "two", "--set", "data.examples=3"], "--set applies to --config"),
+        (["compare", "--config", "recipe.yaml", "--tasks", "a"], "evaluation.tasks: --set 'evaluation.tasks=[A,B]'"),
+        (["compare", "--config", "recipe.yaml", "--preserve", "a"], "evaluation.preserve: --set"),
+        (["compare", "--config", "recipe.yaml", "--margin", "0"], "evaluation.margin: --set evaluation.margin=0.02"),
+        (["compare", "--config", "recipe.yaml", "--metrics", "acc"], "--set evaluation.metrics.TASK=A"),
+        (["compare", "--config", "recipe.yaml", "--alpha", "0.1"], "--alpha applies to run folders, not to --config"),
+        (["compare", "--config", "recipe.yaml", "--clusters", "a=b"], "metadata.cluster_key"),
+        (["compare", "--config", "recipe.yaml", "--subtasks"], "--subtasks applies to run folders"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(words, line, tmp_path, monkeypatch, capsys):
@@ -110,6 +123,49 @@ def test_bad_input_is_one_line_and_writes_nothing(words, line, tmp_path, monkeyp
     err = capsys.readouterr().err
     assert line in err and err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["compare", "one", "two", "--metrcs", "acc"],
+            "unrecognized arguments: --metrcs acc; see grains-eval compare --help",
+        ),
+        (
+            ["compare", "one", "two", "--alpha", "x"],
+            "argument --alpha: invalid float value: 'x'; see grains-eval compare --help",
+        ),
+        (
+            ["build"],
+            "the following arguments are required: --config/-C, --output_path/-o; see grains-eval build --help",
+        ),
+        ([], "the following arguments are required: COMMAND; see grains-eval --help"),
+    ],
+)
+def test_a_misused_flag_is_one_line_and_a_hint(words, line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"grains-eval: error: {line}\n"
+
+
+def test_compare_hands_its_flags_to_the_comparison(monkeypatch):
+    seen = {}
+    monkeypatch.setattr("grains_eval.report.compare_runs", lambda *places, **choices: seen.update(choices))
+    words = "compare a b --alpha 0.1 --margin 0.02 --tasks t,u --metrics acc --preserve u --subtasks --title T"
+    assert cli.main([*words.split(), "--clusters", "t=x,u=y.z", "--clusters", "v=w"]) == 0
+    assert seen == {
+        "alpha": 0.1,
+        "margin": 0.02,
+        "tasks": ["t", "u"],
+        "metrics": ["acc"],
+        "preserve": ["u"],
+        "subtasks": True,
+        "title": "T",
+        "clusters": {"t": "x", "u": "y.z", "v": "w"},
+        "overwrite": False,
+    }
 
 
 def test_a_recipe_is_a_file_or_the_name_of_a_bundled_behaviour(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from grains_eval.errors import GrainsError
 from grains_eval.report import ReportData, compare_runs, render_terminal, write
+from grains_eval.report.elementary import holm
 from grains_eval.report.html import render_html
 from grains_eval.report.published import published_tables
 from grains_eval.report.tables import to_csv, to_json, to_markdown
@@ -47,9 +48,53 @@ def test_rows_verdicts_and_controls(report: ReportData) -> None:
     assert "caa" in report.headline and "random" not in report.headline
 
 
-def test_holm_runs_over_the_whole_table(report: ReportData) -> None:
-    smallest = min(report.rows, key=lambda row: row.comparison.p).comparison
-    assert smallest.adjusted_p == pytest.approx(min(1, 8 * smallest.p))
+def test_holm_runs_over_methods_and_apart_over_controls(report: ReportData) -> None:
+    for controls in (False, True):
+        family = [r.comparison for r in report.rows if (r.comparison.method in report.controls) is controls]
+        assert len(family) == 4
+        assert [row.adjusted_p for row in family] == holm([row.p for row in family])
+    # a draw more of a control costs a method nothing, another method does
+    grains = next(r.comparison for r in report.rows if r.comparison.method == "grains")
+    with_all = holm([r.comparison.p for r in report.rows])[0]
+    assert grains.p < grains.adjusted_p < with_all
+
+
+def test_controls_are_known_by_their_method_where_the_folder_does_not_say(tmp_path: Path) -> None:
+    task = {"t": TaskData({"acc": [0.0, 1.0] * 6})}
+    write_run(tmp_path / "plain", task)
+    write_run(tmp_path / "first", task, steering=[{"method": "vocabulary"}])
+    report = compare_runs({"plain": tmp_path / "plain", "first": tmp_path / "first"})
+    assert report.controls == {"first"}
+
+
+def gaining(shares: dict[str, tuple[int, int]], root: Path) -> ReportData:
+    """Runs of 200 items: the first `a` of the 100 wrong ones are put right, and `b` from the end of them."""
+    names = {"baseline": (0, 0), **shares}
+    for name, (first, last) in names.items():
+        wrong = [1.0] * first + [0.0] * (100 - first - last) + [1.0] * last
+        write_run(root / name, {"t": TaskData({"acc": [*wrong, *[1.0] * 100]})})
+    return compare_runs([root / name for name in names])
+
+
+def test_the_headline_says_when_a_control_does_as_well(tmp_path: Path) -> None:
+    tied = gaining({"grains": (40, 0), "vocabulary": (0, 41)}, tmp_path / "tied")
+    said = "But on t acc grains is not shown to be better than its strongest control, vocabulary: −0.5 ("
+    assert "improves t acc" in tied.headline and said in tied.headline
+    lost = gaining({"grains": (20, 0), "vocabulary": (60, 0)}, tmp_path / "lost")
+    assert "But on t acc grains is worse than its strongest control, vocabulary: −20.0 (" in lost.headline
+    alone = gaining({"grains": (60, 0), "vocabulary": (5, 0)}, tmp_path / "alone")
+    assert "improves t acc" in alone.headline and "control" not in alone.headline
+    page = render_html(tied)
+    assert "not shown to be better than its strongest control, vocabulary" in page
+
+
+def test_the_legend_explains_the_columns_that_are_there(report: ReportData) -> None:
+    console = Console(file=io.StringIO(), width=220)
+    render_terminal(report, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for text, has in ((shown, False), (to_markdown(report), True)):
+        assert ("anti-steered: items pushed" in text) is has
+        assert "Holm over all rows of methods, and apart from them over all rows of controls" in text
 
 
 def test_items_are_shown_in_full(report: ReportData) -> None:

@@ -158,14 +158,16 @@ def test_prompting_baselines_may_prompt_differently(tmp_path: Path) -> None:
     assert compare(tmp_path / "a", tmp_path / "c", prompts_may_differ=True)[0].n == 5
 
 
-def test_runs_are_named_by_method_or_folder(tmp_path: Path) -> None:
+def test_runs_are_named_by_folder_and_method_whatever_else_is_compared(tmp_path: Path) -> None:
     for name, steering in (
         ("plain", None),
         ("one", [{"method": "grains"}]),
         ("two", [{"method": "caa"}]),
-        ("three", [{"method": "caa"}]),
+        ("CAA_strong", [{"method": "caa"}]),
     ):
         write_run(tmp_path / name, {"t": BASE}, steering=steering)
-    runs = [read_run(tmp_path / name) for name in ("plain", "one", "two", "three", "three")]
-    assert name_runs(runs[:4]) == ["plain", "grains", "two", "three"]
-    assert name_runs(runs)[3:] == ["three", "three (2)"]
+    runs = [read_run(tmp_path / name) for name in ("plain", "one", "two", "CAA_strong", "two")]
+    assert name_runs(runs) == ["plain", "one (grains)", "two (caa)", "CAA_strong", "two (caa) (2)"]
+    for count in (1, 2, 3, 4):
+        assert name_runs(runs[:count]) == name_runs(runs)[:count]
+    assert {row.method for row in compare(runs[0], runs[1])} == {"one (grains)"}
