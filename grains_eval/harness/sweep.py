@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ def evaluate_settings(
     tasks: Sequence[str],
     *,
     task_manager: TaskManager | None = None,
+    on_result: Callable[[int, dict[str, Any]], None] | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Run lm-eval once per setting, with the forward passes of all settings shared.
@@ -53,6 +54,7 @@ def evaluate_settings(
         settings: What to evaluate, one after another.
         tasks: Task or group names.
         task_manager: Finds the tasks; lm-eval's default if None.
+        on_result: Called with a setting's index and results as soon as they are there, before the next setting runs.
         **options: Anything else that `lm_eval.simple_evaluate` takes, e.g. `limit`, `num_fewshot`; never
         `use_cache`.
 
@@ -94,6 +96,8 @@ def evaluate_settings(
                 chosen = {**_DEFAULTS, **{name: value for name, value in options.items() if name in _OPTIONS}}
                 found = evaluate(lm=lm, task_dict=loaded.load(), **chosen)
             results.append({} if found is None else _complete(dict(found), results[0] if results else {}, lm))
+            if on_result is not None:
+                on_result(index, results[-1])
     finally:
         lm.applied, lm.memo = own, None
     return results

@@ -24,6 +24,7 @@ from grains_eval.study.build import weights_fingerprint
 logger = logging.getLogger(__name__)
 
 NOTE = "run.json"
+_EXPECTED = (GrainsError, RuntimeError, ValueError)  # what ends one run; a full disk ends them all
 STARTED = ".started"  # marks a folder of ours whose evaluation is not finished
 
 
@@ -105,33 +106,38 @@ def run_all(
         "fewshot_as_multiturn": recipe.data.chat_template,
         "bootstrap_iters": 0,
     }
+    finished: set[str] = set()
 
     def keep(run: PlannedRun, results: dict[str, Any]) -> None:
+        finished.add(run.name)
         if results:  # another process of a distributed run reports
-            results["config"] |= {"model": "grains_hf", "model_args": {**model_args, **run.steering}}
-            _write(folder / run.name, results, notes[run.name])
+            config = {**results["config"], "model": "grains_hf", "model_args": {**model_args, **run.steering}}
+            _write(folder / run.name, {**results, "config": config}, notes[run.name])
 
     manager = task_manager(tasks, include_path, recipe.data.metadata)
-    # all together; where that fails, one after another, so that the one that fails is known
-    batches = [shared, *([each] for each in shared)] if len(shared) > 1 else [shared] if shared else []
-    for index, batch in enumerate(batches):
+    # all together; where that fails, the rest one after another, so that the one that fails is known
+    batches = [shared, *([each] for each in shared)] if len(shared) > 1 else [shared]
+    for batch in batches:
+        left = [each for each in batch if each[0].name not in finished]
         try:
-            found = evaluate_settings(
-                lm, [artifacts for _, artifacts in batch], tasks, task_manager=manager, log_samples=True, **options
-            )
-        except (GrainsError, RuntimeError, ValueError) as error:
-            if len(batch) == 1:
-                failures[batch[0][0].name] = " ".join(str(error).split())
-            continue
-        for (run, _), results in zip(batch, found, strict=True):
-            keep(run, results)
-        if index == 0:
-            break
+            if left:
+                evaluate_settings(
+                    lm,
+                    [artifacts for _, artifacts in left],
+                    tasks,
+                    task_manager=manager,
+                    log_samples=True,
+                    on_result=lambda index, results, left=left: keep(left[index][0], results),
+                    **options,
+                )
+        except _EXPECTED as error:
+            if len(left) == 1:
+                failures[left[0][0].name] = " ".join(str(error).split())
     for run in alone:
         try:
             own = load_lm({**model_args, **run.steering})
             keep(run, evaluate(own, tasks, include_path=include_path, metadata=recipe.data.metadata, **options))
-        except (GrainsError, RuntimeError, ValueError) as error:
+        except _EXPECTED as error:
             failures[run.name] = " ".join(str(error).split())
     if planned and planned[0].name in failures:
         raise GrainsError(f"the evaluation of '{planned[0].name}' failed: {failures[planned[0].name]}")
@@ -178,8 +184,39 @@ def _is_there(folder: Path, note: Mapping[str, Any], overwrite: bool) -> bool:
 
 
 def _write(folder: Path, results: dict[str, Any], note: Mapping[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / STARTED).touch()
-    write_run(results, folder)
-    (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-    (folder / STARTED).unlink()
+    """Write a finished evaluation, whole or not at all.
+
+    Raises:
+        OSError: the disk is full, or something else that no other run would survive.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / STARTED).touch()
+        write_run(results, folder)
+        _check_written(folder, results)
+        part = folder / f".{NOTE}.part"
+        part.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        part.replace(folder / NOTE)
+        (folder / STARTED).unlink()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _check_written(folder: Path, results: Mapping[str, Any]) -> None:
+    """Count what was written: lm-eval's tracker turns a full disk into a warning.
+
+    Raises:
+        OSError: samples or the results file are missing or cut off.
+    """
+    expected = sum(len(results["samples"][name]) for name in results["configs"])
+    found = sum(file.read_bytes().count(b"\n") for file in folder.rglob("samples_*.jsonl"))
+    try:
+        whole = [json.loads(file.read_bytes()) for file in folder.rglob("results_*.json")]
+    except ValueError:
+        whole = []
+    if not whole or found != expected:
+        raise OSError(
+            f"lm-eval wrote {found} of {expected} samples to '{folder}' and {'a' if whole else 'no'} results file; "
+            "free some disk space if it is full, and run the same command again"
+        )
