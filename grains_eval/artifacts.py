@@ -305,7 +305,7 @@ def _read_vectors(folder: Path, config: ArtifactConfig) -> SteeringVectors:
     try:
         settings: dict[str, Any] = {**config.recommended, "layers": _tuple(config.recommended.get("layers"))}
         recommended = SteeringConfig(**settings)
-    except TypeError as error:
+    except (TypeError, GrainsError) as error:
         raise GrainsError(f"'{folder}': the recommended setting is damaged: {error}") from error
     return SteeringVectors(
         directions={layer: tensors[f"layers.{layer}"] for layer in config.layers},

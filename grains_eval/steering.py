@@ -220,8 +220,10 @@ def steered(
         The same model.
 
     Raises:
-        GrainsError: unknown operator or layer, or vectors of another width.
+        GrainsError: no Hugging Face model, unknown operator or layer, or vectors of another width.
     """
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]  # untyped callers
+        raise GrainsError(f"steered takes a Hugging Face model, not a {type(model).__name__}; hand over its `.model`")
     check_width(model, vectors)
     with applied(model, resolve(vectors, config or vectors.recommended), prompt_lengths):
         yield model

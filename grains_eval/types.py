@@ -5,9 +5,12 @@ Symbols follow the GrAInS paper (arXiv 2507.18043): `x` prompt, `y+` chosen, `y-
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from grains_eval.errors import GrainsError, unknown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -108,6 +111,9 @@ class SteeringConfig:
         unit: `relative` moves by `s` times the layer's median token norm, `absolute` by `lambda * v_l`.
         operator: A name in `steering.OPERATORS`.
         positions: Tokens that are moved.
+
+    Raises:
+        GrainsError: a value of another kind.
     """
 
     layers: tuple[int, ...] | None = None
@@ -115,6 +121,20 @@ class SteeringConfig:
     unit: Unit = "relative"
     operator: str = "add_renormalised"
     positions: Positions = "all"
+
+    def __post_init__(self) -> None:
+        layers: Any = self.layers
+        whole = isinstance(layers, Sequence) and all(isinstance(one, Integral) for one in cast("Sequence[Any]", layers))
+        if layers is not None and not whole:
+            raise GrainsError(
+                f"layers={layers!r} is no tuple of blocks; write layers=(3,) for one, or None for every layer of the "
+                "vectors (blocks count from 0)"
+            )
+        if not isinstance(cast(Any, self.strength), Real):
+            raise GrainsError(f"strength={self.strength!r} is no number; write strength=1.0")
+        for name, known in (("unit", get_args(Unit)), ("positions", get_args(Positions))):
+            if getattr(self, name) not in known:
+                raise unknown(getattr(self, name), known, name)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,6 +86,39 @@ def test_vectors_of_another_width_are_refused(loaded_text):
         steered(model, SteeringVectors({0: torch.ones(7)}, {0: 1.0})),
     ):
         pass
+
+
+def test_what_is_no_model_is_refused(loaded_text):
+    loaded = loaded_text("llama")
+    with (
+        pytest.raises(GrainsError, match=r"not a LoadedModel; hand over its `\.model`"),
+        steered(loaded, vectors_for(loaded.model, [0])),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ({"layers": 3}, r"layers=3 is no tuple of blocks; write layers=\(3,\) for one"),
+        ({"layers": "3"}, "layers='3' is no tuple of blocks"),
+        ({"layers": (0.5,)}, "is no tuple of blocks"),
+        ({"strength": "x"}, "strength='x' is no number; write strength=1.0"),
+        ({"strength": None}, "strength=None is no number"),
+        ({"unit": "absolut"}, "unknown unit 'absolut': did you mean 'absolute'"),
+        ({"positions": "first"}, "unknown positions 'first': .*known are all, generated, last, prompt"),
+    ],
+    ids=str,
+)
+def test_a_setting_of_another_kind_is_refused_in_one_line(setting, line):
+    with pytest.raises(GrainsError, match=line) as refused:
+        SteeringConfig(**setting)
+    assert "\n" not in str(refused.value)
+
+
+def test_numbers_of_numpy_make_a_setting():
+    config = SteeringConfig(layers=(np.int64(1), 2), strength=np.float32(0.5))
+    assert config == SteeringConfig((1, 2), 0.5)
 
 
 def test_an_unknown_operator_and_an_unknown_layer_are_refused(loaded_text):
