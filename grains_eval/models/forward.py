@@ -8,12 +8,13 @@ multimodal positions), one drops the positions whose logits nobody reads before 
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -101,41 +102,62 @@ def repeat_rows(value: Any, rows: int, name: str = "") -> Any:
     return value
 
 
-def prefill(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor) -> tuple[Tensor, Any]:
+def prefill(
+    model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, *, logits: bool = True
+) -> tuple[Tensor, Any]:
     """Run prompt embeddings `[B, T, H]` (wider with deepstack features, see `decoder_inputs`).
 
     Returns:
-        Logits at the last prompt token `[B, V]`, and the cache of keys and values (with gradient if prompt has one).
+        Logits at the last prompt token `[B, 1, V]` (`[B, 0, V]` where none are wanted), and the cache of keys and
+        values (with gradient if prompt has one).
     """
     forget_positions(model)
     embeddings, keywords = decoder_inputs(encoded, prompt)
-    with logits_from(model, -1), decoder_receives(model, keywords, len(prompt)):
+    start = -1 if logits else prompt.shape[1]
+    with logits_from(model, start), decoder_receives(model, keywords, len(prompt)):
         output = model(inputs_embeds=embeddings, use_cache=True)
-    return output.logits[:, -1], output.past_key_values
+    return output.logits, output.past_key_values
 
 
-def extend(model: PreTrainedModel, encoded: EncodedExample, cache: Any, tokens: Tensor) -> Tensor:
-    """Run `[n]` response tokens after a cached prompt of `B` rows; the cache itself is left as it was.
+def extend(
+    model: PreTrainedModel, encoded: EncodedExample, cache: Any, tokens: Tensor, *, logits: bool = True
+) -> Tensor:
+    """Run response tokens after a cached prompt of `B` rows; the cache itself is left as it was.
+
+    Args:
+        model: The model.
+        encoded: The example.
+        cache: What `prefill` returned.
+        tokens: `[R, n]`: each row follows all rows of the prompt.
+        logits: Whether any are wanted.
 
     Returns:
-        Logits `[B, n, V]`.
+        Logits `[R * B, n, V]`, or `[R * B, 0, V]`.
     """
-    rows = cache.layers[-1].keys.shape[0]
-    embeddings = model.get_input_embeddings()(tokens)[None].expand(rows, -1, -1)
+    responses, length = tokens.shape
+    batch = cache.layers[-1].keys.shape[0]
+    rows = responses * batch
+    embeddings = model.get_input_embeddings()(tokens).repeat_interleave(batch, dim=0)
     keywords: dict[str, Any] = {}
     if encoded.next_position is not None:
         captured = encoded.decoder_keywords.get("position_ids")
-        positions = torch.arange(len(tokens), device=tokens.device) + encoded.next_position
+        positions = torch.arange(length, device=tokens.device) + encoded.next_position
         axes = (*captured.shape[:-2], rows) if isinstance(captured, Tensor) else (rows,)
         keywords["position_ids"] = positions.expand(*axes, -1)
-    with decoder_receives(model, keywords, rows):
-        return model(inputs_embeds=embeddings, past_key_values=fork(cache), use_cache=True).logits
+    with logits_from(model, 0 if logits else length), decoder_receives(model, keywords, rows):
+        return model(inputs_embeds=embeddings, past_key_values=fork(cache, responses), use_cache=True).logits
 
 
-def fork(cache: Any) -> Any:
-    """A cache that grows without touching the original (layers rebind their tensors when they grow)."""
+def fork(cache: Any, copies: int = 1) -> Any:
+    """A cache of `copies` times the rows that grows without touching the original.
+
+    Layers rebind their tensors when they grow, so copying the layers is enough.
+    """
     copied = copy.copy(cache)
     copied.layers = [copy.copy(layer) for layer in cache.layers]
+    if copies > 1:
+        for layer in copied.layers:
+            layer.keys, layer.values = (each.repeat(copies, 1, 1, 1) for each in (layer.keys, layer.values))
     return copied
 
 
@@ -160,12 +182,28 @@ def response_logprobs(
     # one softmax over the last prompt token's logits serves the first token of both responses
     rows = torch.arange(len(prompt)).repeat(2)
     tokens = torch.stack([response[0] for response in responses]).repeat_interleave(len(prompt))
-    scores = list(picked_logprobs(first, rows, tokens).view(2, -1))
-    for index, response in enumerate(responses):
-        if len(response) > 1:
-            rest = response_sums(extend(model, encoded, cache, response[:-1]), response[1:])
-            scores[index] = scores[index] + rest
-    return torch.stack(scores, dim=-1)
+    scores = picked_logprobs(first[:, 0], rows, tokens).view(2, -1)
+    for batch in _together(responses):
+        rest = [responses[index][1:] for index in batch]
+        width = max(map(len, rest))
+        if not width:
+            continue
+        # padded on the right, where no token that counts sees it
+        fed = torch.stack(
+            [functional.pad(responses[index][:-1], (0, width - len(responses[index]) + 1)) for index in batch]
+        )
+        found = response_sums(extend(model, encoded, cache, fed), rest)
+        scores = scores.index_add(0, torch.tensor(batch, device=scores.device), found)
+    return scores.T
+
+
+def _together(responses: Sequence[Tensor]) -> list[list[int]]:
+    """Both responses in one pass, unless padding the shorter one costs more than a fifth of the pass."""
+    lengths = [len(response) - 1 for response in responses]
+    everyone = list(range(len(responses)))
+    if sum(lengths) < 0.8 * len(lengths) * max(lengths):
+        return [[index] for index in everyone]
+    return [everyone]
 
 
 def shares_prefix(model: PreTrainedModel) -> bool:
@@ -184,12 +222,12 @@ def _whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, resp
     """One response, with its prompt in a single pass without cache; prompts with images share their prefix always."""
     if encoded.decoder_keywords:
         first, cache = prefill(model, encoded, prompt)
-        score = response_sums(first[:, None], response[:1])
+        score = response_sums(first, [response[:1]])[0]
         if len(response) > 1:
-            score = score + response_sums(extend(model, encoded, cache, response[:-1]), response[1:])
+            score = score + response_sums(extend(model, encoded, cache, response[None, :-1]), [response[1:]])[0]
         return score
     forget_positions(model)
     tail = model.get_input_embeddings()(response[:-1])[None].expand(len(prompt), -1, -1)
     with logits_from(model, prompt.shape[1] - 1):
         logits = model(inputs_embeds=torch.cat([prompt, tail.to(prompt.dtype)], dim=1), use_cache=False).logits
-    return response_sums(logits, response)
+    return response_sums(logits, [response])[0]

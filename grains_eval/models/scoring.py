@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, with two passes over the logits forward and two backward.
+"""Log-probabilities of given tokens, with one tensor of logits size forward and none backward.
 
 `log_softmax` and `gather` would make and fill four tensors of logits size in the backward pass alone, which costs as
 much as the vocabulary projection of a small model.
@@ -6,6 +6,7 @@ much as the vocabulary projection of a small model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,18 +18,24 @@ class _Picked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:  # pyright: ignore
-        logprobs = logits.float().log_softmax(dim=-1)
-        ctx.save_for_backward(logprobs, rows, tokens)
-        ctx.dtype = logits.dtype
-        return logprobs[rows, tokens]
+        full = logits.float()
+        probabilities = full.softmax(dim=-1)
+        # the likeliest token's probability is at least 1/V, so its logarithm is exact to rounding
+        normaliser = full.amax(dim=-1) - probabilities.amax(dim=-1).log()
+        ctx.save_for_backward(rows, tokens)
+        ctx.probabilities, ctx.dtype = probabilities, logits.dtype
+        return full[rows, tokens] - normaliser[rows]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
-        logprobs, rows, tokens = ctx.saved_tensors
-        per_row = upstream.new_zeros(len(logprobs)).index_add_(0, rows, upstream)
-        gradient = logprobs.exp().mul_(-per_row[:, None])
-        gradient.index_put_((rows, tokens), upstream, accumulate=True)
+        if ctx.probabilities is None:
+            raise RuntimeError("picked_logprobs keeps nothing for a second backward pass")
+        rows, tokens = ctx.saved_tensors
+        # its own tensor, which nobody reads again: the gradient takes its place
+        gradient, ctx.probabilities = ctx.probabilities, None
+        per_row = upstream.new_zeros(len(gradient)).index_add_(0, rows, upstream)
+        gradient.mul_(-per_row[:, None]).index_put_((rows, tokens), upstream, accumulate=True)
         return gradient.to(ctx.dtype), None, None
 
 
@@ -47,8 +54,20 @@ def picked_logprobs(logits: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     return picked
 
 
-def response_sums(logits: Tensor, response: Tensor) -> Tensor:
-    """`[B, n, V]` logits and `[n]` targets to `[B]` summed log-probabilities, float32, nats."""
-    batch, length, vocabulary = logits.shape
-    rows = torch.arange(batch * length, device=logits.device)
-    return picked_logprobs(logits.reshape(-1, vocabulary), rows, response.repeat(batch)).view(batch, length).sum(dim=-1)
+def response_sums(logits: Tensor, responses: Sequence[Tensor]) -> Tensor:
+    """Sum the log-probabilities of responses, each of which a block of `B` rows of logits follows.
+
+    Args:
+        logits: `[R * B, n, V]` for `R` responses in turn; positions past a response's own length are not read.
+        responses: `R` times up to `n` token ids.
+
+    Returns:
+        `[R, B]` float32, nats.
+    """
+    batch, width = len(logits) // len(responses), logits.shape[1]
+    places = torch.arange(len(logits) * width, device=logits.device).view(len(responses), batch, width)
+    rows = torch.cat([places[index, :, : len(each)].flatten() for index, each in enumerate(responses)])
+    tokens = torch.cat([each.repeat(batch) for each in responses])
+    picked = picked_logprobs(logits.reshape(-1, logits.shape[-1]), rows, tokens)
+    parts = picked.split([batch * len(each) for each in responses])
+    return torch.stack([part.view(batch, -1).sum(dim=-1) for part in parts])

@@ -16,7 +16,13 @@ from tests import tiny
 
 PROMPT = "Question what is the capital of france Answer"
 FAMILIES = sorted(set(tiny.TEXT) - {"bart"})  # builds need a decoder that reads the prompt
-LENGTHS = [(" paris paris rome yes", " rome"), (" paris", " rome"), (" yes", " no true false good bad")]
+LENGTHS = [
+    (" paris no", " rome yes"),
+    (" paris paris rome yes", " rome no yes"),
+    (" paris paris rome yes", " rome"),
+    (" paris", " rome"),
+    (" yes", " no true false good bad"),
+]
 
 
 def both(loaded, example):
@@ -73,10 +79,39 @@ def test_picked_logprobs_and_their_gradient():
     torch.testing.assert_close(ours, theirs)
 
 
+def test_a_second_backward_pass_is_refused():
+    logits = torch.randn(2, 5).requires_grad_(True)
+    found = picked_logprobs(logits, torch.tensor([0]), torch.tensor([3])).sum()
+    found.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward"):
+        found.backward()
+
+
+def test_far_likelier_tokens_lose_nothing():
+    logits = torch.tensor([[300.0, -300.0, 299.0]])
+    found = picked_logprobs(logits, torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2]))
+    torch.testing.assert_close(found, logits.double().log_softmax(-1)[0].float())
+
+
+@pytest.mark.parametrize(
+    ("rejected", "passes"), [(" rome no yes no", 2), (" rome no yes", 2), (" rome", 2), (" rome no", 3)]
+)
+def test_responses_of_like_length_go_together(loaded_text, rejected, passes):
+    loaded = loaded_text("llama")
+    encoded = encode(loaded, PreferenceExample("e", "h", PROMPT, " paris paris rome yes", rejected))
+    seen = []
+    handle = loaded.model.register_forward_hook(lambda *_: seen.append(1))
+    try:
+        forward.response_logprobs(loaded.model, encoded, encoded.embeddings[None])
+    finally:
+        handle.remove()
+    assert len(seen) == passes
+
+
 def test_half_precision_logits_are_summed_in_float32():
     logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_(True)
     response = torch.tensor([1, 6, 0])
-    found = response_sums(logits, response)
+    found = response_sums(logits, [response])[0]
     expected = logits.float().log_softmax(-1)[:, torch.arange(3), response].sum(-1)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected)
