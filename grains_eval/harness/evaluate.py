@@ -15,6 +15,8 @@ from grains_eval.harness.model import GrainsHF, SteeringMixin
 from grains_eval.models.loading import HarnessModel, parse_model_args
 from grains_eval.preferences import task_manager
 
+MODEL_FOLDER = 200  # characters of a folder's name, of 255 that file systems take
+
 
 def evaluate(
     model: HarnessModel | str | Mapping[str, Any],
@@ -63,6 +65,9 @@ def evaluate(
     results = cast("dict[str, Any] | None", found)
     if results is None:  # another process of a distributed run reports
         return {}
+    results |= prompt_facts(lm, settings)
+    if not arguments:  # lm-eval calls a model that was handed over by the name of its weights
+        results["model_name"] = results["config"]["model"]
     if isinstance(lm, SteeringMixin):
         results["config"] |= {"model": "grains_hf", "model_args": arguments}
     if output_path is not None:
@@ -70,9 +75,40 @@ def evaluate(
     return results
 
 
+def prompt_facts(lm: HFLM, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `lm_eval` notes of how a run prompted, which `simple_evaluate` leaves to its command line.
+
+    Args:
+        lm: The model, which has the chat template.
+        settings: What `simple_evaluate` was called with.
+    """
+    template: bool | str = settings.get("apply_chat_template") or False
+    return {
+        "system_instruction": settings.get("system_instruction"),
+        "chat_template": lm.chat_template(template) if template else None,
+        "fewshot_as_multiturn": settings.get("fewshot_as_multiturn", True) if template else None,
+    }
+
+
 def write_run(results: dict[str, Any], folder: str | Path) -> None:
-    """Write `results_*.json` and `samples_*.jsonl` with lm-eval's own tracker, as `lm_eval --log_samples` does."""
+    """Write `results_*.json` and `samples_*.jsonl` with lm-eval's own tracker, as `lm_eval --log_samples` does.
+
+    Args:
+        results: What `simple_evaluate` returned, with `prompt_facts` where they are known; `config.model_args` or
+            `model_name` say which model it was.
+        folder: The results lie in a folder of the model's name in it.
+    """
     tracker = EvaluationTracker(output_path=str(folder))
+    notes = tracker.general_config_tracker
+    notes.log_experiment_args(
+        model_source=results["config"]["model"],
+        model_args=results["config"].get("model_args") or {"pretrained": results.get("model_name") or "model"},
+        system_instruction=results.get("system_instruction"),
+        chat_template=results.get("chat_template"),
+        fewshot_as_multiturn=cast(bool, results.get("fewshot_as_multiturn")),
+    )
+    # a deep local path makes a name that no file system takes
+    notes.model_name_sanitized = str(notes.model_name_sanitized)[-MODEL_FOLDER:]
     samples: dict[str, Any] = results["samples"]
     tracker.save_results_aggregated(
         results={key: value for key, value in results.items() if key != "samples"}, samples=samples

@@ -19,6 +19,7 @@ from lm_eval.tasks import TaskManager
 
 from grains_eval.errors import GrainsError
 from grains_eval.harness.arguments import AppliedArtifact
+from grains_eval.harness.evaluate import prompt_facts
 from grains_eval.harness.model import SteeringMixin
 from grains_eval.harness.shared_context import Memo
 from grains_eval.steering import check_width
@@ -59,8 +60,8 @@ def evaluate_settings(
         `use_cache`.
 
     Returns:
-        Per setting, the results that `simple_evaluate` would return for it; empty on processes that do not
-        report.
+        Per setting, the results that `simple_evaluate` would return for it, and `prompt_facts`; empty on processes
+        that do not report.
 
     Raises:
         GrainsError: `use_cache`, a setting that does not fit the model, or an adapter.
@@ -90,6 +91,7 @@ def evaluate_settings(
                     task_manager=loaded,  # pyright: ignore[reportArgumentType]
                     **options,
                 )
+                found = None if found is None else {**found, **prompt_facts(lm, options)}
             else:
                 _seed(loaded, options)
                 # `evaluate` has other defaults than `simple_evaluate`, few-shot turns among them

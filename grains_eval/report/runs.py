@@ -227,14 +227,19 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
     if not isinstance(results, dict) or not isinstance(results.get("results"), dict):
         raise GrainsError(f"'{file}' is no results file of lm_eval: it has no 'results'")
     run = Run(name or "", file, cast(dict[str, Any], results), hashlib.sha256(content).hexdigest()[:16])
-    return run if name else Run(_name(place), file, run.results, run.digest)
+    return run if name else Run(_name(place, run), file, run.results, run.digest)
 
 
 def _newest(folder: Path) -> Path:
     files = [file for file in folder.rglob("*.json") if _STAMP.search(file.name)]
     if not files:
         raise GrainsError(f"'{folder}' holds no results_*.json; give an --output_path of lm_eval")
-    homes = sorted({file.parent for file in files})
+    places = {file.parent for file in files}
+    # results of Python runs lay in "None" before they had their model's name
+    old = {
+        place for place in places if place.name == "None" and any(o.parent == place.parent for o in places - {place})
+    }
+    homes = sorted(places - old)
     if len(homes) > 1:
         names = ", ".join(str(home.relative_to(folder)) for home in homes[:4])
         raise GrainsError(f"'{folder}' holds several runs ({names}); give one of them")
@@ -246,9 +251,10 @@ def _newest(folder: Path) -> Path:
     return max(files, key=stamp)
 
 
-def _name(place: Path) -> str:
-    """What the run is called: the folder that was given, or the one around a file."""
-    return place.resolve().name if place.is_dir() else place.resolve().parent.name
+def _name(place: Path, run: Run) -> str:
+    """What the run is called: the folder that was given, or the one around a file or around the model's folder."""
+    folder = place.resolve() if place.is_dir() else run.file.resolve().parent
+    return folder.parent.name if folder.name in {"None", run.setting("model_name_sanitized")} else folder.name
 
 
 def method_of(run: Run) -> str:
