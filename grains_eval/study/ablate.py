@@ -15,8 +15,9 @@ from grains_eval.preferences import load_examples
 from grains_eval.recipes import Recipe
 from grains_eval.report.data import Curve, ReportData
 from grains_eval.report.write import refuse_existing
-from grains_eval.study.build import build_context_with_cache
-from grains_eval.study.compare import compare_variants
+from grains_eval.study.build import build_context_with_cache, weights_fingerprint
+from grains_eval.study.cache import AttributionCache
+from grains_eval.study.compare import SCORES, compare_variants
 from grains_eval.study.faithfulness import faithfulness, faithfulness_figure
 from grains_eval.study.runs import load_lm
 from grains_eval.vectors.context import silent
@@ -93,9 +94,11 @@ def ablate(
     variants = parse_grid(grid, recipe)
     if not overwrite:
         refuse_existing(Path(output_path))
+    lm = load_lm(model_args)
     curves: list[Curve] = []
     if any(axis.startswith("attribution.") for axis in grid):
-        loaded = LoadedModel.of(load_lm(model_args))
+        loaded = LoadedModel.of(lm)
+        weights = weights_fingerprint(loaded.model)
         seen: set[str] = set()
         for name, variant in variants.items():
             key = variant.attribution.model_dump_json(exclude={"top_k", "selection", "candidates"})
@@ -103,7 +106,8 @@ def ablate(
                 continue
             seen.add(key)
             examples = load_examples(variant.data, loaded, include_path)
-            context = build_context_with_cache(loaded, examples.build, variant, None, progress)
+            cache = AttributionCache(Path(output_path) / SCORES, variant.seed, weights)  # the builds read it
+            context = build_context_with_cache(loaded, examples.build, variant, cache, progress)
             curves.append(faithfulness_figure(name, faithfulness(context, _COUNTS)))
     return compare_variants(
         recipe,
@@ -116,4 +120,5 @@ def ablate(
         include_path=include_path,
         title=f"{recipe.name}: ablation of {', '.join(axis.partition('=')[0] for axis in grid)}",
         curves=curves,
+        lm=lm,
     )

@@ -157,6 +157,7 @@ def build_from_recipe(
     include_path: Sequence[str] = (),
     loaded: LoadedModel | None = None,
     examples: Examples | None = None,
+    scores: Path | None = None,
 ) -> Path:
     """Build what a recipe describes, vectors, adapter or instruction, into an artifact folder.
 
@@ -174,6 +175,7 @@ def build_from_recipe(
         include_path: Folders with the user's own tasks.
         loaded: The model, if it is loaded already.
         examples: The examples, if they are drawn already.
+        scores: Folder of attributions that several builds share; the caller removes it.
 
     Returns:
         The folder.
@@ -206,7 +208,7 @@ def build_from_recipe(
     examples = examples or load_examples(recipe.data, loaded, include_path)
     state = {"recipe": recipe.fingerprint(), **model_identity(model_args, loaded)}
     work = target.with_name(f"{target.name}.partial")
-    cache = AttributionCache(work, recipe.seed, state["weights"])
+    cache = AttributionCache(scores or work, recipe.seed, state["weights"])
     if group.is_first:
         _adopt(work, state, overwrite)
     group.wait()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from grains_eval.artifacts import open_artifact
 from grains_eval.errors import GrainsError
+from grains_eval.harness.model import SteeringMixin
 from grains_eval.models import LoadedModel
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import Recipe
@@ -24,6 +26,7 @@ from grains_eval.vectors.context import silent
 logger = logging.getLogger(__name__)
 
 BASELINE = "baseline"
+SCORES = "attributions.partial"  # of all variants, so that those that differ elsewhere share them; gone at the end
 VOCABULARY = "vocabulary"
 
 
@@ -78,6 +81,7 @@ def compare_variants(
     include_path: Sequence[str] = (),
     controls: bool = True,
     title: str | None = None,
+    lm: SteeringMixin | None = None,
     **report: Any,
 ) -> ReportData:
     """Build each variant, evaluate all of them in one pass, and write the report.
@@ -96,6 +100,7 @@ def compare_variants(
         include_path: Folders with the user's own tasks.
         controls: Whether to make controls.
         title: Heading of the report.
+        lm: The plain model, if it is loaded already.
         **report: Anything else for `report.compare_runs`.
 
     Raises:
@@ -104,7 +109,7 @@ def compare_variants(
     output = Path(output_path)
     if not overwrite:
         refuse_existing(output)
-    lm = load_lm(model_args)
+    lm = lm or load_lm(model_args)
     loaded = LoadedModel.of(lm)
     examples = load_examples(recipe.data, loaded, include_path)
     failures: dict[str, str] = {}
@@ -127,7 +132,7 @@ def compare_variants(
         output / "runs", recipe, model_args, planned, lm, include_path=include_path, overwrite=overwrite
     )
     folders = [built[name] for name in built]
-    return compare_runs(
+    made = compare_runs(
         there,
         output,
         console,
@@ -148,6 +153,8 @@ def compare_variants(
         token_maps=token_maps(folders),
         **report,
     )
+    shutil.rmtree(output / SCORES, ignore_errors=True)
+    return made
 
 
 def _artifact(
@@ -180,6 +187,7 @@ def _artifact(
         include_path=include_path,
         loaded=loaded,
         examples=examples,
+        scores=folder.parents[1] / SCORES,
     )
 
 

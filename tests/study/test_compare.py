@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -12,9 +13,12 @@ from grains_eval.errors import GrainsError
 from grains_eval.preferences import load_examples
 from grains_eval.recipes import load_recipe
 from grains_eval.report.runs import read_run
+from grains_eval.study import ablate as ablate_room
+from grains_eval.study import build as build_room
+from grains_eval.study import compare as compare_room
 from grains_eval.study import runs as runs_room
 from grains_eval.study.ablate import ablate, parse_grid
-from grains_eval.study.compare import compare_methods
+from grains_eval.study.compare import SCORES, compare_methods
 from grains_eval.study.methods import default_methods, method_recipe
 from grains_eval.study.sweep import sweep
 from grains_eval.tasks_path import task_directory
@@ -112,15 +116,31 @@ def test_a_grid_is_a_product_of_variants():
             parse_grid([wrong], recipe())
 
 
-def test_an_ablation_reports_every_point_with_its_faithfulness(tmp_path):
+def test_an_ablation_reports_every_point_with_its_faithfulness(tmp_path, monkeypatch):
+    attributed, loads = Counter(), []
+
+    def counted(loaded, encoded, config, seed, _attribute=build_room.attribute):
+        attributed[encoded.example.id, config.method] += 1
+        return _attribute(loaded, encoded, config, seed)
+
+    def load(arguments, _load=runs_room.load_lm):
+        loads.append(arguments)
+        return _load(arguments)
+
+    monkeypatch.setattr(build_room, "attribute", counted)
+    for room in (ablate_room, compare_room):
+        monkeypatch.setattr(room, "load_lm", load)
     report = ablate(
         recipe("evaluation.control_draws=1"),
         demo_model_args("text_split"),
         tmp_path / "out",
-        grid=["attribution.method=integrated_gradients,random", "steering.strength=1.0"],
+        grid=["attribution.method=integrated_gradients,random", "steering.strength=1.0", "attribution.top_k=1,2"],
     )
+    assert len(loads) == 1
+    assert len(attributed) == 2 * 24 and set(attributed.values()) == {1}, "curves and builds share the scores"
+    assert not (tmp_path / "out" / SCORES).exists()
     methods = {row.comparison.method for row in report.rows}
-    assert {"method=integrated_gradients__strength=1.0", "method=random__strength=1.0"} <= methods
+    assert {f"method={m}__strength=1.0__top_k={k}" for m in ("integrated_gradients", "random") for k in "12"} <= methods
     assert not report.failures
     faithful, blind = (curve for curve in report.curves if "removed" in curve.title)
     lines = {series.name: series.y for series in faithful.series}
