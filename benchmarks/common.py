@@ -26,6 +26,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 import transformers
+from scipy.stats import quantile_test
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from grains_eval.steering import OPERATORS, ResolvedSteering
@@ -103,14 +104,22 @@ class Timing:
         """Median of the repeats."""
         return statistics.median(self.seconds)
 
+    def over(self, other: Timing) -> tuple[float, tuple[float, float]]:
+        """Median over the rounds of this side's time divided by the other's, and its 95 % interval."""
+        ratios = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
+        found = quantile_test(ratios, p=0.5).confidence_interval(0.95)
+        return statistics.median(ratios), (float(found.low), float(found.high))
+
 
 def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, Timing]:
-    """Run every side in turn, `repeats` times."""
-    spent: dict[str, list[float]] = {name: [] for name in sides}
+    """Run every side in turn, `repeats` times; each round begins with another side."""
+    names = list(sides)
+    spent: dict[str, list[float]] = {name: [] for name in names}
     results: dict[str, Any] = {}
-    for _ in range(repeats):
-        for name, work in sides.items():
-            took, results[name] = seconds(work, device)
+    for number in range(repeats):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            took, results[name] = seconds(sides[name], device)
             spent[name].append(took)
     return {name: Timing(spent[name], results[name]) for name in sides}
 

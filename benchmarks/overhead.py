@@ -3,7 +3,8 @@
     python -m benchmarks.overhead --output benchmarks/results/overhead.json
 
 The same directions at the same blocks on both sides. `add` is the operation that both have; `add_renormalised` is this
-project's default. The three sides take turns, and times are those of the fastest round.
+project's default. The three sides take turns in short rounds; an overhead is the median over the rounds of a side's
+time against the unsteered one's in the same round, with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -13,26 +14,21 @@ from functools import partial
 
 import torch
 from lm_eval.models.hf_steered import SteeredModel, steer
+from torch import nn
 
 from benchmarks import common
 from grains_eval.steering import applied
 
-PASSES = 4
+
+def forward(model, ids, hooks=nullcontext) -> torch.Tensor:
+    """One pass over `[B, T]` tokens."""
+    with torch.no_grad(), hooks():
+        return model(ids, use_cache=False).logits
 
 
-def forward(model, ids, around=nullcontext, each=nullcontext) -> torch.Tensor:
-    """`PASSES` passes over `[B, T]` tokens, with hooks `around` them all or put on for `each`."""
-    logits = ids
-    with torch.no_grad(), around():
-        for _ in range(PASSES):
-            with each():
-                logits = model(ids, use_cache=False).logits
-    return logits
-
-
-def decode(model, ids, tokens, around=nullcontext, each=nullcontext) -> torch.Tensor:
-    """Greedy decoding; either way the hooks stay on for the whole of it."""
-    with torch.no_grad(), around(), each():
+def decode(model, ids, tokens, hooks=nullcontext) -> torch.Tensor:
+    """Greedy decoding."""
+    with torch.no_grad(), hooks():
         return model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -43,6 +39,22 @@ def decode(model, ids, tokens, around=nullcontext, each=nullcontext) -> torch.Te
         )
 
 
+def hook_cost(model, hooks, layer, device) -> float:
+    """Microseconds that the hooks add to a call of one block, on one token: of a block that does nothing else."""
+    block, hidden = nn.Identity().to(device), torch.randn(1, 1, model.config.hidden_size, device=device)
+    with hooks():
+        block._forward_hooks = model.model.layers[layer]._forward_hooks.copy()
+
+    def calls(module) -> None:
+        with torch.no_grad():
+            for _ in range(2000):
+                module(hidden)
+
+    sides = {"steered": partial(calls, block), "plain": partial(calls, nn.Identity().to(device))}
+    times = common.interleaved(sides, 10, device)
+    return 1e6 * (min(times["steered"].seconds) - min(times["plain"].seconds)) / 2000
+
+
 def main() -> None:
     """Time a forward pass and decoding, steered at one block and at all."""
     parser = common.parser(__doc__.splitlines()[0])
@@ -50,11 +62,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--tokens", type=int, default=128, help="of a forward pass")
-    parser.add_argument("--new-tokens", type=int, default=32)
-    parser.set_defaults(repeats=15)
+    parser.add_argument("--new-tokens", type=int, default=8)
+    parser.set_defaults(repeats=101)
     arguments = parser.parse_args()
     if arguments.smoke:
-        arguments.layers, arguments.width, arguments.vocabulary, arguments.repeats = 4, 64, 512, 2
+        arguments.layers, arguments.width, arguments.vocabulary, arguments.repeats = 4, 64, 512, 6
         arguments.tokens, arguments.new_tokens = 16, 4
     common.start(arguments)
     model = common.llama(
@@ -76,18 +88,18 @@ def main() -> None:
                 )
                 for layer, delta in steering.deltas.items()
             }
-            # as each is used: ours hooks the model once an evaluation, lm-eval's once a call
             hooks = {
-                "none": {},
-                "ours": {"around": partial(applied, model, steering)},
-                "theirs": {"each": partial(steer, model, theirs)},
+                "none": nullcontext,
+                "ours": partial(applied, model, steering),
+                "theirs": partial(steer, model, theirs),
             }
+            costs = {name: hook_cost(model, hook, layers[0], arguments.device) for name, hook in hooks.items()}
             works = {
                 "forward pass": partial(forward, model, ids),
                 "decoded token": partial(decode, model, ids[:, :8], arguments.new_tokens),
             }
             for what, work in works.items():
-                sides = {name: partial(work, **hook) for name, hook in hooks.items()}
+                sides = {name: partial(work, hooks=hook) for name, hook in hooks.items()}
                 common.interleaved(sides, 1, arguments.device)  # warm up
                 times = common.interleaved(sides, arguments.repeats, arguments.device)
                 if operator == "add":
@@ -96,24 +108,27 @@ def main() -> None:
                     )
                     if arguments.dtype == "float32" and not close:
                         raise SystemExit(f"overhead, {what}: not the numbers of lm-eval's steered")
-                count = arguments.new_tokens if what == "decoded token" else PASSES
+                count = arguments.new_tokens if what == "decoded token" else 1
                 rows.append(
                     {
                         "per": what,
                         "blocks steered": where,
                         "operator": operator,
-                        "unsteered ms": 1000 * min(times["none"].seconds) / count,
-                        "steered ms": 1000 * min(times["ours"].seconds) / count,
-                        "overhead %": 100 * (_ratio(times["ours"], times["none"]) - 1),
-                        "lm-eval steered %": 100 * (_ratio(times["theirs"], times["none"]) - 1),
+                        "unsteered ms": 1000 * times["none"].median / count,
+                        "overhead % [95 %]": _overhead(times["ours"], times["none"]),
+                        "lm-eval steered % [95 %]": _overhead(times["theirs"], times["none"]),
+                        "hook µs": costs["ours"],
+                        "lm-eval hook µs": costs["theirs"],
+                        "ours against theirs % [95 %]": _overhead(times["ours"], times["theirs"]),
                     }
                 )
     common.report("overhead", rows, arguments)
 
 
-def _ratio(left: common.Timing, right: common.Timing) -> float:
-    """Of the fastest rounds: an interruption only ever adds time, and here a few per cent are looked for."""
-    return min(left.seconds) / min(right.seconds)
+def _overhead(left: common.Timing, right: common.Timing) -> str:
+    ratio, interval = left.over(right)
+    shown, low, high = (f"{100 * (each - 1):+.1f}" for each in (ratio, *interval))
+    return f"{shown} [{low}, {high}]"
 
 
 if __name__ == "__main__":

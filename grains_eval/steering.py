@@ -24,7 +24,7 @@ Operator = Callable[[Tensor, Tensor], Tensor]
 
 def add(hidden: Tensor, delta: Tensor) -> Tensor:
     """`h' = h + delta`; hidden `[..., H]`, delta broadcastable to it, float32."""
-    return (hidden.float() + delta).to(hidden.dtype)
+    return _as(hidden, hidden.float() + delta)
 
 
 def add_renormalised(hidden: Tensor, delta: Tensor) -> Tensor:
@@ -35,8 +35,14 @@ def add_renormalised(hidden: Tensor, delta: Tensor) -> Tensor:
     full = hidden.float()
     moved = full + delta
     # not Tensor.norm: its Python wrapper is a tenth of what steering one decoded token costs
-    norm, moved_norm = (torch.linalg.vector_norm(each, dim=-1, keepdim=True) for each in (full, moved))
-    return (moved * (norm / moved_norm.clamp_min(1e-12))).to(hidden.dtype)
+    norm = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
+    moved_norm = torch.linalg.vector_norm(moved, dim=-1, keepdim=True)
+    return _as(hidden, moved * (norm / moved_norm.clamp_min(1e-12)))
+
+
+def _as(hidden: Tensor, moved: Tensor) -> Tensor:
+    # `to` costs as much as adding one token's delta, also where there is nothing to convert
+    return moved if moved.dtype == hidden.dtype else moved.to(hidden.dtype)
 
 
 OPERATORS: Mapping[str, Operator] = {"add_renormalised": add_renormalised, "add": add}
