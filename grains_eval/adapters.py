@@ -17,11 +17,11 @@ from typing import Annotated, Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from grains_eval.artifacts import save_tensors
 from grains_eval.errors import GrainsError
 from grains_eval.models import EncodedExample, LoadedModel
 from grains_eval.models.blocks import find_blocks
@@ -209,5 +209,5 @@ def save_adapter(trained: Trained, epoch: int, folder: Path) -> Path:
         name: sorted(value) if isinstance(value, set) else value for name, value in trained.config.to_dict().items()
     }
     (folder / "adapter_config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_file(dict(trained.checkpoints[epoch]), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_tensors(trained.checkpoints[epoch], folder / "adapter_model.safetensors", {"format": "pt"})
     return folder

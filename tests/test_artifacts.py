@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from grains_eval import artifacts
+from grains_eval.artifacts import saving
 from grains_eval.errors import GrainsError
 from grains_eval.report.attributions import read_token_maps
 from grains_eval.steering import steered
@@ -81,14 +84,24 @@ def test_nothing_is_replaced_without_being_asked(tmp_path):
 
 def test_a_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
     artifacts.save(vectors(), tmp_path / "v")
-    monkeypatch.setattr(
-        artifacts, "write_card", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+    monkeypatch.setattr(saving, "write_card", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     for target in ("v", "w"):
         with pytest.raises(OSError, match="No space left"):
             artifacts.save(replace(vectors(), scales={1: 9.0, 4: 9.0}), tmp_path / target, overwrite=True)
     assert artifacts.load(tmp_path / "v").scales == vectors().scales
     assert [file.name for file in tmp_path.iterdir()] == ["v"]
+
+
+def test_tensors_that_cannot_be_written_are_an_error_of_the_operating_system(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError) as caught:
+        saving.save_tensors({"a": torch.zeros(2)}, tmp_path / "gone" / "a", {})
+    assert caught.value.filename == str(tmp_path / "gone" / "a")
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr(saving, "save_file", lambda *a, **k: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        artifacts.save(vectors(), tmp_path / "v")
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
 
 
 def damage(folder, **changes):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from grains_eval.artifacts import save_tensors
 from grains_eval.models import EncodedExample
 from grains_eval.recipes import AttributionConfig
 from grains_eval.types import Attribution
@@ -74,5 +74,5 @@ class AttributionCache:
         names = ("value", "baseline_value", "completeness_error", "steps")
         numbers = json.dumps({name: getattr(attribution, name) for name in names})
         part = file.with_suffix(".part")
-        save_file({"scores": attribution.scores.contiguous()}, part, metadata={"numbers": numbers})
+        save_tensors({"scores": attribution.scores.contiguous()}, part, {"numbers": numbers})
         part.rename(file)
