@@ -48,10 +48,25 @@ def write(report: ReportData, folder: str | Path, *, overwrite: bool = False) ->
     place = Path(folder)
     if not overwrite:
         refuse_existing(place)
-    rendered = {name: render(report) for name, render in FILES.items()}
-    place.mkdir(parents=True, exist_ok=True)
-    for name, text in rendered.items():
-        temporary = place / f".{name}.part"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(place / name)
+    write_together(place, {name: render(report) for name, render in FILES.items()})
     return place / "report.html"
+
+
+def write_together(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files that belong together: all of them, or on a full disk none.
+
+    Args:
+        folder: Where to; made if it is not there.
+        texts: Contents by file name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {name: folder / f".{name}.part" for name in texts}
+    try:
+        for name, text in texts.items():
+            parts[name].write_text(text, encoding="utf-8")
+        for name, part in parts.items():
+            part.replace(folder / name)
+    except BaseException:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        raise

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from grains_eval.models.blocks import find_blocks
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import Recipe
 from grains_eval.report.html import render_curves
+from grains_eval.report.write import write_together
 from grains_eval.steering import check_layer
 from grains_eval.study.build import build_context_with_cache, weights_fingerprint
 from grains_eval.study.cache import AttributionCache
@@ -159,7 +161,6 @@ def _row(name: str, point: CurvePoint) -> dict[str, Any]:
 
 
 def _write(output: Path, choices: Mapping[str, Choice], best: str, development: DevelopmentSet) -> None:
-    output.mkdir(parents=True, exist_ok=True)
     rows = [_row(name, point) for name, choice in choices.items() for point in choice.points]
     summary = {
         "chosen": {"varied": best, **asdict(choices[best].config), "reason": choices[best].reason},
@@ -172,9 +173,9 @@ def _write(output: Path, choices: Mapping[str, Choice], best: str, development: 
         for figure in strength_curves(name, [_row(name, point) for point in choice.points])
     ]
     page = render_curves("Sweep on development items", figures, [str(choices[best].reason), *development.notes])
-    (output / "sweep.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    (output / "sweep.html").write_text(page, encoding="utf-8")
-    with (output / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    lines = StringIO()
+    writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    texts = {"sweep.json": json.dumps(summary, indent=2) + "\n", "sweep.html": page, "sweep.csv": lines.getvalue()}
+    write_together(output, texts)

@@ -22,6 +22,7 @@ from grains_eval.study.compare import SCORES, compare_methods
 from grains_eval.study.methods import default_methods, method_recipe
 from grains_eval.study.sweep import sweep
 from grains_eval.tasks_path import task_directory
+from tests.report.test_write import disk_full_at
 
 SMALL = ["data.examples=24", "data.development=8", "evaluation.control_draws=2", "evaluation.limit=60"]
 
@@ -189,3 +190,16 @@ def test_metadata_reaches_the_tasks_that_build_and_that_are_evaluated(tmp_path):
     assert all("another world" in sample["doc"]["prompt"] for sample in logged)
     examples = load_examples(other.data)
     assert all("another world" in one.prompt for one in (*examples.build, *examples.development))
+
+
+def test_a_sweep_on_a_full_disk_leaves_no_curves_and_goes_on(tmp_path, monkeypatch):
+    def again():
+        return sweep(recipe(), demo_model_args("text_split"), tmp_path / "out", layers=[3], strengths=[1.0])
+
+    with monkeypatch.context() as patch:
+        disk_full_at(patch, "sweep.csv")
+        with pytest.raises(OSError, match="No space left"):
+            again()
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [SCORES]
+    assert again().best
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"sweep.json", "sweep.csv", "sweep.html"}
