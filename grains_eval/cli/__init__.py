@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from grains_eval import __version__
-from grains_eval.cli import compare, run, vectors
+from grains_eval.cli import compare, power, run, vectors
 from grains_eval.cli.command import Command
 from grains_eval.cli.errors import USER_ERROR, exit_code
 from grains_eval.errors import pick
@@ -18,7 +18,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "start here": run.START,
     "vectors": vectors.COMMANDS,
     "evaluation": run.COMMANDS,
-    "study": compare.COMMANDS,
+    "study": (*compare.COMMANDS, *power.COMMANDS),
 }
 
 NAMES = {command.name: command for commands in GROUPS.values() for command in commands}

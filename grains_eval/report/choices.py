@@ -23,16 +23,16 @@ def check_levels(alpha: float, margin: float | None = None) -> None:
         )
 
 
-def check_metrics(wanted: Sequence[str] | None, known: Iterable[str]) -> None:
-    """Refuse a metric that no compared task has; without their filters (`acc`, not `acc,none`).
+def check_known(wanted: Sequence[str] | None, known: Iterable[str], what: str = "metric") -> None:
+    """Refuse a metric (or something else) that no compared task has; without its filter (`acc`, not `acc,none`).
 
     Raises:
-        GrainsError: an unknown metric.
+        GrainsError: an unknown one.
     """
     names = set(known)
     for name in wanted or ():
         if name not in names:
-            raise unknown(name, names, "metric")
+            raise unknown(name, names, what)
 
 
 def clusters_by_task(clusters: Mapping[str, str], baseline: Run, tasks: Sequence[str]) -> dict[str, str]:

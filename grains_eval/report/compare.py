@@ -11,7 +11,7 @@ import numpy as np
 
 from grains_eval.errors import GrainsError
 from grains_eval.report import corpus, statistics
-from grains_eval.report.choices import check_levels, check_metrics, clusters_by_task
+from grains_eval.report.choices import check_known, check_levels, clusters_by_task
 from grains_eval.report.elementary import holm
 from grains_eval.report.measures import PairedMetric, measure, total
 from grains_eval.report.pairing import check, common_tasks, leaf_tasks, pair
@@ -112,7 +112,7 @@ def compare_pair(
             found, remarks = measure(baseline, other, paired, fields.get(task), metrics)
             measured[task].extend(found)
             notes.extend(remarks)
-    check_metrics(metrics, known)
+    check_known(metrics, known)
     if not any(measured.values()):
         raise GrainsError(
             f"nothing to compare between '{baseline.name}' and '{other.name}': no metric of theirs is a"

@@ -52,7 +52,13 @@ def minimum_detectable_effect(
 
 
 def items_needed(
-    effect: float, deviation: float, *, alpha: float = 0.05, power: float = 0.8, design_effect: float = 1.0
+    effect: float,
+    deviation: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    design_effect: float = 1.0,
+    items_per_cluster: float = 1.0,
 ) -> int:
     """Items that a paired t test needs.
 
@@ -62,6 +68,7 @@ def items_needed(
         alpha: Level of the test.
         power: Wanted chance to find the effect.
         design_effect: Squared ratio of the clustered to the naive standard error; 1 without clusters.
+        items_per_cluster: More items bring more clusters, and clusters bring the degrees of freedom.
 
     Raises:
         GrainsError: the effect is zero, or too small for any test.
@@ -72,7 +79,10 @@ def items_needed(
         return 2
 
     def missing(n: int) -> float:
-        return t_power(effect, deviation * math.sqrt(design_effect / n), n - 1, alpha=alpha) - power
+        freedom = n / items_per_cluster - 1
+        if freedom < 1:
+            return -power
+        return t_power(effect, deviation * math.sqrt(design_effect / n), freedom, alpha=alpha) - power
 
     return _smallest(missing)
 
@@ -91,18 +101,14 @@ def mcnemar_power(helped: float, harmed: float, n: int, *, alpha: float = 0.05) 
         raise GrainsError(f"helped and harmed are shares of all items and sum to at most 1, not {changed}")
     if changed == 0:
         return 0.0
-    total = 0.0
     # All but 1e-12 of the binomial mass of the number of changed items.
     low, high = stats.binom.ppf([1e-12, 1 - 1e-12], n, changed).astype(int)
-    for count in range(max(int(low), 1), int(high) + 1):
-        edge = rejection_edge(count, alpha)
-        if edge < 0:
-            continue
-        tails = stats.binom.cdf(edge, count, helped / changed) + stats.binom.sf(
-            count - edge - 1, count, helped / changed
-        )
-        total += float(stats.binom.pmf(count, n, changed) * tails)
-    return total
+    counts = np.arange(max(int(low), 1), int(high) + 1)
+    edges = stats.binom.ppf(alpha / 2, counts, 0.5)
+    edges -= 2 * stats.binom.cdf(edges, counts, 0.5) > alpha
+    share = helped / changed
+    tails = stats.binom.cdf(edges, counts, share) + stats.binom.sf(counts - edges - 1, counts, share)
+    return float(np.sum(stats.binom.pmf(counts, n, changed) * tails * (edges >= 0)))
 
 
 def rejection_edge(changed: int, alpha: float) -> int:
@@ -122,6 +128,27 @@ def mcnemar_items_needed(helped: float, harmed: float, *, alpha: float = 0.05, p
     if helped == harmed:
         raise GrainsError("equal shares of helped and harmed items make no difference; give unequal ones")
     return _smallest(lambda n: mcnemar_power(helped, harmed, n, alpha=alpha) - power)
+
+
+def mcnemar_detectable_effect(changed: float, n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The difference of shares that the exact McNemar test finds with the given power.
+
+    Args:
+        changed: Share of items that change either way.
+        n: Items.
+        alpha: Level of the test.
+        power: Wanted chance to find the effect.
+
+    Returns:
+        The effect; NaN where even changes in one direction alone are not found so often.
+    """
+
+    def missing(effect: float) -> float:
+        return mcnemar_power((changed + effect) / 2, (changed - effect) / 2, n, alpha=alpha) - power
+
+    if missing(changed) < 0:
+        return math.nan
+    return find_root(missing, 0.0, changed)
 
 
 def _smallest(missing: Callable[[int], float]) -> int:

@@ -11,6 +11,9 @@ from grains_eval.cli.errors import exit_code
 from grains_eval.cli.run import run_lm_eval
 from grains_eval.cli.terminal import FILE_WIDTH, bars, output, rate
 from grains_eval.errors import GrainsError
+from grains_eval.report.power import mcnemar_items_needed, mcnemar_power
+from grains_eval.report.wording import rounded
+from tests.report.folders import TaskData, write_run
 
 
 def fail(error):
@@ -114,6 +117,18 @@ def test_a_bug_keeps_its_traceback():
         (["compare", "--config", "recipe.yaml", "--alpha", "0.1"], "--alpha applies to run folders, not to --config"),
         (["compare", "--config", "recipe.yaml", "--clusters", "a=b"], "metadata.cluster_key"),
         (["compare", "--config", "recipe.yaml", "--subtasks"], "--subtasks applies to run folders"),
+        (["power"], "power takes a pilot's folder, or --discordant"),
+        (["power", "--sd", "1", "--discordant", "0.1", "--n", "9"], "power takes a pilot's folder, or --discordant"),
+        (["power", "--sd", "1"], "nothing is asked; give --difference"),
+        (["power", "--sd", "0", "--n", "9"], "--sd 0 asks for nothing; give a number above 0"),
+        (["power", "--discordant", "1.5", "--n", "9"], "--discordant 1.5 is no share"),
+        (["power", "--discordant", "0.1", "--n", "9", "--alpha", "0"], "--alpha 0 is no share"),
+        (["power", "--sd", "1", "--n", "9", "--power", "0.01"], "--power 0.01 is reached by chance"),
+        (["power", "--discordant", "0.02", "--difference", "0.03"], "only 0.02 of them do; give a smaller"),
+        (["power", "--discordant", "0.1", "--design_effect", "2", "--n", "9"], "--design_effect goes with --sd"),
+        (["power", "--sd", "1", "--n", "9", "--tasks", "t"], "--tasks and --metrics choose among a pilot's rows"),
+        (["power", "gone", "--sd", "1"], "--sd is what a pilot tells"),
+        (["power", "gone"], "'gone' holds no report.json; give a folder that compare wrote"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(words, line, tmp_path, monkeypatch, capsys):
@@ -166,6 +181,45 @@ def test_compare_hands_its_flags_to_the_comparison(monkeypatch):
         "clusters": {"t": "x", "u": "y.z", "v": "w"},
         "overwrite": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        ("--discordant 0.1 --difference 0.03", ["a difference of 0.03 needs 920 items for power 0.8"]),
+        (
+            "--sd 0.4 --difference 0.03 --n 500",
+            [
+                "a difference of 0.03 needs 1,398 items for power 0.8",
+                "500 items find a difference of 0.03 with power 0.39",
+                "500 items find a difference of 0.0502 with power 0.8",
+            ],
+        ),
+        ("--discordant 0.001 --n 50", ["50 items find no difference with power 0.8"]),
+        (
+            "--sd 0.4 --design_effect 2.5 --difference 0.03 --power 0.9",
+            ["a difference of 0.03 needs 4,672 items for power 0.9"],
+        ),
+    ],
+)
+def test_power_from_numbers(words, lines, capsys):
+    assert cli.main(["power", *words.split()]) == 0
+    *said, basis = capsys.readouterr().out.splitlines()
+    assert said == lines and "two-sided, level 0.05, before any adjustment" in basis
+
+
+def test_power_from_a_pilot(tmp_path, capsys):
+    for name, right in (("baseline", 40), ("steered", 52)):
+        write_run(tmp_path / name, {"t": TaskData({"acc": [1.0] * right + [0.0] * (100 - right)})})
+    places = [str(tmp_path / name) for name in ("baseline", "steered")]
+    assert cli.main(["power", *places, "--difference", "0.06", "--n", "300"]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "steered" in line]
+    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    assert cells[:6] == ["t", "acc", "steered", "100", "+12.0", "6.0"]
+    needed = mcnemar_items_needed(0.09, 0.03)
+    assert cells[6:8] == [rounded(needed), f"{mcnemar_power(0.09, 0.03, 300):.2f}"]
+    assert cli.main(["power", *places, "--metrics", "f1"]) == 2
+    assert "unknown metric 'f1': known are acc" in capsys.readouterr().err
 
 
 def test_a_recipe_is_a_file_or_the_name_of_a_bundled_behaviour(tmp_path, monkeypatch):

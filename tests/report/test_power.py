@@ -14,6 +14,7 @@ from grains_eval.report.elementary import mcnemar
 from grains_eval.report.power import (
     deviation_of_shares,
     items_needed,
+    mcnemar_detectable_effect,
     mcnemar_items_needed,
     mcnemar_power,
     minimum_detectable_effect,
@@ -89,6 +90,28 @@ def test_mcnemar_items_needed_reaches_its_power() -> None:
     assert mcnemar_power(0.15, 0.05, n) >= 0.8
     # The exact test's power moves in steps; a fifth fewer items are too few.
     assert mcnemar_power(0.15, 0.05, round(0.8 * n)) < 0.8
+
+
+@pytest.mark.parametrize(("helped", "harmed", "n", "alpha"), [(0.2, 0.1, 37, 0.05), (0.01, 0.03, 900, 0.01)])
+def test_mcnemar_power_is_the_sum_over_all_tables(helped: float, harmed: float, n: int, alpha: float) -> None:
+    total = 0.0
+    for changed in range(1, n + 1):
+        rejected = [k for k in range(changed + 1) if mcnemar(k, changed - k) <= alpha]
+        within = stats.binom.pmf(rejected, changed, helped / (helped + harmed)).sum()
+        total += stats.binom.pmf(changed, n, helped + harmed) * within
+    assert mcnemar_power(helped, harmed, n, alpha=alpha) == pytest.approx(total, abs=1e-9)
+
+
+def test_mcnemar_detectable_effect_inverts_the_power() -> None:
+    effect = mcnemar_detectable_effect(0.1, 500, power=0.9)
+    assert mcnemar_power((0.1 + effect) / 2, (0.1 - effect) / 2, 500) == pytest.approx(0.9, abs=1e-9)
+    assert math.isnan(mcnemar_detectable_effect(0.1, 20))
+
+
+def test_items_in_clusters_bring_fewer_degrees_of_freedom() -> None:
+    n = items_needed(0.5, 1.0, items_per_cluster=10)
+    assert n > items_needed(0.5, 1.0)
+    assert t_power(0.5, 1 / math.sqrt(n), n / 10 - 1) >= 0.8 > t_power(0.5, 1 / math.sqrt(n - 1), (n - 1) / 10 - 1)
 
 
 def test_deviation_of_shares() -> None:
