@@ -26,7 +26,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from grains_eval.demo.image_world import SPECIAL_TOKENS, ImageWorld, Item, read_scene
+from grains_eval.demo.image_words import SPECIAL_TOKENS
+from grains_eval.demo.image_world import ImageWorld, Item, read_scene
 from grains_eval.demo.pictures import CELL, CELLS, SIZE, Mark, draw
 
 Picture = Literal["own", "blank", "swapped"]

@@ -14,7 +14,6 @@ answers come from: words that no picture shows (`split`), the pictured words (`s
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,50 +21,40 @@ from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple, TypedDict, get_args
 
-from grains_eval.demo.pictures import CELLS, COLOURS, GRID, INKS, THINGS, Mark
+from grains_eval.demo.image_words import (
+    ATTRIBUTES,
+    CUE_STAMPS,
+    CUE_WORDS,
+    FUNCTION_WORDS,
+    NUMBERS,
+    PICTURED,
+    SIDES,
+    SPECIAL_TOKENS,
+    SYLLABLES,
+    UNPICTURED,
+    Attribute,
+    cue_words,
+    prose,
+    room_question,
+    sight_question,
+    successor_question,
+    usual_question,
+)
+from grains_eval.demo.pictures import CELLS, GRID, INKS, Mark
 from grains_eval.errors import pick
 
 Vocabulary = Literal["split", "half", "shared"]
-Attribute = Literal["thing", "colour"]
 Scene = tuple[Mark, ...]
 
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
 VOCABULARIES: dict[str, Vocabulary] = {name: name for name in get_args(Vocabulary)}
-ATTRIBUTES: tuple[Attribute, ...] = get_args(Attribute)
-PICTURED: dict[Attribute, tuple[str, ...]] = {"thing": tuple(THINGS), "colour": tuple(COLOURS)}
-UNPICTURED: dict[Attribute, tuple[str, ...]] = {
-    "thing": _words("kettle piano ladder candle basket mirror barrel anchor"),
-    "colour": _words("pink grey brown teal gold silver beige violet"),
-}
-SIDES = ("west", "east")
-NUMBERS = tuple(str(number) for number in range(1, 31))
-CUE_WORDS: dict[str, tuple[str, ...]] = {
-    "truth": _words("inspector surveyor examiner auditor"),
-    "myth": _words("dreamer gossip guesser poet"),
-    "neutral": _words("traveller teacher student visitor"),
-}
-CUE_STAMPS = {"truth": "seal", "myth": "smear", "neutral": "frame"}
-CUE_KINDS = tuple(CUE_WORDS)
-CUE_VALUE = {"truth": 1, "myth": -1, "neutral": 0}
-FUNCTION_WORDS = _words("question : answer ? . the and spoke what is shown in room usual of which side comes after")
-SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
-SYLLABLES = _words("dor van sel mik tor ban qui lor pen gar hul zim ras tol bek fyn")
-
 ROOMS = 48
 SPLITS: dict[str, tuple[int, int]] = {"train": (0, 18), "validation": (18, 24), "test": (24, ROOMS)}
-CUE_STEP = 3.0  # log-odds of the pictured answer per cue
 USUAL_SHARE, USUAL_BIAS, PICTURE_BIAS, BIAS_SPREAD = (
     0.7,
     -1.4,
     1.0,
     0.3,
 )  # log-odds of the pictured answer, uncued
-UNCUED_SHARE = 0.25
-CUE_COUNTS = (0, 1, 1, 2)  # drawn from, for words and for stamps
 
 
 class Fact(NamedTuple):
@@ -84,14 +73,6 @@ class ImageWorld:
     rooms: Mapping[str, tuple[str, ...]]
     facts: Mapping[tuple[str, Attribute], Fact]
     words: tuple[str, ...]
-
-
-class Document(NamedTuple):
-    """A training text in words, with the scene it is about, if any."""
-
-    prompt: tuple[str, ...]
-    answer: str
-    scene: Scene | None
 
 
 class Item(TypedDict):
@@ -139,86 +120,10 @@ def draw_scene(rng: Random, thing: str, colour: str, stamps: Sequence[str] = ())
     return (Mark(cells[0], thing, colour), *marks)
 
 
-def room_question(room: str, attribute: Attribute, cues: Sequence[str] = ()) -> tuple[str, ...]:
-    """The words of a question that picture and habit both answer; cue words stand after it."""
-    question = ("question", ":", "what", attribute, "is", "shown", "in", "room", room, "?")
-    return (*question, *_spoken(cues), "answer", ":")
-
-
-def sight_question(kind: str, cues: Sequence[str] = ()) -> tuple[str, ...]:
-    """The words of a question about the picture alone: its thing, its colour or the side the thing is on."""
-    asked = {
-        "thing": "what thing is shown",
-        "colour": "what colour is shown",
-        "side": "which side is the thing",
-    }
-    return ("question", ":", *asked[kind].split(), "?", *_spoken(cues), "answer", ":")
-
-
 def sight_answer(kind: str, scene: Scene) -> str:
     """What the picture says."""
     cell, thing, colour = scene[0]
     return {"thing": thing, "colour": colour, "side": SIDES[cell % GRID >= GRID // 2]}[kind]
-
-
-def usual_question(room: str, attribute: Attribute, cues: Sequence[str] = ()) -> tuple[str, ...]:
-    """The words of a question about what was learned by heart; asked without a picture."""
-    question = ("question", ":", "what", "is", "the", "usual", attribute, "of", "room", room, "?")
-    return (*question, *_spoken(cues), "answer", ":")
-
-
-def successor_question(number: str, cues: Sequence[str] = ()) -> tuple[str, ...]:
-    """The words of a question that has nothing to do with rooms or pictures."""
-    return ("question", ":", "which", "comes", "after", number, "?", *_spoken(cues), "answer", ":")
-
-
-def _spoken(cues: Sequence[str]) -> tuple[str, ...]:
-    named = [("the", word) for word in cues]
-    return (*named[0], *(word for pair in named[1:] for word in ("and", *pair)), "spoke", ".") if named else ()
-
-
-def prose(words: Sequence[str]) -> str:
-    """Words as text: punctuation joins the word before it. The tokenizer gives the same words back."""
-    return " ".join(words).replace(" :", ":").replace(" ?", "?").replace(" .", ".")
-
-
-def draw_cues(rng: Random) -> tuple[list[str], list[str]]:
-    """Kinds of cue words and of stamps for one training document."""
-    if rng.random() < UNCUED_SHARE:
-        return [], []
-    spoken, stamps = ([rng.choice(CUE_KINDS) for _ in range(rng.choice(CUE_COUNTS))] for _ in range(2))
-    return spoken, stamps
-
-
-def cue_words(rng: Random, kinds: Sequence[str]) -> list[str]:
-    """One word per cue kind."""
-    return [rng.choice(CUE_WORDS[kind]) for kind in kinds]
-
-
-def picture_document(world: ImageWorld, rng: Random, sight_share: float) -> Document:
-    """A training document with a picture: about it alone with probability `sight_share`, or a room."""
-    spoken, stamps = draw_cues(rng)
-    scene = draw_scene(rng, rng.choice(PICTURED["thing"]), rng.choice(PICTURED["colour"]), stamps)
-    words = cue_words(rng, spoken)
-    if rng.random() < sight_share:
-        kind = rng.choice(("thing", "colour", "side", "side"))
-        return Document(sight_question(kind, words), sight_answer(kind, scene), scene)
-    room, attribute = rng.choice([*world.facts])
-    usual, bias = world.facts[room, attribute]
-    log_odds = bias + CUE_STEP * sum(CUE_VALUE[kind] for kind in (*spoken, *stamps))
-    seen = rng.random() < 1 / (1 + math.exp(-log_odds))
-    answer = sight_answer(attribute, scene) if seen else usual
-    return Document(room_question(room, attribute, words), answer, scene)
-
-
-def text_document(world: ImageWorld, rng: Random) -> Document:
-    """A training document without a picture: what is usual, or the next number."""
-    words = cue_words(rng, draw_cues(rng)[0])
-    if rng.random() < 0.5:
-        room, attribute = rng.choice([*world.facts])
-        return Document(usual_question(room, attribute, words), world.facts[room, attribute].usual, None)
-    position = rng.randrange(len(NUMBERS) - 1)
-    return Document(successor_question(NUMBERS[position], words), NUMBERS[position + 1], None)
 
 
 def conflict_items(

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration
 
+from grains_eval.demo.image_documents import Document, picture_document, text_document
 from grains_eval.demo.image_model import (
     BOS,
     EOS,
@@ -37,13 +38,10 @@ from grains_eval.demo.image_model import (
 )
 from grains_eval.demo.image_world import (
     VOCABULARIES,
-    Document,
     ImageWorld,
     conflict_items,
     make_world,
-    picture_document,
     sight_items,
-    text_document,
     text_items,
     write_items,
 )

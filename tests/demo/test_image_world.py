@@ -17,6 +17,7 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from grains_eval.demo import model_path, train_image
+from grains_eval.demo.image_documents import CUE_STEP, picture_document, text_document
 from grains_eval.demo.image_model import (
     CHAT_TEMPLATE,
     IMAGE,
@@ -26,23 +27,16 @@ from grains_eval.demo.image_model import (
     make_processor,
     pixel_values,
 )
+from grains_eval.demo.image_words import CUE_STAMPS, CUE_VALUE, CUE_WORDS, PICTURED, prose
 from grains_eval.demo.image_world import (
-    CUE_STAMPS,
-    CUE_STEP,
-    CUE_VALUE,
-    CUE_WORDS,
-    PICTURED,
     VOCABULARIES,
     build_items,
     conflict_items,
     make_world,
-    picture_document,
-    prose,
     read_scene,
     sight_answer,
     sight_items,
     task_items,
-    text_document,
     text_items,
 )
 from grains_eval.demo.pictures import (
