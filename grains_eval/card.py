@@ -9,6 +9,18 @@ import yaml
 
 # statistics that each side has, as the card's columns; the config file holds all of them
 _SIDED = {"agreement": "agreement", "explained_variance": "explained", "mean_delta_cosine": "cosine"}
+# what a column says, by the statistic's name in the config file
+_LEGEND = {
+    "examples": "`examples`: number of deltas, each the difference of two hidden states of an example",
+    "delta_norm": "`delta_norm`: length of the mean delta",
+    "agreement": "`agreement`: mean cosine between the deltas of two examples (near 0 they share no direction)",
+    "explained_variance": "`explained`: share of the deltas' squared length that lies along the direction",
+    "mean_delta_cosine": "`cosine`: cosine between the direction and the mean delta",
+    "share": "`share`: part of the whole direction's squared length that lies in this block",
+    "heads": "`heads`: attention heads of this block that are steered",
+    "probe_accuracy": "`probe_accuracy`: mean accuracy of these heads' probes on examples that were held out from them",
+    "best_probe_accuracy": "`best_probe_accuracy`: that of the best of them",
+}
 
 
 def write_card(config: Mapping[str, Any], name: str) -> str:
@@ -21,7 +33,8 @@ def write_card(config: Mapping[str, Any], name: str) -> str:
     model = f"pretrained={origin.get('base_model') or 'MODEL'},dtype={origin.get('dtype') or 'auto'}"
     parts.append(f"```\nlm_eval --model grains_hf --tasks TASK --model_args {model},vectors=<this folder>\n```")
     if config["layers"]:
-        parts.extend([_setting(config["recommended"], origin.get("chosen_by")), "\n".join(_statistics(config))])
+        parts.append(_setting(config["recommended"], origin.get("chosen_by")))
+        parts.extend(["\n".join(_statistics(config)), _legend(config)])
     hashes = origin.get("doc_hashes")
     if hashes:
         use = "used to choose the setting" if origin.get("chosen_by") else "set aside"
@@ -62,11 +75,9 @@ def _setting(recommended: Mapping[str, Any], chosen_by: str | None) -> str:
 
 
 def _statistics(config: Mapping[str, Any]) -> Iterator[str]:
-    """One row per block; `m_l` is the median token norm."""
+    """One row per block."""
     statistics: Mapping[int, Mapping[str, float | None]] = config["statistics"]
-    found = {column for row in statistics.values() for column in row}
-    sides = [name for name in _SIDED if f"positive.{name}" in found]
-    others = sorted(name for name in found if "." not in name)
+    sides, others = _columns(config)
     heads = ["block", "m_l", *(f"{_SIDED[name]} +/−" for name in sides), *others]
     yield f"| {' | '.join(heads)} |"
     yield f"|{'---|' * len(heads)}"
@@ -75,6 +86,32 @@ def _statistics(config: Mapping[str, Any]) -> Iterator[str]:
         pairs = [f"{_number(row.get(f'positive.{n}'))} / {_number(row.get(f'negative.{n}'))}" for n in sides]
         values = [_number(config["scales"].get(layer)), *pairs, *(_number(row.get(name)) for name in others)]
         yield f"| {layer} | {' | '.join(values)} |"
+
+
+def _columns(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Statistics with a value for each side, and those with one."""
+    statistics: Mapping[int, Mapping[str, float | None]] = config["statistics"]
+    found = {column for row in statistics.values() for column in row}
+    return [name for name in _SIDED if f"positive.{name}" in found], sorted(name for name in found if "." not in name)
+
+
+def _legend(config: Mapping[str, Any]) -> str:
+    """What the columns of this table are."""
+    sides, others = _columns(config)
+    # a statistic of both sides has a shorter heading
+    found = [_LEGEND[name].replace(f"`{_SIDED.get(name)}`", f"`{name}`") for name in others if name in _LEGEND]
+    lines = [
+        "`block`: decoder block, from 0",
+        "`m_l`: median token norm at the site, the unit of a relative strength",
+        *(_LEGEND[name] for name in sides),
+        *found,
+        "–: no value",
+    ]
+    if sides:
+        lines.append(
+            "+ and −: from masking tokens that favour the preferred response, and tokens that favour the other"
+        )
+    return "; ".join(lines) + "."
 
 
 def _number(value: float | None) -> str:

@@ -17,6 +17,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.report.attributions import read_token_maps
 from grains_eval.steering import steered
 from grains_eval.types import Attribution, Patch, SteeringConfig, SteeringVectors, TokenSelection
+from grains_eval.vectors.direction import direction
 
 
 def vectors(width=8):
@@ -51,6 +52,30 @@ def test_what_is_saved_comes_back(tmp_path):
         "steering_config.json", "steering_vectors.safetensors", "recipe.yaml", "README.md",
     }  # fmt: skip
     assert "base_model: org/m" in (folder / "README.md").read_text()
+
+
+SIDED = {f"{side}.{name}" for side in ("positive", "negative") for name in direction(torch.eye(3), "mean").statistics}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        SIDED,
+        {*direction(torch.eye(3), "mean").statistics, "share"},
+        {"heads", "probe_accuracy", "best_probe_accuracy"},
+        set(),
+    ],
+    ids=["grains", "icv", "iti", "none"],
+)
+def test_the_card_explains_every_column_of_its_table(names, tmp_path):
+    held = replace(vectors(), statistics={1: dict.fromkeys(names, 0.5), 4: {}})
+    text = (artifacts.save(held, tmp_path / "v") / "README.md").read_text()
+    (header,) = [line for line in text.splitlines() if line.startswith("| block |")]
+    columns = [cell.strip() for cell in header.strip("| ").split("|")]
+    (legend,) = [line for line in text.splitlines() if line.startswith("`block`:")]
+    assert all(f"`{column.removesuffix(' +/−')}`:" in legend for column in columns)
+    assert legend.count("`:") == len(columns)
+    assert ("+ and −:" in legend) is any("+/−" in column for column in columns)
 
 
 def test_the_fingerprint_sees_every_number_and_the_scales():

@@ -131,9 +131,10 @@ def read_pilot(
 def _comparison(row: dict[str, Any]) -> Comparison:
     known: dict[str, Any] = {field.name: row[field.name] for field in fields(Comparison)}
     low, high = (math.nan if end is None else end for end in known["interval"])
-    optional = {"clusters"}
-    filled: dict[str, Any] = {key: math.nan if value is None and key not in optional else value for key, value in known.items()}
-    return Comparison(**{**filled, "interval": (low, high)})
+    # JSON has no NaN; only the number of clusters may be missing
+    known |= {key: math.nan for key, value in known.items() if value is None and key != "clusters"}
+    known["interval"] = (low, high)
+    return Comparison(**known)
 
 
 def plan(
