@@ -22,6 +22,8 @@ from grains_eval.report.power import (
 )
 from grains_eval.types import Comparison
 
+FEW_MOVED = 10  # a pilot in which fewer items changed says little about how many will
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -82,7 +84,7 @@ class Plan:
         n: Items for which `power` and `detectable` hold.
         power: Chance to find `effect` with `n` items.
         detectable: Difference that `n` items find with the wanted power.
-        reason: Why something is missing.
+        reason: Why something is missing or in doubt.
     """
 
     pilot: Comparison
@@ -167,4 +169,6 @@ def plan(
         needed = spread.needed(wanted, alpha, power)
     except GrainsError as error:
         return replace(empty, detectable=detectable, reason=str(error).partition(";")[0])
-    return Plan(pilot, wanted, needed, count, spread.power(wanted, count, alpha), detectable)
+    moved = pilot.helped + pilot.harmed
+    doubt = f"only {moved} of {pilot.n:,} items moved, so the spread is little known" if moved < FEW_MOVED else ""
+    return Plan(pilot, wanted, needed, count, spread.power(wanted, count, alpha), detectable, doubt)

@@ -109,4 +109,6 @@ def test_a_pilot_that_shows_nothing_says_so(folders: list[Path]) -> None:
     assert still.needed is None and still.reason == "the pilot's items did not vary"
     level = plan(replace(graded, difference=0.0))
     assert level.reason == "the pilot shows no difference" and level.detectable > 0
+    assert plan(graded).reason == ""
+    assert plan(replace(graded, helped=2, harmed=0)).reason.startswith("only 2 of 120 items moved")
     assert plan(replace(graded, standard_error=math.nan)).reason == "the pilot's items did not vary"
