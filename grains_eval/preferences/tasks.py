@@ -38,11 +38,11 @@ def task_manager(
         include_path: Folders with the user's own tasks.
         metadata: Given to every task, as lm-eval's `--metadata`.
     """
-    folders = [str(task_directory()), *include_path]
-    own = TaskManager(include_path=folders, include_defaults=False, metadata=dict(metadata or {}))
+    folders = (str(task_directory()), *include_path)
+    own = TaskManager(include_path=list(folders), include_defaults=False, metadata=dict(metadata or {}))
     if set(names) <= set(own.all_subtasks):  # a group of ours may name tasks of the harness
         return own
-    return _all_tasks(tuple(folders), json.dumps(dict(metadata or {}), sort_keys=True))
+    return _all_tasks(folders, json.dumps(dict(metadata or {}), sort_keys=True))
 
 
 @lru_cache(maxsize=2)
