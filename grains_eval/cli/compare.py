@@ -45,10 +45,7 @@ _OF_RUNS = {
     "preserve": "the recipe's key is evaluation.preserve: --set 'evaluation.preserve=[A,B]'",
     "margin": "the recipe's key is evaluation.margin: --set evaluation.margin=0.02",
     "metrics": "the recipe's key for the metric of the headline is evaluation.metrics: --set evaluation.metrics.TASK=A",
-    "alpha": "no recipe has it: compare the folders in OUTPUT_PATH/runs with it afterwards",
     "clusters": "a task's own YAML says it (metadata.cluster_key); or compare the folders in OUTPUT_PATH/runs",
-    "subtasks": "no recipe has it: compare the folders in OUTPUT_PATH/runs with it afterwards",
-    "title": "no recipe has it: compare the folders in OUTPUT_PATH/runs with it afterwards",
 }
 _OF_RECIPES = ("methods", "model_args", "device", "batch_size", "overrides", "include_path")
 
@@ -58,7 +55,8 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("runs", nargs="*", metavar="RUN_DIR", help="the baseline's folder, then the others'")
     runs.add_argument("--tasks", "-t", type=names, metavar="A,B", help="only these tasks or groups")
     runs.add_argument("--metrics", type=names, metavar="A,B", help="only these metrics, without filter (acc)")
-    runs.add_argument("--subtasks", action="store_true", help="also a row for each task of an aggregated group")
+    runs.add_argument("--preserve", type=names, metavar="A,B", help="tasks or groups whose score must not fall")
+    runs.add_argument("--margin", type=float, metavar="SHARE", help="loss that still counts as kept (default 0.01)")
     runs.add_argument(
         "--clusters",
         action="append",
@@ -67,10 +65,10 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
         help="field of the documents by which items belong together; repeated or with commas "
         "(default: the task's metadata.cluster_key)",
     )
-    runs.add_argument("--preserve", type=names, metavar="A,B", help="tasks or groups whose score must not fall")
-    runs.add_argument("--margin", type=float, metavar="SHARE", help="loss that still counts as kept (default 0.01)")
-    runs.add_argument("--alpha", type=float, metavar="SHARE", help="level of tests and intervals (default 0.05)")
-    runs.add_argument("--title", help="heading of the report")
+    report = parser.add_argument_group("report")
+    report.add_argument("--alpha", type=float, metavar="SHARE", help="level of tests and intervals (default 0.05)")
+    report.add_argument("--subtasks", action="store_true", help="also a row for each task of an aggregated group")
+    report.add_argument("--title", help="heading of the report")
     add_recipe_flags(parser, required=False)
     parser.add_argument("--methods", type=names, metavar="A,B", help="with --config: methods to build and evaluate")
     add_model_flags(parser)
@@ -80,6 +78,11 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
 def _compare(options: argparse.Namespace) -> None:
     if bool(options.config) == bool(options.runs):
         raise GrainsError("compare takes run folders (the baseline first) or --config with --model_args")
+    shown: dict[str, Any] = {
+        "alpha": 0.05 if options.alpha is None else options.alpha,
+        "subtasks": options.subtasks,
+        "title": options.title,
+    }
     if options.config:
         for flag, instead in _OF_RUNS.items():
             if _given(options, flag):
@@ -87,7 +90,7 @@ def _compare(options: argparse.Namespace) -> None:
         recipe, model_args = _inputs(options)
         from grains_eval.study.compare import compare_methods
 
-        compare_methods(recipe, model_args, methods=options.methods, **_shared(options))
+        compare_methods(recipe, model_args, methods=options.methods, **_shared(options), **shown)
         return
     for flag in _OF_RECIPES:
         if _given(options, flag):
@@ -104,15 +107,13 @@ def _compare(options: argparse.Namespace) -> None:
         options.runs,
         options.output_path,
         output(),
-        alpha=0.05 if options.alpha is None else options.alpha,
         margin=0.01 if options.margin is None else options.margin,
         tasks=options.tasks,
         metrics=options.metrics,
-        subtasks=options.subtasks,
-        clusters=_pairs(options.clusters),
         preserve=options.preserve,
-        title=options.title,
+        clusters=_pairs(options.clusters),
         overwrite=options.overwrite,
+        **shown,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -97,6 +98,9 @@ def write_run(results: dict[str, Any], folder: str | Path) -> None:
         results: What `simple_evaluate` returned, with `prompt_facts` where they are known; `config.model_args` or
             `model_name` say which model it was.
         folder: The results lie in a folder of the model's name in it.
+
+    Raises:
+        OSError: something could not be written, on a full disk for instance; lm-eval's tracker only warns of it.
     """
     tracker = EvaluationTracker(output_path=str(folder))
     notes = tracker.general_config_tracker
@@ -115,3 +119,19 @@ def write_run(results: dict[str, Any], folder: str | Path) -> None:
     )
     for name in results["configs"]:
         tracker.save_results_samples(task_name=name, samples=samples[name])
+    _check_written(Path(folder), str(tracker.date_id), results)
+
+
+def _check_written(folder: Path, date: str, results: Mapping[str, Any]) -> None:
+    """Count what was written."""
+    expected = sum(len(results["samples"][name]) for name in results["configs"])
+    found = sum(file.read_bytes().count(b"\n") for file in folder.rglob(f"samples_*_{date}.jsonl"))
+    try:
+        whole = [json.loads(file.read_bytes()) for file in folder.rglob(f"results_{date}.json")]
+    except ValueError:
+        whole = []
+    if not whole or found != expected:
+        raise OSError(
+            f"lm-eval wrote {found} of {expected} samples to '{folder}' and {'a' if whole else 'no'} results file; "
+            "free some disk space if it is full, and run the same command again"
+        )

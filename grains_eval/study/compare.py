@@ -15,6 +15,7 @@ from grains_eval.models import LoadedModel
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import Recipe
 from grains_eval.report import compare_runs
+from grains_eval.report.choices import check_levels
 from grains_eval.report.data import ReportData
 from grains_eval.report.write import refuse_existing
 from grains_eval.study.build import build_from_recipe, model_identity
@@ -40,6 +41,7 @@ def compare_methods(
     overwrite: bool = False,
     progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
     include_path: Sequence[str] = (),
+    **report: Any,
 ) -> ReportData:
     """Compare methods by name; see `compare_variants`.
 
@@ -52,6 +54,7 @@ def compare_methods(
         overwrite: Replace what is there.
         progress: Wraps loops, with a description.
         include_path: Folders with the user's own tasks.
+        **report: Anything else for `report.compare_runs`: `alpha`, `subtasks`, `title`.
 
     Raises:
         GrainsError: an unknown method, or anything that concerns all methods alike.
@@ -66,6 +69,7 @@ def compare_methods(
         overwrite=overwrite,
         progress=progress,
         include_path=include_path,
+        **report,
     )
 
 
@@ -106,6 +110,7 @@ def compare_variants(
     Raises:
         GrainsError: anything that concerns all variants alike.
     """
+    check_levels(report.get("alpha", 0.05))  # not after the evaluations
     output = Path(output_path)
     if not overwrite:
         refuse_existing(output)

@@ -193,7 +193,6 @@ def _write(folder: Path, results: dict[str, Any], note: Mapping[str, Any]) -> No
         folder.mkdir(parents=True, exist_ok=True)
         (folder / STARTED).touch()
         write_run(results, folder)
-        _check_written(folder, results)
         part = folder / f".{NOTE}.part"
         part.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
         part.replace(folder / NOTE)
@@ -201,22 +200,3 @@ def _write(folder: Path, results: dict[str, Any], note: Mapping[str, Any]) -> No
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def _check_written(folder: Path, results: Mapping[str, Any]) -> None:
-    """Count what was written: lm-eval's tracker turns a full disk into a warning.
-
-    Raises:
-        OSError: samples or the results file are missing or cut off.
-    """
-    expected = sum(len(results["samples"][name]) for name in results["configs"])
-    found = sum(file.read_bytes().count(b"\n") for file in folder.rglob("samples_*.jsonl"))
-    try:
-        whole = [json.loads(file.read_bytes()) for file in folder.rglob("results_*.json")]
-    except ValueError:
-        whole = []
-    if not whole or found != expected:
-        raise OSError(
-            f"lm-eval wrote {found} of {expected} samples to '{folder}' and {'a' if whole else 'no'} results file; "
-            "free some disk space if it is full, and run the same command again"
-        )

@@ -114,9 +114,8 @@ def test_a_bug_keeps_its_traceback():
         (["compare", "--config", "recipe.yaml", "--preserve", "a"], "evaluation.preserve: --set"),
         (["compare", "--config", "recipe.yaml", "--margin", "0"], "evaluation.margin: --set evaluation.margin=0.02"),
         (["compare", "--config", "recipe.yaml", "--metrics", "acc"], "--set evaluation.metrics.TASK=A"),
-        (["compare", "--config", "recipe.yaml", "--alpha", "0.1"], "--alpha applies to run folders, not to --config"),
+        (["compare", "--config", "recipe.yaml", "-a", "pretrained=x", "--alpha", "1"], "alpha 1 is no level of a test"),
         (["compare", "--config", "recipe.yaml", "--clusters", "a=b"], "metadata.cluster_key"),
-        (["compare", "--config", "recipe.yaml", "--subtasks"], "--subtasks applies to run folders"),
         (["power"], "power takes a pilot's folder, or --discordant"),
         (["power", "--sd", "1", "--discordant", "0.1", "--n", "9"], "power takes a pilot's folder, or --discordant"),
         (["power", "--sd", "1"], "nothing is asked; give --difference"),
@@ -163,6 +162,16 @@ def test_a_misused_flag_is_one_line_and_a_hint(words, line, capsys):
         cli.main(words)
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"grains-eval: error: {line}\n"
+
+
+def test_compare_hands_the_report_s_flags_to_a_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("name: x\ndata: {task: arc_easy}\n")
+    seen = {}
+    monkeypatch.setattr("grains_eval.study.compare.compare_methods", lambda *inputs, **choices: seen.update(choices))
+    words = "compare --config recipe.yaml -a pretrained=x --alpha 0.1 --subtasks --title T"
+    assert cli.main(words.split()) == 0
+    assert (seen["alpha"], seen["subtasks"], seen["title"]) == (0.1, True, "T")
 
 
 def test_compare_hands_its_flags_to_the_comparison(monkeypatch):

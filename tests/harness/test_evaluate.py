@@ -96,3 +96,13 @@ def test_a_deep_path_makes_no_folder_that_cannot_be(tmp_path) -> None:
     write_run({**results, "results": {}, "samples": {}}, tmp_path)
     (home,) = tmp_path.iterdir()
     assert len(home.name) == MODEL_FOLDER and list(home.glob("results_*.json"))
+
+
+def test_results_that_could_not_be_written_are_an_error(tmp_path, monkeypatch) -> None:
+    def full(self, **_: Any) -> None:
+        """As lm-eval's tracker on a full disk: a warning, and on it goes."""
+
+    monkeypatch.setattr(EvaluationTracker, "save_results_samples", full)
+    arguments = {"pretrained": str(model_path("text_split")), "dtype": "float32"}
+    with pytest.raises(OSError, match="lm-eval wrote 0 of 2 samples"):
+        evaluate(arguments, TASK, output_path=tmp_path / "out", limit=2, device="cpu")
