@@ -74,7 +74,7 @@ def llama(arguments: argparse.Namespace) -> transformers.PreTrainedModel:
 def llava(arguments: argparse.Namespace, folder: Path) -> images.Steered:
     """The vision-language model's shape inside lm-eval's class, which is made with a toy and given the true weights."""
     side = 28 if arguments.toy else 336
-    images.save_model(folder, 1, 64, side)
+    images.save_model(folder, 1, 64, 0, side)
     lm = images.Steered(
         pretrained=str(folder), dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size
     )

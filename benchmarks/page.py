@@ -1,4 +1,4 @@
-"""Write the measured tables of `benchmarks/results/*.json` into `docs/performance.md`.
+"""Write the measured tables of `benchmarks/results/*.json` into the pages of `docs/` that show them.
 
     python -m benchmarks.page
 
@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import common
 
 ROOT = Path(__file__).resolve().parent
-PAGE = ROOT.parent / "docs" / "performance.md"
+PAGES = tuple(ROOT.parent / "docs" / name for name in ("performance.md", "comparison.md"))
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -44,4 +44,5 @@ def render(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render(PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(render(page.read_text()))

@@ -69,7 +69,7 @@ def prompt_states(
 ) -> PromptStates:
     """Run `[B, T, H]` prompt embeddings and read every block's output, `h_l(.)`, at the last prompt token."""
     with captured(model, site) as states:
-        forward.prefill(model, encoded, prompts.to(encoded.embeddings.dtype), logits=False)
+        forward.prefill(model, encoded, prompts.to(encoded.embeddings.dtype))
     layers = range(len(states))
     last = torch.stack([states[layer][:, -1].float().cpu() for layer in layers], dim=1)
     norms = torch.stack([states[layer][0, 1:].float().norm(dim=-1).cpu() for layer in layers])
@@ -89,9 +89,9 @@ def response_states(
 
     The state of the response's last token, or the mean over its last `last_tokens`.
     """
-    _, cache = forward.prefill(model, encoded, prompts.to(encoded.embeddings.dtype), logits=False)
+    _, cache = forward.prefill(model, encoded, prompts.to(encoded.embeddings.dtype))
     with captured(model, site) as states:
-        forward.extend(model, encoded, cache, response[None], logits=False)
+        forward.extend(model, encoded, cache, response[None])
     ends = [states[layer][:, -last_tokens:].float().mean(dim=1).cpu() for layer in range(len(states))]
     return torch.stack(ends, dim=1)
 

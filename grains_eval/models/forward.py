@@ -20,22 +20,39 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from grains_eval.models.blocks import find_decoder, text_config
 from grains_eval.models.encoded import EncodedExample
-from grains_eval.models.scoring import picked_logprobs, response_sums
+from grains_eval.models.scoring import response_sums
 
 
 @contextmanager
-def logits_from(model: PreTrainedModel, start: int) -> Generator[None, None, None]:
-    """Compute logits only from position `start` on (negative counts from the end)."""
+def logits_from(
+    model: PreTrainedModel, start: int, before: Tensor | None = None
+) -> Generator[list[Tensor], None, None]:
+    """Compute logits only from position `start` on (negative counts from the end).
+
+    Args:
+        model: The model.
+        start: The first position.
+        before: `[N, H]` inputs of the output embeddings from an earlier pass that are read in this one too: logits
+            become `[1, N + B * n, V]`.
+
+    Yields:
+        What the output embeddings would have been given, `[B, T, H]`, once they have run.
+    """
+    given: list[Tensor] = []
 
     def slice_hidden(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         del module
+        given.append(arguments[0])
+        hidden = arguments[0][:, start:]
+        if before is not None:
+            hidden = torch.cat([before, hidden.flatten(0, 1)])[None]
         # strided rows would be multiplied one batch at a time
-        return (arguments[0][:, start:].contiguous(), *arguments[1:])
+        return (hidden.contiguous(), *arguments[1:])
 
     head: nn.Module = model.get_output_embeddings()  # pyright: ignore[reportAssignmentType]
     handle = head.register_forward_pre_hook(slice_hidden)
     try:
-        yield
+        yield given
     finally:
         handle.remove()
 
@@ -102,25 +119,29 @@ def repeat_rows(value: Any, rows: int, name: str = "") -> Any:
     return value
 
 
-def prefill(
-    model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, *, logits: bool = True
-) -> tuple[Tensor, Any]:
+def prefill(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor) -> tuple[Tensor, Any]:
     """Run prompt embeddings `[B, T, H]` (wider with deepstack features, see `decoder_inputs`).
 
     Returns:
-        Logits at the last prompt token `[B, 1, V]` (`[B, 0, V]` where none are wanted), and the cache of keys and
-        values (with gradient if prompt has one).
+        What the output embeddings are given at the last prompt token, `[B, H]`, and the cache of keys and values (both
+        with gradient if prompt has one).
     """
+    # no logits: those of the last token are read together with the response's
+    output, given = _run_prompt(model, encoded, prompt, prompt.shape[1])
+    return given[:, -1], output.past_key_values
+
+
+def _run_prompt(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, start: int) -> tuple[Any, Tensor]:
+    """The model's output with logits from `start` on, and what the output embeddings were given."""
     forget_positions(model)
     embeddings, keywords = decoder_inputs(encoded, prompt)
-    start = -1 if logits else prompt.shape[1]
-    with logits_from(model, start), decoder_receives(model, keywords, len(prompt)):
+    with logits_from(model, start) as given, decoder_receives(model, keywords, len(prompt)):
         output = model(inputs_embeds=embeddings, use_cache=True)
-    return output.logits, output.past_key_values
+    return output, given[0]
 
 
 def extend(
-    model: PreTrainedModel, encoded: EncodedExample, cache: Any, tokens: Tensor, *, logits: bool = True
+    model: PreTrainedModel, encoded: EncodedExample, cache: Any, tokens: Tensor, before: Tensor | None = None
 ) -> Tensor:
     """Run response tokens after a cached prompt of `B` rows; the cache itself is left as it was.
 
@@ -129,10 +150,10 @@ def extend(
         encoded: The example.
         cache: What `prefill` returned.
         tokens: `[R, n]`: each row follows all rows of the prompt.
-        logits: Whether any are wanted.
+        before: `[N, H]`, see `logits_from`; None makes no logits at all.
 
     Returns:
-        Logits `[R * B, n, V]`, or `[R * B, 0, V]`.
+        Logits `[N + R * B * n, V]`, or `[0, V]`.
     """
     responses, length = tokens.shape
     batch = cache.layers[-1].keys.shape[0]
@@ -144,8 +165,9 @@ def extend(
         positions = torch.arange(length, device=tokens.device) + encoded.next_position
         axes = (*captured.shape[:-2], rows) if isinstance(captured, Tensor) else (rows,)
         keywords["position_ids"] = positions.expand(*axes, -1)
-    with logits_from(model, 0 if logits else length), decoder_receives(model, keywords, rows):
-        return model(inputs_embeds=embeddings, past_key_values=fork(cache, responses), use_cache=True).logits
+    with logits_from(model, length if before is None else 0, before), decoder_receives(model, keywords, rows):
+        logits = model(inputs_embeds=embeddings, past_key_values=fork(cache, responses), use_cache=True).logits
+    return logits.flatten(0, 1)
 
 
 def fork(cache: Any, copies: int = 1) -> Any:
@@ -178,32 +200,37 @@ def response_logprobs(
     responses = (encoded.chosen, encoded.rejected)
     if not share_prefix or not shares_prefix(model):
         return torch.stack([_whole(model, encoded, prompt, response) for response in responses], dim=-1)
-    first, cache = prefill(model, encoded, prompt)
-    # one softmax over the last prompt token's logits serves the first token of both responses
-    rows = torch.arange(len(prompt)).repeat(2)
-    tokens = torch.stack([response[0] for response in responses]).repeat_interleave(len(prompt))
-    scores = picked_logprobs(first[:, 0], rows, tokens).view(2, -1)
-    for batch in _together(responses):
-        rest = [responses[index][1:] for index in batch]
-        width = max(map(len, rest))
-        if not width:
-            continue
+    return _branching(model, encoded, prompt, responses).T
+
+
+def _branching(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, responses: Sequence[Tensor]) -> Tensor:
+    """`[R, B]` log-probabilities of `R` responses that branch off one pass over the prompt."""
+    batch = len(prompt)
+    # one softmax over the last prompt token's logits serves the first token of every response
+    reads = [(torch.arange(batch)[:, None], response[:1]) for response in responses]
+    if max(map(len, responses)) == 1:
+        return response_sums(_run_prompt(model, encoded, prompt, -1)[0].logits[:, -1], reads)
+    last, cache = prefill(model, encoded, prompt)
+    owners = list(range(len(responses)))
+    scores = torch.zeros(len(responses), batch, device=last.device)
+    for together in _together(responses):
+        width = max(len(responses[i]) for i in together) - 1
         # padded on the right, where no token that counts sees it
-        fed = torch.stack(
-            [functional.pad(responses[index][:-1], (0, width - len(responses[index]) + 1)) for index in batch]
-        )
-        found = response_sums(extend(model, encoded, cache, fed), rest)
-        scores = scores.index_add(0, torch.tensor(batch, device=scores.device), found)
-    return scores.T
+        fed = [functional.pad(each[:-1], (0, width - len(each) + 1)) for each in (responses[i] for i in together)]
+        places = len(last) + torch.arange(len(together) * batch * width).view(len(together), batch, width)
+        reads += [(places[n, :, : len(responses[i]) - 1], responses[i][1:]) for n, i in enumerate(together)]
+        found = response_sums(extend(model, encoded, cache, torch.stack(fed), last), reads)
+        scores = scores.index_add(0, torch.tensor(owners + together, device=scores.device), found.to(scores.device))
+        last, reads, owners = last[:0], [], []
+    return scores
 
 
 def _together(responses: Sequence[Tensor]) -> list[list[int]]:
-    """Both responses in one pass, unless padding the shorter one costs more than a fifth of the pass."""
-    lengths = [len(response) - 1 for response in responses]
-    everyone = list(range(len(responses)))
-    if sum(lengths) < 0.8 * len(lengths) * max(lengths):
-        return [[index] for index in everyone]
-    return [everyone]
+    """Responses of more than one token: all in one pass, unless padding costs more than a fifth of it."""
+    lengths = {index: len(response) - 1 for index, response in enumerate(responses) if len(response) > 1}
+    if sum(lengths.values()) < 0.8 * len(lengths) * max(lengths.values()):
+        return [[index] for index in lengths]
+    return [list(lengths)]
 
 
 def shares_prefix(model: PreTrainedModel) -> bool:
@@ -221,13 +248,10 @@ def shares_prefix(model: PreTrainedModel) -> bool:
 def _whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, response: Tensor) -> Tensor:
     """One response, with its prompt in a single pass without cache; prompts with images share their prefix always."""
     if encoded.decoder_keywords:
-        first, cache = prefill(model, encoded, prompt)
-        score = response_sums(first, [response[:1]])[0]
-        if len(response) > 1:
-            score = score + response_sums(extend(model, encoded, cache, response[None, :-1]), [response[1:]])[0]
-        return score
+        return _branching(model, encoded, prompt, [response])[0]
     forget_positions(model)
     tail = model.get_input_embeddings()(response[:-1])[None].expand(len(prompt), -1, -1)
     with logits_from(model, prompt.shape[1] - 1):
         logits = model(inputs_embeds=torch.cat([prompt, tail.to(prompt.dtype)], dim=1), use_cache=False).logits
-    return response_sums(logits, [response])[0]
+    places = torch.arange(len(prompt) * len(response)).view(len(prompt), -1)
+    return response_sums(logits.flatten(0, 1), [(places, response)])[0]

@@ -54,20 +54,17 @@ def picked_logprobs(logits: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     return picked
 
 
-def response_sums(logits: Tensor, responses: Sequence[Tensor]) -> Tensor:
-    """Sum the log-probabilities of responses, each of which a block of `B` rows of logits follows.
+def response_sums(logits: Tensor, reads: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sum log-probabilities of token sequences.
 
     Args:
-        logits: `[R * B, n, V]` for `R` responses in turn; positions past a response's own length are not read.
-        responses: `R` times up to `n` token ids.
+        logits: `[N, V]`.
+        reads: `R` pairs of rows `[B, n]` and tokens `[n]`: `B` sequences whose tokens are read at these rows.
 
     Returns:
         `[R, B]` float32, nats.
     """
-    batch, width = len(logits) // len(responses), logits.shape[1]
-    places = torch.arange(len(logits) * width, device=logits.device).view(len(responses), batch, width)
-    rows = torch.cat([places[index, :, : len(each)].flatten() for index, each in enumerate(responses)])
-    tokens = torch.cat([each.repeat(batch) for each in responses])
-    picked = picked_logprobs(logits.reshape(-1, logits.shape[-1]), rows, tokens)
-    parts = picked.split([batch * len(each) for each in responses])
-    return torch.stack([part.view(batch, -1).sum(dim=-1) for part in parts])
+    rows = torch.cat([places.flatten() for places, _ in reads])
+    tokens = torch.cat([each.repeat(len(places)) for places, each in reads])
+    parts = picked_logprobs(logits, rows, tokens).split([places.numel() for places, _ in reads])
+    return torch.stack([part.view_as(places).sum(dim=-1) for part, (places, _) in zip(parts, reads, strict=True)])

@@ -14,8 +14,11 @@ from benchmarks import page
 ROOT = Path(__file__).resolve().parents[2]
 
 
+BENCHMARKS = ["build", "evaluate", "exactness", "gpu", "half", "images", "methods", "overhead", "sweep"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["evaluate", "sweep", "overhead", "images", "exactness"])
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_smoke(name, tmp_path):
     file = tmp_path / "found.json"
     command = [sys.executable, "-m", f"benchmarks.{name}", "--smoke", "--output", str(file)]
@@ -27,8 +30,10 @@ def test_smoke(name, tmp_path):
     assert found["machine"]["versions"]["torch"]
 
 
-def test_the_page_shows_the_measured_tables():
-    text = page.PAGE.read_text()
+@pytest.mark.parametrize("file", page.PAGES, ids=lambda file: file.name)
+def test_the_pages_show_the_measured_tables(file):
+    text = file.read_text()
+    assert page.PLACE.search(text)
     assert page.render(text) == text, "run python -m benchmarks.page"
 
 

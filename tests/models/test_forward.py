@@ -72,7 +72,7 @@ def test_picked_logprobs_and_their_gradient():
     logits = torch.randn(5, 11, generator=generator, dtype=torch.float64).float().requires_grad_(True)
     rows, tokens = torch.tensor([0, 0, 3, 4, 0]), torch.tensor([2, 7, 1, 10, 2])
     weights = torch.randn(5, generator=generator)
-    found = picked_logprobs(logits, rows, tokens)
+    found = picked_logprobs(logits.clone(), rows, tokens)
     expected = logits.log_softmax(-1)[rows, tokens]
     torch.testing.assert_close(found, expected)
     ours, theirs = (torch.autograd.grad((weights * each).sum(), logits)[0] for each in (found, expected))
@@ -89,7 +89,7 @@ def test_a_second_backward_pass_is_refused():
 
 def test_far_likelier_tokens_lose_nothing():
     logits = torch.tensor([[300.0, -300.0, 299.0]])
-    found = picked_logprobs(logits, torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2]))
+    found = picked_logprobs(logits.clone(), torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2]))
     torch.testing.assert_close(found, logits.double().log_softmax(-1)[0].float())
 
 
@@ -111,7 +111,8 @@ def test_responses_of_like_length_go_together(loaded_text, rejected, passes):
 def test_half_precision_logits_are_summed_in_float32():
     logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_(True)
     response = torch.tensor([1, 6, 0])
-    found = response_sums(logits, [response])[0]
+    places = torch.arange(6).view(2, 3)
+    found = response_sums(logits.flatten(0, 1), [(places, response)])[0]
     expected = logits.float().log_softmax(-1)[:, torch.arange(3), response].sum(-1)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected)

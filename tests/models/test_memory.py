@@ -64,11 +64,11 @@ def test_passes_are_halved_until_they_fit_and_scores_stay(loaded_text, monkeypat
     expected = attribute(loaded, EXAMPLE, config).scores
     plain, sizes = forward.prefill, []
 
-    def crowded(model, encoded, prompt, **settings):
+    def crowded(model, encoded, prompt):
         sizes.append(len(prompt))
         if len(prompt) > 2:
             raise error
-        return plain(model, encoded, prompt, **settings)
+        return plain(model, encoded, prompt)
 
     monkeypatch.setattr(forward, "prefill", crowded)
     found = attribute(loaded, EXAMPLE, config).scores
