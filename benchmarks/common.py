@@ -26,9 +26,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 import transformers
-from scipy.stats import quantile_test
+from scipy.stats import quantile_test, ttest_1samp
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from grains_eval.report.statistics import paired
 from grains_eval.steering import OPERATORS, ResolvedSteering
 
 Row = Mapping[str, Any]
@@ -223,6 +224,32 @@ def steering(
         direction = torch.randn(width, generator=torch.Generator().manual_seed(layer))
         deltas[layer] = strength * direction / direction.norm()
     return ResolvedSteering(deltas, "block_output", OPERATORS[operator], "all")
+
+
+def change(before: Sequence[float], after: Sequence[float], worlds: Sequence[str], clusters: Sequence[str]) -> Row:
+    """Columns of a paired difference over items of several trained worlds.
+
+    Args:
+        before: Score of each item.
+        after: The same under a method.
+        worlds: The world of each item; one model and one vector were made in each.
+        clusters: Items of one cluster belong together; within a world.
+
+    Returns:
+        The mean; its interval for these very worlds, clustered; and its interval for worlds drawn anew: Student's t over
+        the worlds' means, the wider one wherever worlds differ.
+    """
+    within = paired(before, after, clusters=clusters)
+    means = [
+        statistics.mean(b - a for a, b, one in zip(before, after, worlds, strict=True) if one == world)
+        for world in dict.fromkeys(worlds)
+    ]
+    between = ttest_1samp(means, 0.0).confidence_interval(0.95) if len(means) > 1 else (float("nan"), float("nan"))
+    return {
+        "gain": f"{statistics.mean(means):+.3f}",
+        "in these worlds": f"[{within.interval[0]:+.3f}, {within.interval[1]:+.3f}]",
+        "over worlds": f"[{float(between[0]):+.3f}, {float(between[1]):+.3f}]",
+    }
 
 
 def furthest(left: Sequence[tuple[float, bool]], right: Sequence[tuple[float, bool]]) -> float:

@@ -26,7 +26,6 @@ from grains_eval.demo.train_text import train_to_folder
 from grains_eval.models import LoadedModel, load
 from grains_eval.preferences import load_examples
 from grains_eval.recipes import Data, Recipe, load_recipe
-from grains_eval.report.statistics import paired
 from grains_eval.steering import steered
 from grains_eval.tasks_path import task_directory
 from grains_eval.types import SteeringConfig, SteeringVectors
@@ -179,7 +178,7 @@ def main() -> None:
 
 
 def world_rows(kind: str, seeds: Sequence[int], arguments: Any) -> list[dict[str, Any]]:
-    """One row per method: mean over the seeds, lowest seed, clustered interval of the gain, skills."""
+    """One row per method: mean over the seeds, intervals of the gain, skills."""
     draws = 2 if arguments.smoke else arguments.draws
     scores: dict[str, list[list[float]]] = {}
     skills: dict[str, list[float]] = {}
@@ -202,25 +201,27 @@ def world_rows(kind: str, seeds: Sequence[int], arguments: Any) -> list[dict[str
     def flat(values: Sequence[Sequence[float]]) -> list[float]:
         return [value for each in values for value in each]
 
-    def gain(values: Sequence[Sequence[float]], over: Sequence[Sequence[float]]) -> str:
-        estimate = paired(flat(over), flat(values), clusters=clusters)
-        return f"{estimate.difference:+.3f} [{estimate.interval[0]:+.3f}, {estimate.interval[1]:+.3f}]"
+    def change(values: Sequence[Sequence[float]], over: Sequence[Sequence[float]]) -> common.Row:
+        return common.change(flat(over), flat(values), [cluster.partition(" ")[0] for cluster in clusters], clusters)
 
     rows: list[dict[str, Any]] = []
     for name, values in scores.items():
+        gained, beyond = change(values, scores["unsteered"]), change(values, scores["vocabulary"])
         chosen = best.get(name)
+        settled = change(chosen, best["vocabulary"]) if chosen else beyond
         rows.append(
             {
                 "world": kind,
                 "method": name,
-                "seeds": len(seeds),
                 "accuracy": round(statistics.mean(flat(values)), 3),
                 "per seed": " ".join(f"{statistics.mean(each):.2f}" for each in values),
-                "gain [95 %]": "" if name == "unsteered" else gain(values, scores["unsteered"]),
-                "beyond vocabulary": gain(values, scores["vocabulary"]),
+                **(dict.fromkeys(gained, "") if name == "unsteered" else gained),
+                "beyond vocabulary": "" if name == "vocabulary" else beyond["gain"],
+                "over worlds ": "" if name == "vocabulary" else beyond["over worlds"],
                 "skills": round(statistics.mean(skills[name]), 3),
                 "tuned": round(statistics.mean(flat(chosen)), 3) if chosen else "",
-                "tuned beyond tuned vocabulary": gain(chosen, best["vocabulary"]) if chosen else "",
+                "beyond tuned vocabulary": settled["gain"] if chosen and name != "vocabulary" else "",
+                "over worlds  ": settled["over worlds"] if chosen and name != "vocabulary" else "",
             }
         )
     return rows

@@ -33,7 +33,6 @@ from grains_eval.demo.pictures import image
 from grains_eval.demo.train_image import train_to_folder
 from grains_eval.models import LoadedModel, load
 from grains_eval.recipes import Recipe, load_recipe
-from grains_eval.report.statistics import paired
 from grains_eval.steering import steered
 from grains_eval.tasks_path import task_directory
 from grains_eval.types import Attribution, PreferenceExample, SteeringConfig, SteeringVectors
@@ -165,14 +164,14 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     flat = {name: [score for seed in values for score in seed] for name, values in scores.items()}
     for name, values in scores.items():
-        gain = paired(flat["unsteered"], flat[name], clusters=clusters)
-        span = f"{gain.difference:+.3f} [{gain.interval[0]:+.3f}, {gain.interval[1]:+.3f}]"
+        worlds = [cluster.partition(" ")[0] for cluster in clusters]
+        gained = common.change(flat["unsteered"], flat[name], worlds, clusters)
         rows.append(
             {
                 "method": name,
                 "accuracy": round(statistics.mean(flat[name]), 3),
                 "per seed": " ".join(f"{statistics.mean(seed):.2f}" for seed in values),
-                "gain [95 %]": "" if name == "unsteered" else span,
+                **(dict.fromkeys(gained, "") if name == "unsteered" else gained),
                 "blank": round(statistics.mean(blank[name]), 3),
                 "skills": round(statistics.mean(skills[name]), 3),
             }

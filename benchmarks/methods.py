@@ -4,16 +4,16 @@
 
 Per world and seed this is `grains-eval compare --config demo/WORLD` with the seed's own model and
 `--set data.metadata.items=FOLDER`: each method is built from the same 50 examples, chooses its setting on the
-same development items and meets the same test items once. `grains` keeps the setting that seed 0 fixed,
-`grains_tuned` chooses like the baselines. Figures are over cue-free questions on towns or rooms that no vector
-was built or tuned on; intervals are clustered by them.
+same development items and meets the same test items once. `grains_tuned` and `vocabulary_tuned` choose like the
+baselines, by the same rule; `grains` and `vocabulary` keep the setting that seed 0 fixed, which no rule checked
+here. Figures are over cue-free questions on towns or rooms that no vector was built or tuned on.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,19 @@ from grains_eval.demo.train_image import train_to_folder as train_image
 from grains_eval.demo.train_text import train_to_folder as train_text
 from grains_eval.recipes import Recipe, load_recipe
 from grains_eval.report.data import ReportData
-from grains_eval.report.statistics import paired
 from grains_eval.report.write import FILES
-from grains_eval.study.compare import BASELINE, VOCABULARY, compare_methods
+from grains_eval.study.compare import BASELINE, compare_methods
 from grains_eval.study.methods import default_methods
 from grains_eval.tasks_path import task_directory
 
 # names of the training scripts' worlds, and seeds that no setting was chosen on
 WORLDS = {"text_split": "split", "text_shared": "shared", "image": "image"}
-FRESH = {"text_split": (101, 102, 103), "text_shared": (101, 102, 103), "image": (201, 202, 203)}
-TUNED = {"grains_tuned": {"steering": {"layers": "auto", "strength": "auto"}}}
+FRESH = {"text_split": range(101, 106), "text_shared": range(101, 106), "image": range(201, 206)}
+RIVAL = "vocabulary_tuned"
+TUNED = {
+    "grains_tuned": {"steering": {"layers": "auto", "strength": "auto"}},
+    RIVAL: {"vectors": {"method": "vocabulary"}, "steering": {"layers": "auto", "strength": "auto"}},
+}
 SMALL = {"data": {"examples": 8, "development": 6}, "evaluation": {"limit": 6}, "attribution": {"steps": 4}}
 
 
@@ -47,7 +50,8 @@ class Pool:
     Attributes:
         before: 0 or 1 per item, unsteered.
         after: The same under the method, a mean over draws for a control with several.
-        clusters: The town or room of each item.
+        worlds: The world of each item.
+        clusters: Its town or room.
         seeds: Mean of `after` of each seed.
         skills: Accuracy on questions that steering should leave alone, of each seed.
         settings: Where and how strongly, of each seed.
@@ -55,6 +59,7 @@ class Pool:
 
     before: list[float] = field(default_factory=list)
     after: list[float] = field(default_factory=list)
+    worlds: list[str] = field(default_factory=list)
     clusters: list[str] = field(default_factory=list)
     seeds: list[float] = field(default_factory=list)
     skills: list[float] = field(default_factory=list)
@@ -111,6 +116,7 @@ def pool(report: ReportData, recipe: Recipe, vectors: Path, seed: int, into: dic
         mine = into.setdefault(name, Pool())
         mine.before += first.baseline.tolist()
         mine.after += after.tolist()
+        mine.worlds += [str(seed)] * len(after)
         mine.clusters += [f"{seed} {cluster}" for cluster in first.clusters]
         mine.seeds.append(float(np.mean(after)))
         mine.skills.append(statistics.mean(kept[name]))
@@ -129,31 +135,22 @@ def setting(folder: Path) -> str:
     return f"{blocks}: {chosen.strength:.3g}"
 
 
-def gain(before: Sequence[float], after: Sequence[float], clusters: Sequence[str]) -> str:
-    """Mean paired difference and its clustered interval."""
-    estimate = paired(before, after, clusters=clusters)
-    return f"{estimate.difference:+.3f} [{estimate.interval[0]:+.3f}, {estimate.interval[1]:+.3f}]"
-
-
 def table(world: str, pools: Mapping[str, Pool]) -> list[dict[str, Any]]:
     """One row per method, in the order of the comparison."""
+    rival = pools[RIVAL]
     rows: list[dict[str, Any]] = []
     for name, mine in pools.items():
-        whole = len(mine.after) == len(pools[BASELINE].after)
-        rival = pools.get(VOCABULARY)
+        gained = common.change(mine.before, mine.after, mine.worlds, mine.clusters)
+        beyond = common.change(rival.after, mine.after, mine.worlds, mine.clusters)
         rows.append(
             {
                 "world": world,
                 "method": name,
-                "seeds": len(mine.seeds),
                 "accuracy": round(statistics.mean(mine.after), 3),
                 "per seed": " ".join(f"{value:.2f}" for value in mine.seeds),
-                "gain [95 %]": "" if name == BASELINE else gain(mine.before, mine.after, mine.clusters),
-                "beyond vocabulary [95 %]": (
-                    gain(rival.after, mine.after, mine.clusters)
-                    if rival is not None and whole and name not in (BASELINE, VOCABULARY)
-                    else ""
-                ),
+                **(dict.fromkeys(gained, "") if name == BASELINE else gained),
+                "beyond tuned vocabulary": "" if name == RIVAL else beyond["gain"],
+                "over worlds ": "" if name == RIVAL else beyond["over worlds"],
                 "skills": round(statistics.mean(mine.skills), 3),
                 "blocks: strength": ", ".join(mine.settings) if set(mine.settings) != {"–"} else "–",
             }
@@ -167,7 +164,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="folders WORLD_SEED; missing ones are trained there")
     parser.add_argument("--runs", type=Path, help="where comparisons go and are taken up again; default: nowhere")
     parser.add_argument("--worlds", nargs="+", choices=sorted(WORLDS), default=list(WORLDS))
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: three that no setting was chosen on")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: five that no setting was chosen on")
     parser.add_argument("--draws", type=int, default=5, help="draws of each random control")
     arguments = parser.parse_args()
     if arguments.models is None and not arguments.smoke:

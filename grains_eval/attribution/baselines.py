@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from typing import cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,7 @@ logger = logging.getLogger(__name__)
 
 # a pad row below this share of the median row norm was never trained (torch zeroes padding_idx rows)
 _UNTRAINED = 1e-2
-# by embedding table, for as long as its weights stay: averaging 128k rows for every example shows in a build's time
-_baselines: WeakKeyDictionary[nn.Module, dict[tuple[str, int, int], Tensor]] = WeakKeyDictionary()
+_SAMPLED = 4096  # rows whose median norm stands for the table's: all of them would show in a build's time
 
 
 @torch.no_grad()
@@ -32,30 +30,21 @@ def text_baseline(model: PreTrainedModel, kind: str) -> Tensor:
     """
     embed = cast(nn.Embedding, model.get_input_embeddings())
     weight: Tensor = embed.weight
-    known = _baselines.setdefault(embed, {})
-    state = (kind, weight.data_ptr(), weight._version)
-    if state not in known:
-        known.clear()
-        known[state] = _text_baseline(model, embed, kind)
-    return known[state]
-
-
-def _text_baseline(model: PreTrainedModel, embed: nn.Embedding, kind: str) -> Tensor:
-    weight: Tensor = embed.weight
     scale = float(getattr(embed, "scalar_embed_scale", getattr(embed, "embed_scale", 1.0)))
     if kind == "zero":
         return torch.zeros(weight.shape[1], device=weight.device)
-    mean = weight.mean(dim=0, dtype=torch.float32) * scale
-    if kind == "mean":
-        return mean
-    pad = text_config(model).pad_token_id
-    if pad is None:
-        pad = model.config.pad_token_id
-    norms = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32)
-    if pad is None or not 0 <= pad < len(weight) or norms[pad] < _UNTRAINED * norms.median():
+    if kind == "pad":
+        pad = text_config(model).pad_token_id
+        if pad is None:
+            pad = model.config.pad_token_id
+        if pad is not None and 0 <= pad < len(weight):
+            sampled = weight[:: max(1, len(weight) // _SAMPLED)]
+            norms = torch.linalg.vector_norm(sampled, dim=1, dtype=torch.float32)
+            row = weight[pad].float()
+            if row.norm() >= _UNTRAINED * norms.median():
+                return row * scale
         logger.info("no trained pad embedding: the mean embedding is the baseline")
-        return mean
-    return weight[pad].float() * scale
+    return weight.mean(dim=0, dtype=torch.float32) * scale
 
 
 def prompt_baseline(model: PreTrainedModel, encoded: EncodedExample, config: AttributionConfig) -> Tensor:

@@ -45,6 +45,7 @@ _OF_RUNS = {
     "preserve": "the recipe's key is evaluation.preserve: --set 'evaluation.preserve=[A,B]'",
     "margin": "the recipe's key is evaluation.margin: --set evaluation.margin=0.02",
     "metrics": "the recipe's key for the metric of the headline is evaluation.metrics: --set evaluation.metrics.TASK=A",
+    "controls": "its controls are made and named by the study; or compare the folders in OUTPUT_PATH/runs",
     "clusters": "a task's own YAML says it (metadata.cluster_key); or compare the folders in OUTPUT_PATH/runs",
 }
 _OF_RECIPES = ("methods", "model_args", "device", "batch_size", "overrides", "include_path")
@@ -55,6 +56,9 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("runs", nargs="*", metavar="RUN_DIR", help="the baseline's folder, then the others'")
     runs.add_argument("--tasks", "-t", type=names, metavar="A,B", help="only these tasks or groups")
     runs.add_argument("--metrics", type=names, metavar="A,B", help="only these metrics, without filter (acc)")
+    runs.add_argument(
+        "--controls", type=names, metavar="A,B", help="runs that are controls, by folder (default: by method)"
+    )
     runs.add_argument("--preserve", type=names, metavar="A,B", help="tasks or groups whose score must not fall")
     runs.add_argument("--margin", type=float, metavar="SHARE", help="loss that still counts as kept (default 0.01)")
     runs.add_argument(
@@ -112,6 +116,7 @@ def _compare(options: argparse.Namespace) -> None:
         metrics=options.metrics,
         preserve=options.preserve,
         clusters=_pairs(options.clusters),
+        controls=options.controls,
         overwrite=options.overwrite,
         **shown,
     )

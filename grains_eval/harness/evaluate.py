@@ -133,5 +133,5 @@ def _check_written(folder: Path, date: str, results: Mapping[str, Any]) -> None:
     if not whole or found != expected:
         raise OSError(
             f"lm-eval wrote {found} of {expected} samples to '{folder}' and {'a' if whole else 'no'} results file; "
-            "free some disk space if it is full, and run the same command again"
+            "its warning above says why; free some disk space if that is full, and run the same command again"
         )

@@ -42,7 +42,7 @@ def task_manager(
     own = TaskManager(include_path=list(folders), include_defaults=False, metadata=dict(metadata or {}))
     if set(names) <= set(own.all_subtasks):  # a group of ours may name tasks of the harness
         return own
-    return _all_tasks(folders, json.dumps(dict(metadata or {}), sort_keys=True))
+    return _all_tasks(folders, json.dumps(dict(metadata or {}), sort_keys=True, default=str))
 
 
 @lru_cache(maxsize=2)

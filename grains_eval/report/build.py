@@ -131,7 +131,7 @@ def compare_runs(
                 raise
             failed[run.name] = str(error)
     order = list(dict.fromkeys((row.comparison.task, row.comparison.metric) for row in rows))
-    controlled = control_names(others, controls)
+    controlled = control_names(others, controls, strict=not keep_going)
     rows = adjust(sorted(rows, key=lambda row: order.index((row.comparison.task, row.comparison.metric))), controlled)
     chosen = headline_rows(rows, headline_metrics or {})
     kept = preserved(baseline, [row.comparison.task for row in chosen], preserve)

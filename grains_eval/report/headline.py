@@ -40,7 +40,7 @@ def _beyond(rivals: Sequence[AgainstControl], alpha: float) -> str:
             if answer(row, alpha) == "worse":
                 who = f"{rival.method} is worse than its strongest control, {rival.control}"
             found.setdefault((row.task, row.metric), []).append(f"{who}: {_short(row)}")
-    parts = [f"on {task} {metric} {', '.join(ties)}" for (task, metric), ties in found.items()]
+    parts = [f"on {task} {metric} {_shortened(ties)}" for (task, metric), ties in found.items()]
     return f"But {'; '.join(parts)}." if parts else ""
 
 
@@ -98,10 +98,11 @@ def _short(row: Comparison) -> str:
 
 
 def _listed(rows: Sequence[Comparison]) -> str:
-    shown = [f"{row.method} {_short(row)}" for row in rows[:3]]
-    if len(rows) > 3:
-        shown.append(f"{len(rows) - 3} more")
-    return ", ".join(shown)
+    return _shortened([f"{row.method} {_short(row)}" for row in rows])
+
+
+def _shortened(texts: Sequence[str]) -> str:
+    return ", ".join([*texts[:3], *([f"{len(texts) - 3} more"] if len(texts) > 3 else [])])
 
 
 def _cost(verdicts: Sequence[CapabilityVerdict]) -> str:

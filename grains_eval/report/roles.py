@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from grains_eval.errors import GrainsError, unknown
+from grains_eval.report.choices import check_known
 from grains_eval.report.compare import Row, adjust
 from grains_eval.report.data import AgainstControl, Band
 from grains_eval.report.pairing import leaf_tasks
@@ -16,14 +18,34 @@ from grains_eval.report.wording import answer, gain
 HEADLINE_METRICS = ("acc", "exact_match", "bleu_acc", "f1", "mcc", "bleu", "word_perplexity")
 # Benchmarks of general skill that are compared to see what steering cost, not what it gained.
 PRESERVATION_TASKS = ("preserve", "mmlu", "mmmu", "hellaswag", "arc_", "gsm8k", "winogrande", "piqa")
-CONTROL_WORDS = ("random", "negated", "vocabulary", "sign_flip", "projected")
+# Whole names of controls, as studies write them: `random_3`, `grains_negated`, `random_tokens_raw_1`.
+_CONTROL = re.compile(r"random(_vectors?|_tokens)?(_raw)?(_\d+)?|(.+_)?(negated|sign_flip|vocabulary|projected)")
+# A method without its confound says what the gain is made of; it is no explanation that rivals the method's own.
+_ABLATED = re.compile(r"without_vocabulary\b|projected\b")
 
 
-def control_names(runs: Sequence[Run], given: Collection[str] | None) -> set[str]:
-    """The runs that are controls: those that were named, else those whose name or method says so."""
-    if given is not None:
-        return set(given)
-    return {run.name for run in runs if any(word in f"{run.name} {method_of(run)}".lower() for word in CONTROL_WORDS)}
+def control_names(runs: Sequence[Run], given: Collection[str] | None, strict: bool = True) -> set[str]:
+    """The runs that are controls, by their names in the tables.
+
+    Args:
+        runs: All but the baseline.
+        given: Names of controls, as in the tables or as their folders; None takes the runs whose method is a control's,
+            or whose name where no artifact of ours says the method.
+        strict: Whether every given name must be a run's.
+
+    Raises:
+        GrainsError: a name that no run has.
+    """
+    if given is None:
+        return {run.name for run in runs if any(map(_CONTROL.fullmatch, _methods(run)))}
+    folders = {run.name: run.name.partition(" (")[0] for run in runs}
+    if strict:
+        check_known(list(given), [*folders, *folders.values()], "control run")
+    return {name for name, folder in folders.items() if name in given or folder in given}
+
+
+def _methods(run: Run) -> list[str]:
+    return [re.sub("[- ]", "_", name.lower()) for name in (method_of(run) or run.name).split(" + ")]
 
 
 def headline_rows(rows: Sequence[Row], wanted: Mapping[str, str]) -> list[Row]:
@@ -79,7 +101,10 @@ def against_controls(
     alpha: float,
     rows_of: Callable[[Run, Run, Sequence[str] | None, Sequence[str] | None], list[Row]],
 ) -> tuple[AgainstControl, ...]:
-    """Each method that is better than the baseline, compared with the control that gained most."""
+    """Each method that is better than the baseline, compared with the control that gained most.
+
+    Vectors with the vocabulary direction projected out are left aside: a tie with them speaks for the method.
+    """
     by_name = {run.name: run for run in runs}
     found: list[tuple[str, str, Row]] = []
     for row in chosen:
@@ -90,6 +115,7 @@ def against_controls(
             other.comparison
             for other in chosen
             if other.comparison.method in controlled
+            and not _ABLATED.search(other.comparison.method.lower())
             and (other.comparison.task, other.comparison.metric) == (mine.task, mine.metric)
         ]
         if not rivals:

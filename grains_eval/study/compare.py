@@ -114,6 +114,8 @@ def compare_variants(
     output = Path(output_path)
     if not overwrite:
         refuse_existing(output)
+    else:
+        shutil.rmtree(output / SCORES, ignore_errors=True)
     lm = lm or load_lm(model_args)
     loaded = LoadedModel.of(lm)
     examples = load_examples(recipe.data, loaded, include_path)
@@ -176,11 +178,14 @@ def _artifact(
     if folder.exists():
         origin = open_artifact(folder).provenance
         wanted = {"recipe_hash": recipe.fingerprint(), **model_identity(model_args, loaded)}
-        if not overwrite and all(origin.get(key) == value for key, value in wanted.items()):
+        # an edited data file changes no recipe
+        used = (origin.get("doc_hashes") or {}).get("build") or examples.doc_hashes()["build"]
+        alike = all(origin.get(key) == value for key, value in wanted.items())
+        if not overwrite and alike and used == examples.doc_hashes()["build"]:
             return folder
         if not overwrite:
             raise GrainsError(
-                f"'{folder}' holds another recipe's or model's vectors; "
+                f"'{folder}' holds another recipe's, model's or data's vectors; "
                 "choose another --output_path or pass --overwrite"
             )
     return build_from_recipe(

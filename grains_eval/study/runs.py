@@ -109,10 +109,10 @@ def run_all(
     finished: set[str] = set()
 
     def keep(run: PlannedRun, results: dict[str, Any]) -> None:
-        finished.add(run.name)
         if results:  # another process of a distributed run reports
             config = {**results["config"], "model": "grains_hf", "model_args": {**model_args, **run.steering}}
             _write(folder / run.name, {**results, "config": config}, notes[run.name])
+        finished.add(run.name)
 
     manager = task_manager(tasks, include_path, recipe.data.metadata)
     # all together; where that fails, the rest one after another, so that the one that fails is known
@@ -142,6 +142,9 @@ def run_all(
     if planned and planned[0].name in failures:
         raise GrainsError(f"the evaluation of '{planned[0].name}' failed: {failures[planned[0].name]}")
     there = {run.name: folder / run.name for run in planned if (folder / run.name / NOTE).is_file()}
+    if lm.rank == 0:
+        lost = [run.name for run in planned if run.name not in there and run.name not in failures]
+        failures.update(dict.fromkeys(lost, "its evaluation gave no results"))
     return there, failures
 
 

@@ -36,6 +36,7 @@ class CurvePoint:
         margin: Mean of `log p(y+ | x) - log p(y- | x)`, nats.
         n: Number of preference examples.
         preserved: Accuracy on the preserved items; NaN without any.
+        preserved_n: Number of those.
     """
 
     config: SteeringConfig
@@ -45,6 +46,7 @@ class CurvePoint:
     margin: float
     n: int
     preserved: float
+    preserved_n: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,22 +137,25 @@ def curve(
     for setting, row, kept in zip(tried, margins, preserved, strict=True):
         right, n = int((row > 0).sum()), len(row)
         lower, upper = cast("tuple[float, float]", proportion_confint(right, n, method="wilson"))
-        points.append(CurvePoint(setting, right / n, float(lower), float(upper), float(row.mean()), n, kept))
+        watched = len(development.preserved)
+        points.append(CurvePoint(setting, right / n, float(lower), float(upper), float(row.mean()), n, kept, watched))
     return points
 
 
 def choose(points: Sequence[CurvePoint], margin: float) -> Choice:
     """The point with the largest lower confidence bound among those that keep the preserved tasks.
 
-    Kept means that accuracy on the preserved development items fell by no more than `margin`. Ties go to the smaller
-    strength, then to the larger mean margin. Where no setting keeps them, or none is better than the unsteered model,
+    Kept means that accuracy on the preserved development items fell by no more than `margin`, or by one item where the
+    margin is finer than that: a set of 24 cannot tell a loss of one point. Ties go to the smaller strength, then to
+    the larger mean margin. Where no setting keeps them, or none is better than the unsteered model,
     the choice is strength 0, and the reason says so: there is no fallback to an unconstrained choice.
     """
     unsteered, settings = points[0], list(points[1:])
     watched = unsteered.preserved == unsteered.preserved
-    allowed = [p for p in settings if not watched or p.preserved >= unsteered.preserved - margin - 1e-12]
+    allowance = max(margin, 1 / unsteered.preserved_n) if unsteered.preserved_n else margin
+    allowed = [p for p in settings if not watched or p.preserved >= unsteered.preserved - allowance - 1e-12]
     constraint = (
-        f"with accuracy on preserved items within {margin:g} of {unsteered.preserved:.3f}"
+        f"with accuracy on preserved items within {allowance:.3g} of {unsteered.preserved:.3f}"
         if watched
         else "with no preserved items to watch"
     )

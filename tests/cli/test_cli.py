@@ -178,7 +178,7 @@ def test_compare_hands_its_flags_to_the_comparison(monkeypatch):
     seen = {}
     monkeypatch.setattr("grains_eval.report.compare_runs", lambda *places, **choices: seen.update(choices))
     words = "compare a b --alpha 0.1 --margin 0.02 --tasks t,u --metrics acc --preserve u --subtasks --title T"
-    assert cli.main([*words.split(), "--clusters", "t=x,u=y.z", "--clusters", "v=w"]) == 0
+    assert cli.main([*words.split(), "--clusters", "t=x,u=y.z", "--clusters", "v=w", "--controls", "x"]) == 0
     assert seen == {
         "alpha": 0.1,
         "margin": 0.02,
@@ -188,6 +188,7 @@ def test_compare_hands_its_flags_to_the_comparison(monkeypatch):
         "subtasks": True,
         "title": "T",
         "clusters": {"t": "x", "u": "y.z", "v": "w"},
+        "controls": ["x"],
         "overwrite": False,
     }
 

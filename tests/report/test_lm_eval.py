@@ -188,4 +188,4 @@ def test_vectors_exclude_what_built_them(
     assert rows["report_large", "acc"].n == 17
     assert rows["report_small", "acc"].excluded == 0
     assert rows["report_group", "acc"].n == 26
-    assert rows["report_large", "acc"].method == "grains"
+    assert rows["report_large", "acc"].method == "steered (grains)"

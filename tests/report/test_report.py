@@ -67,6 +67,25 @@ def test_controls_are_known_by_their_method_where_the_folder_does_not_say(tmp_pa
     assert report.controls == {"first"}
 
 
+def test_a_word_in_a_name_makes_no_control(tmp_path: Path) -> None:
+    task = {"t": TaskData({"acc": [0.0, 1.0] * 6})}
+    names = ("plain", "random_forest_prompt", "random_2", "random_tokens_raw_1", "grains_negated", "my vocabulary list")
+    for name in names:
+        write_run(tmp_path / name, task)
+    report = compare_runs({name: tmp_path / name for name in names})
+    assert report.controls == {"random_2", "random_tokens_raw_1", "grains_negated"}
+    assert compare_runs({name: tmp_path / name for name in names}, controls=["random_2"]).controls == {"random_2"}
+    with pytest.raises(GrainsError, match="unknown control run 'random_22'"):
+        compare_runs({name: tmp_path / name for name in names}, controls=["random_22"])
+
+
+def test_vectors_without_the_vocabulary_direction_are_no_rival(tmp_path: Path) -> None:
+    report = gaining({"grains": (60, 0), "vocabulary": (0, 5), "grains_without_vocabulary": (60, 0)}, tmp_path)
+    assert report.controls == {"vocabulary", "grains_without_vocabulary"}
+    assert [item.control for item in report.against_controls] == ["vocabulary"]
+    assert "But on" not in report.headline
+
+
 def gaining(shares: dict[str, tuple[int, int]], root: Path) -> ReportData:
     """Runs of 200 items: the first `a` of the 100 wrong ones are put right, and `b` from the end of them."""
     names = {"baseline": (0, 0), **shares}

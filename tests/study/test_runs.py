@@ -172,3 +172,18 @@ def test_a_full_disk_is_one_line_and_leaves_no_run_that_looks_finished(
     there, failures = evaluate()
     assert len(there) == 4 and not failures
     assert all(complete(folder) for folder in there.values())
+
+
+def test_a_run_whose_results_cannot_be_written_is_a_failure_that_says_so(evaluate, tmp_path, monkeypatch):
+    written = room.write_run
+
+    def write(results, folder):
+        if folder.name == "vector_2":
+            raise ValueError("no JSON for this")
+        written(results, folder)
+
+    monkeypatch.setattr(room, "write_run", write)
+    there, failures = evaluate()
+    assert list(there) == ["baseline", "vector_1", "vector_3"]
+    assert failures == {"vector_2": "no JSON for this"}
+    assert not (tmp_path / "runs" / "vector_2").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,6 +30,17 @@ def test_a_setting_that_costs_too_much_is_not_chosen():
     chosen = choose([BASE, point(1, 0.5, 0.895), point(2, 0.9, 0.5)], 0.01)
     assert chosen.config.strength == 1
     assert "within 0.01 of 0.900" in chosen.reason
+
+
+def test_one_item_may_be_lost_where_the_margin_is_finer_than_an_item():
+    def counted(strength, lower, kept):
+        return replace(point(strength, lower, kept / 24), preserved_n=24)
+
+    points = [counted(0, 0.2, 24), counted(1, 0.5, 23), counted(2, 0.9, 22)]
+    chosen = choose(points, 0.01)
+    assert chosen.config.strength == 1
+    assert "within 0.0417 of 1.000" in chosen.reason
+    assert choose(points, 0.1).config.strength == 2
 
 
 def test_where_nothing_is_kept_the_choice_is_the_unsteered_model_and_says_so(caplog):
