@@ -236,19 +236,19 @@ def change(before: Sequence[float], after: Sequence[float], worlds: Sequence[str
         clusters: Items of one cluster belong together; within a world.
 
     Returns:
-        The mean; its interval for these very worlds, clustered; and its interval for worlds drawn anew: Student's t over
-        the worlds' means, the wider one wherever worlds differ.
+        The mean; its interval for these very worlds, clustered; and its interval for worlds drawn anew, Student's t
+        over the worlds' means, which is wider wherever worlds differ.
     """
     within = paired(before, after, clusters=clusters)
     means = [
         statistics.mean(b - a for a, b, one in zip(before, after, worlds, strict=True) if one == world)
         for world in dict.fromkeys(worlds)
     ]
-    between = ttest_1samp(means, 0.0).confidence_interval(0.95) if len(means) > 1 else (float("nan"), float("nan"))
+    between = ttest_1samp(means, 0.0).confidence_interval(0.95) if len(means) > 1 else None
     return {
         "gain": f"{statistics.mean(means):+.3f}",
         "in these worlds": f"[{within.interval[0]:+.3f}, {within.interval[1]:+.3f}]",
-        "over worlds": f"[{float(between[0]):+.3f}, {float(between[1]):+.3f}]",
+        "over worlds": "–" if between is None else f"[{float(between.low):+.3f}, {float(between.high):+.3f}]",
     }
 
 
