@@ -61,9 +61,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--vocabulary", type=int, default=32_000)
-    parser.add_argument("--tokens", type=int, default=128, help="of a forward pass")
-    parser.add_argument("--new-tokens", type=int, default=8)
-    parser.set_defaults(repeats=101)
+    parser.add_argument("--tokens", type=int, default=32, help="of a forward pass")
+    parser.add_argument("--new-tokens", type=int, default=4)
+    parser.set_defaults(repeats=151)
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.layers, arguments.width, arguments.vocabulary, arguments.repeats = 4, 64, 512, 6

@@ -1,4 +1,4 @@
-"""Write the measured tables of `benchmarks/results/*.json` into the pages of `docs/` that show them.
+"""Write the measured tables of `benchmarks/results/*.json` into the pages that show them.
 
     python -m benchmarks.page
 
@@ -15,7 +15,10 @@ from typing import Any
 from benchmarks import common
 
 ROOT = Path(__file__).resolve().parent
-PAGES = tuple(ROOT.parent / "docs" / name for name in ("performance.md", "comparison.md"))
+PAGES = (
+    *(ROOT.parent / "docs" / name for name in ("performance.md", "comparison.md")),
+    *(ROOT.parent / "tasks" / "demo" / name / "README.md" for name in ("text_split", "text_shared", "image")),
+)
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -30,7 +30,7 @@ def test_smoke(name, tmp_path):
     assert found["machine"]["versions"]["torch"]
 
 
-@pytest.mark.parametrize("file", page.PAGES, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", page.PAGES, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_the_pages_show_the_measured_tables(file):
     text = file.read_text()
     assert page.PLACE.search(text)
