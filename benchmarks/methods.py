@@ -27,7 +27,6 @@ from grains_eval.demo.train_image import train_to_folder as train_image
 from grains_eval.demo.train_text import train_to_folder as train_text
 from grains_eval.recipes import Recipe, load_recipe
 from grains_eval.report.data import ReportData
-from grains_eval.report.write import FILES
 from grains_eval.study.compare import BASELINE, compare_methods
 from grains_eval.study.methods import default_methods
 from grains_eval.tasks_path import task_directory
@@ -86,10 +85,8 @@ def compared(world: str, model: Path, items: Path | None, output: Path, draws: i
     recipe = with_tuned(recipe, changes)
     if small:
         recipe = with_tuned(recipe, SMALL)
-    for name in FILES:
-        (output / name).unlink(missing_ok=True)  # the runs stay and are not made again
     arguments = {"pretrained": str(model), "dtype": "float32", "device": "cpu"}
-    return compare_methods(recipe, arguments, output, methods=default_methods(recipe))
+    return compare_methods(recipe, arguments, output, methods=default_methods(recipe), resume=True)
 
 
 def with_tuned(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

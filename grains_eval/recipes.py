@@ -215,8 +215,13 @@ def parse_recipe(raw: dict[str, Any], overrides: Iterable[str] = (), where: str 
         location = [str(part) for part in first["loc"]]
         if first["type"] == "extra_forbidden":
             raise unknown(".".join(location), _keys(location[:-1]), f"key in {where}") from error
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise GrainsError(f"{where}: {'.'.join(location) or 'recipe'}: {first['msg']}{more}") from error
+        # alternatives of one key are one error; their names are pydantic's, not the recipe's
+        key = [part for number, part in enumerate(location) if number < 1 or _is_key(location[: number + 1])]
+        alike = [one for one in error.errors() if [str(part) for part in one["loc"]][: len(key)] == key]
+        said = "; or ".join(dict.fromkeys(one["msg"] for one in alike))
+        others = error.error_count() - len(alike)
+        more = f" (and {others} more)" if others else ""
+        raise GrainsError(f"{where}: {'.'.join(key) or 'recipe'}: {said}{more}") from error
 
 
 Options = TypeVar("Options", bound=Section)
@@ -273,6 +278,14 @@ def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise GrainsError(f"override '{override}': the value is not valid YAML") from error
     return result
+
+
+def _is_key(path: list[str]) -> bool:
+    """Whether a path names a key of the recipe."""
+    try:
+        return ".".join(path) in _keys(path[:-1])
+    except (KeyError, StopIteration):
+        return False
 
 
 def _keys(path: list[str]) -> list[str]:

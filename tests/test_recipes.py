@@ -35,6 +35,7 @@ def test_defaults_are_those_of_the_method():
         (["attribution.top_k=some"], "attribution.top_k"),
         (["steering.strength=strong"], "steering.strength"),
         (["steering.unit=meters"], "steering.unit"),
+        (["steering.layers=77"], r"steering.layers: Input should be 'auto'; or .*'all'; or .*a valid list$"),
         (["data.path=file.jsonl"], "exactly one of 'task' and 'path'"),
         (["nonsense"], "has no '='"),
         (["name.inner=3"], "'name' is a value, not a section"),

@@ -99,7 +99,9 @@ def save(
     """
     target = Path(folder)
     if target.exists() and not overwrite:
-        raise GrainsError(f"'{folder}' exists; choose another --output_path or pass --overwrite")
+        raise GrainsError(
+            f"'{folder}' exists; choose another --output_path or pass --overwrite (in Python: overwrite=True)"
+        )
     check_replaceable(target)
     origin = {"versions": package_versions(), **(vectors.provenance if vectors else provenance or {})}
     config = ArtifactConfig(

@@ -48,7 +48,7 @@ _OF_RUNS = {
     "controls": "its controls are made and named by the study; or compare the folders in OUTPUT_PATH/runs",
     "clusters": "a task's own YAML says it (metadata.cluster_key); or compare the folders in OUTPUT_PATH/runs",
 }
-_OF_RECIPES = ("methods", "model_args", "device", "batch_size", "overrides", "include_path")
+_OF_RECIPES = ("methods", "resume", "model_args", "device", "batch_size", "overrides", "include_path")
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +75,12 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     report.add_argument("--title", help="heading of the report")
     add_recipe_flags(parser, required=False)
     parser.add_argument("--methods", type=names, metavar="A,B", help="with --config: methods to build and evaluate")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="with --config: take up a finished comparison, with further methods for instance; vectors and runs stay, "
+        "the report is replaced",
+    )
     add_model_flags(parser)
     add_output_flags(parser, "where runs and the report go", "runs/compare")
 
@@ -94,7 +100,7 @@ def _compare(options: argparse.Namespace) -> None:
         recipe, model_args = _inputs(options)
         from grains_eval.study.compare import compare_methods
 
-        compare_methods(recipe, model_args, methods=options.methods, **_shared(options), **shown)
+        compare_methods(recipe, model_args, methods=options.methods, resume=options.resume, **_shared(options), **shown)
         return
     for flag in _OF_RECIPES:
         if _given(options, flag):

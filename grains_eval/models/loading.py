@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -71,6 +72,8 @@ def read_config(arguments: Mapping[str, Any]) -> Any:
         raise GrainsError("model_args has no 'pretrained'; write --model_args pretrained=<folder or hub id>")
     if not isinstance(pretrained, str):
         return pretrained.config
+    if pretrained.startswith(("/", "./", "../", "~")) and not Path(pretrained).expanduser().is_dir():
+        raise GrainsError(f"pretrained='{pretrained}' is not a folder; give a folder with a config.json, or a hub id")
     try:
         return AutoConfig.from_pretrained(
             pretrained,
@@ -105,6 +108,10 @@ def check_names(arguments: Mapping[str, Any], device: str | None = None) -> None
         torch.device(str(place or "cpu"))
     except RuntimeError as error:
         raise GrainsError(f"device={place} is not a device; write cpu, cuda, cuda:0 or mps") from error
+    if str(place).startswith("cuda") and not torch.cuda.is_available():
+        raise GrainsError(
+            f"device={place}: torch finds no GPU here; write device=cpu, or install a CUDA build of torch"
+        )
 
 
 def unknown_argument(error: TypeError, extra: Sequence[str] = ()) -> GrainsError | None:

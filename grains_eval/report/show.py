@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,13 @@ def show_folder(source: str | Path, console: Any, *, examples: int = 3, html: Pa
     if not folder.is_dir():
         raise GrainsError(f"'{source}' is not a folder; give an artifact folder or a run folder of lm-eval")
     if not (folder / CONFIG).is_file():
+        if html is not None:
+            raise GrainsError(f"'{source}' is a run, which has no heat maps; give --html with an artifact folder")
         _show_run(folder, console)
         return
+    if examples < 0:
+        raise GrainsError(f"--examples {examples} is no number of heat maps; give 0 or more")
+    _check_config(folder / CONFIG)
     if (folder / CARD).is_file():
         text = (folder / CARD).read_text(encoding="utf-8")
         console.print(Markdown(text.split("---\n", 2)[-1] if text.startswith("---") else text))
@@ -51,6 +57,20 @@ def show_folder(source: str | Path, console: Any, *, examples: int = 3, html: Pa
             raise GrainsError(f"'{source}' holds no attributions to draw")
         html.write_text(render_heat_maps(folder.name, maps), encoding="utf-8")
         console.print(f"heat maps: {html}")
+
+
+def _check_config(file: Path) -> None:
+    """A torch-free look at what the loader will refuse.
+
+    Raises:
+        GrainsError: the artifact's configuration is damaged.
+    """
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict) or "format_version" not in config:
+        raise GrainsError(f"'{file}' is damaged: it holds no artifact's configuration; build the artifact again")
 
 
 def _text(drawn: TokenMap) -> Text:

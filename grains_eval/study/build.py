@@ -236,6 +236,7 @@ def build_from_recipe(
         target,
         attributions=made.attributions,
         selections=made.selections,
+        pictures=[example.images for example in examples.build] if made.attributions else (),
         adapter=made.adapter,
         recipe=recipe.to_yaml(),
         provenance=origin,
@@ -269,4 +270,6 @@ def _adopt(work: Path, state: Mapping[str, Any], overwrite: bool) -> None:
         work.mkdir(parents=True)
         note.write_text(json.dumps(state), encoding="utf-8")
     else:
-        logger.warning("going on with %d examples that are done", len(list(work.glob("*.safetensors"))))
+        done = len(list(work.glob("*.safetensors")))
+        if done:
+            logger.warning("going on with %d examples that are done", done)

@@ -54,7 +54,7 @@ def compare_methods(
         overwrite: Replace what is there.
         progress: Wraps loops, with a description.
         include_path: Folders with the user's own tasks.
-        **report: Anything else for `report.compare_runs`: `alpha`, `subtasks`, `title`.
+        **report: `resume`, and anything else for `report.compare_runs`: `alpha`, `subtasks`, `title`.
 
     Raises:
         GrainsError: an unknown method, or anything that concerns all methods alike.
@@ -81,6 +81,7 @@ def compare_variants(
     console: Any = None,
     *,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
     include_path: Sequence[str] = (),
     controls: bool = True,
@@ -100,6 +101,7 @@ def compare_variants(
         output_path: Where vectors, runs and the report go.
         console: A rich console to print the tables to.
         overwrite: Build and evaluate everything again, replacing what is there.
+        resume: Take up a finished comparison, with a further method for instance: only its report is replaced.
         progress: Wraps loops, with a description.
         include_path: Folders with the user's own tasks.
         controls: Whether to make controls.
@@ -112,9 +114,9 @@ def compare_variants(
     """
     check_levels(report.get("alpha", 0.05))  # not after the evaluations
     output = Path(output_path)
-    if not overwrite:
+    if not overwrite and not resume:
         refuse_existing(output)
-    else:
+    if overwrite:
         shutil.rmtree(output / SCORES, ignore_errors=True)
     lm = lm or load_lm(model_args)
     loaded = LoadedModel.of(lm)
@@ -124,14 +126,38 @@ def compare_variants(
     wanted = dict(variants)
     if controls and VOCABULARY not in wanted:
         wanted[VOCABULARY] = method_recipe(recipe, VOCABULARY)
+    drawn = {
+        name: examples if one.data == recipe.data else load_examples(one.data, loaded, include_path)
+        for name, one in wanted.items()
+    }
     for name, variant in wanted.items():
-        own = examples if variant.data == recipe.data else load_examples(variant.data, loaded, include_path)
+        folder = output / "vectors" / name
+        if not overwrite and folder.exists() and not _is_same(folder, variant, model_args, loaded, drawn[name]):
+            raise GrainsError(
+                f"'{folder}' holds another recipe's, model's or data's vectors; "
+                "choose another --output_path or pass --overwrite"
+            )
+    for name, variant in wanted.items():
         folder = output / "vectors" / name
         try:
-            built[name] = _artifact(folder, variant, model_args, loaded, own, overwrite, progress, include_path)
+            if overwrite or not folder.exists():
+                build_from_recipe(
+                    variant,
+                    model_args,
+                    folder,
+                    overwrite=overwrite,
+                    progress=progress,
+                    include_path=include_path,
+                    loaded=loaded,
+                    examples=drawn[name],
+                    scores=output / SCORES,
+                )
+            built[name] = folder
         except (GrainsError, RuntimeError, ValueError) as error:
             failures[name] = " ".join(str(error).split())
             logger.warning("%s failed: %s", name, failures[name])
+    if not set(variants) & set(built):
+        raise GrainsError(f"no method could be built; {next(iter(variants))}: {failures[next(iter(variants))]}")
     extra = _controls(built, wanted, loaded, examples, output / "vectors", progress) if controls else Controls((), {})
     shown = [name for name in (*wanted, *extra.names) if name in built or name in extra.names]
     planned = [PlannedRun(BASELINE), *(PlannedRun(n, {"vectors": str(output / "vectors" / n)}) for n in shown)]
@@ -164,41 +190,15 @@ def compare_variants(
     return made
 
 
-def _artifact(
-    folder: Path,
-    recipe: Recipe,
-    model_args: Mapping[str, Any],
-    loaded: LoadedModel,
-    examples: Examples,
-    overwrite: bool,
-    progress: Callable[[Sequence[Any], str], Iterable[Any]],
-    include_path: Sequence[str],
-) -> Path:
-    """The artifact of a recipe, built unless the same one is there."""
-    if folder.exists():
-        origin = open_artifact(folder).provenance
-        wanted = {"recipe_hash": recipe.fingerprint(), **model_identity(model_args, loaded)}
-        # an edited data file changes no recipe
-        used = (origin.get("doc_hashes") or {}).get("build") or examples.doc_hashes()["build"]
-        alike = all(origin.get(key) == value for key, value in wanted.items())
-        if not overwrite and alike and used == examples.doc_hashes()["build"]:
-            return folder
-        if not overwrite:
-            raise GrainsError(
-                f"'{folder}' holds another recipe's, model's or data's vectors; "
-                "choose another --output_path or pass --overwrite"
-            )
-    return build_from_recipe(
-        recipe,
-        model_args,
-        folder,
-        overwrite=overwrite,
-        progress=progress,
-        include_path=include_path,
-        loaded=loaded,
-        examples=examples,
-        scores=folder.parents[1] / SCORES,
-    )
+def _is_same(
+    folder: Path, recipe: Recipe, model_args: Mapping[str, Any], loaded: LoadedModel, examples: Examples
+) -> bool:
+    """Whether an artifact is of this recipe, model and data; an edited data file changes no recipe."""
+    origin = open_artifact(folder).provenance
+    wanted = {"recipe_hash": recipe.fingerprint(), **model_identity(model_args, loaded)}
+    # prompting is built from no examples
+    used = (origin.get("doc_hashes") or {}).get("build") or examples.doc_hashes()["build"]
+    return used == examples.doc_hashes()["build"] and all(origin.get(key) == value for key, value in wanted.items())
 
 
 def _controls(

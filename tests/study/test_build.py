@@ -6,12 +6,16 @@ import json
 
 import pytest
 import torch
+from rich.console import Console
 
 from grains_eval import artifacts
+from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import GrainsError
-from grains_eval.recipes import parse_recipe
+from grains_eval.recipes import load_recipe, parse_recipe
+from grains_eval.report.show import show_folder
 from grains_eval.study import build as room
 from grains_eval.study.build import build_from_recipe
+from grains_eval.tasks_path import task_directory
 
 WORDS = ["paris", "rome", "london", "red", "blue", "green", "cat", "dog", "good", "bad", "square", "circle"]
 
@@ -170,6 +174,12 @@ def test_every_option_gives_unit_differences_of_finite_directions(recipe, argume
     [
         ({"dtype": "floaty"}, "dtype=floaty is not a torch dtype"),
         ({"device": "cdua"}, "device=cdua is not a device"),
+        pytest.param(
+            {"device": "cuda"},
+            "torch finds no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+        ({"pretrained": "/nowhere/model"}, "'/nowhere/model' is not a folder"),
         ({"pretraind": "x"}, "unknown model argument 'pretraind': did you mean 'pretrained'"),
         ({"vectors": "x"}, "unknown model argument 'vectors'"),
     ],
@@ -210,3 +220,12 @@ def test_scores_are_kept_apart_by_model_seed_and_responses(recipe, loaded_text, 
     }
     assert len(files) == 6
     assert cache.file(encoded, AttributionConfig(top_k=3)) == cache.file(encoded, config), "selection changes no score"
+
+
+def test_a_build_from_pictures_keeps_some_and_show_draws_over_them(tmp_path):
+    small = ["data.examples=24", "data.development=0", "attribution.steps=2", "attribution.max_steps=2"]
+    recipe = load_recipe(task_directory() / "demo" / "image" / "recipe.yaml", small)
+    folder = build_from_recipe(recipe, demo_model_args("image"), tmp_path / "image")
+    assert sorted(file.name for file in (folder / "pictures").iterdir()) == [f"{n}-0.png" for n in range(5)]
+    show_folder(folder, Console(quiet=True), html=tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text().count("data:image/png;base64,") == 3

@@ -203,3 +203,31 @@ def test_a_sweep_on_a_full_disk_leaves_no_curves_and_goes_on(tmp_path, monkeypat
     assert [file.name for file in (tmp_path / "out").iterdir()] == [SCORES]
     assert again().best
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"sweep.json", "sweep.csv", "sweep.html"}
+
+
+def test_a_finished_comparison_takes_one_more_method_when_asked(compared, monkeypatch):
+    output, _ = compared
+    arguments = demo_model_args("text_split")
+    named = recipe("methods={more: {attribution: {top_k: 1}}}")
+    before = {file: file.stat().st_mtime_ns for file in output.glob("*/grains/*")}
+    with pytest.raises(GrainsError, match="exists"):
+        compare_methods(named, arguments, output, methods=["more"])
+    report = compare_methods(named, arguments, output, methods=["grains", "more"], resume=True)
+    assert {"grains", "more"} <= set(report.methods)
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_another_recipe_is_refused_before_anything_is_written(compared):
+    output, _ = compared
+    written = {file: file.stat().st_mtime_ns for file in output.rglob("*") if file.is_file()}
+    other = recipe("attribution.top_k=1")
+    with pytest.raises(GrainsError, match="another recipe's, model's or data's vectors"):
+        compare_methods(other, demo_model_args("text_split"), output, methods=["grains", "caa"], resume=True)
+    assert {file: file.stat().st_mtime_ns for file in output.rglob("*") if file.is_file()} == written
+
+
+def test_no_report_is_written_where_no_method_could_be_built(tmp_path):
+    broken = recipe("methods={broken: {vectors: {method: lora, options: {epochz: 3}}}}")
+    with pytest.raises(GrainsError, match=r"no method could be built; broken: .*epochz"):
+        compare_methods(broken, demo_model_args("text_split"), tmp_path / "out", methods=["broken"])
+    assert not (tmp_path / "out" / "report.html").exists()
