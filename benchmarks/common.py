@@ -248,7 +248,7 @@ def change(before: Sequence[float], after: Sequence[float], worlds: Sequence[str
     return {
         "gain": f"{statistics.mean(means):+.3f}",
         "in these worlds": f"[{within.interval[0]:+.3f}, {within.interval[1]:+.3f}]",
-        "over worlds": "–" if between is None else f"[{float(between.low):+.3f}, {float(between.high):+.3f}]",
+        "over worlds": "–" if between is None else f"[{max(between.low, -1.0):+.3f}, {min(between.high, 1.0):+.3f}]",
     }
 
 

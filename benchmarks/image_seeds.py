@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 
 from benchmarks import common
+from grains_eval.attribution import attribute
 from grains_eval.demo.image_model import Picture, accuracy, choice_log_probs
 from grains_eval.demo.image_world import (
     ImageWorld,
@@ -54,7 +55,9 @@ class Trial:
         """Run a vector method with some keys of the recipe's `attribution` section changed."""
         context = self.context.with_attribution(**changes)
         section = context.recipe.vectors.model_copy(update={"method": method})
-        update: dict[str, Any] = {"vectors": section} | ({} if seed is None else {"seed": seed})
+        update: dict[str, Any] = {"vectors": section}
+        if seed is not None:  # another draw of the random tokens
+            context = replace(context, attribute=lambda one, config: attribute(self.loaded, one, config, seed))
         return run_method(replace(context, recipe=context.recipe.model_copy(update=update))).vectors
 
     def right(self, vectors: SteeringVectors | None, setting: SteeringConfig, picture: Picture = "own") -> list[float]:
@@ -108,7 +111,7 @@ def trial(seed: int, recipe: Recipe, models: Path) -> Trial:
     context = build_context(loaded, examples(world, recipe.data.examples), recipe)
     integrated: dict[int, Attribution] = {}
 
-    def attribute(example: Any, config: Any) -> Attribution:
+    def remembered(example: Any, config: Any) -> Attribution:
         if config.method != recipe.attribution.method:  # the random control
             return context.attribute(example, config)
         if id(example) not in integrated:
@@ -116,7 +119,7 @@ def trial(seed: int, recipe: Recipe, models: Path) -> Trial:
         return integrated[id(example)]
 
     skills = sight_items(world, 32) + text_items(world)
-    return Trial(loaded, replace(context, attribute=attribute), task_items(world)["test"], skills)
+    return Trial(loaded, replace(context, attribute=remembered), task_items(world)["test"], skills)
 
 
 def methods(one: Trial, draws: int) -> Mapping[str, Callable[[], list[SteeringVectors]]]:
