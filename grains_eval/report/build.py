@@ -97,6 +97,8 @@ def compare_runs(
         refuse_existing(Path(output))
     failed = dict(failures or {})
     runs = _read(paths, failed, keep_going)
+    if not isinstance(paths, Mapping):  # under names of their own, it is meant
+        _refuse_twice(runs)
     if len(runs) < 2 and not failed:
         raise GrainsError("compare needs at least two runs: the baseline first, then the others")
     baseline, others = runs[0], runs[1:]
@@ -130,11 +132,12 @@ def compare_runs(
             if not keep_going:
                 raise
             failed[run.name] = str(error)
-    order = list(dict.fromkeys((row.comparison.task, row.comparison.metric) for row in rows))
+    kept = preserved(baseline, [row.comparison.task for row in rows], preserve)
+    found = dict.fromkeys((row.comparison.task, row.comparison.metric) for row in rows)
+    order = sorted(found, key=lambda key: key[0] in kept)  # what was to improve first, as in the headline
     controlled = control_names(others, controls, strict=not keep_going)
     rows = adjust(sorted(rows, key=lambda row: order.index((row.comparison.task, row.comparison.metric))), controlled)
     chosen = headline_rows(rows, headline_metrics or {})
-    kept = preserved(baseline, [row.comparison.task for row in chosen], preserve)
     comparisons = [row.comparison for row in chosen]
     targets = [c for c in comparisons if c.task not in kept]
     verdicts = tuple(judge(c, margin, alpha=alpha) for c in comparisons if c.task in kept)
@@ -196,6 +199,15 @@ def _read(
     if isinstance(paths, Mapping):
         return runs
     return [replace(run, name=name) for run, name in zip(runs, name_runs(runs), strict=True)]
+
+
+def _refuse_twice(runs: Sequence[Run]) -> None:
+    seen: dict[Path, str] = {}
+    for run in runs:
+        file = run.file.resolve()
+        if file in seen:
+            raise GrainsError(f"'{seen[file]}' and '{run.name}' are the same run, {run.file}; give each run once")
+        seen[file] = run.name
 
 
 def _title(names: Sequence[str], baseline: str) -> str:

@@ -8,6 +8,8 @@ from grains_eval.errors import GrainsError, unknown
 from grains_eval.report.pairing import leaf_tasks
 from grains_eval.report.runs import Run
 
+SMALLEST_ALPHA = 1e-12
+
 
 def check_levels(alpha: float, margin: float | None = None) -> None:
     """Refuse a level or a margin that makes no statement.
@@ -17,6 +19,8 @@ def check_levels(alpha: float, margin: float | None = None) -> None:
     """
     if not 0 < alpha < 1:
         raise GrainsError(f"alpha {alpha:g} is no level of a test; give a share above 0 and below 1, such as 0.05")
+    if alpha < SMALLEST_ALPHA:
+        raise GrainsError(f"alpha {alpha:g} is too small to compute with; give {SMALLEST_ALPHA:g} or more")
     if margin is not None and not 0 < margin < 1:
         raise GrainsError(
             f"margin {margin:g} is no tolerated loss; give a share above 0 and below 1, such as 0.01 for one point"

@@ -168,6 +168,8 @@ def _comparison(
 ) -> Comparison:
     gains = np.concatenate([gain(metric) for metric in metrics])
     pushed = np.concatenate([push(metric) for metric in metrics])
+    reach = _reach(metrics[0])
+    detectable = minimum_detectable_effect(estimate.widest_error(alpha), estimate.degrees_of_freedom, alpha=alpha)
     return Comparison(
         task=name,
         metric=metrics[0].metric,
@@ -176,7 +178,7 @@ def _comparison(
         steered=steered,
         difference=estimate.difference,
         standard_error=estimate.standard_error,
-        interval=estimate.interval,
+        interval=(max(estimate.interval[0], -reach), min(estimate.interval[1], reach)),
         p=estimate.p,
         adjusted_p=math.nan,
         test=estimate.test,
@@ -188,11 +190,17 @@ def _comparison(
         higher_is_better=metrics[0].higher_is_better,
         permutation_p=estimate.permutation_p,
         anti_steered=float(np.mean(pushed < 0)),
-        minimum_detectable_effect=minimum_detectable_effect(
-            estimate.standard_error, estimate.degrees_of_freedom, alpha=alpha
-        ),
+        # An effect that there cannot be is found by nobody.
+        minimum_detectable_effect=detectable if detectable <= reach else math.nan,
         scale=metrics[0].scale,
     )
+
+
+def _reach(metric: PairedMetric) -> float:
+    """The largest difference that the metric allows for: 1 for shares, infinite where it has no whole."""
+    if metric.corpus is not None:
+        return metric.corpus[0].reach
+    return 1.0 if metric.scale == 1 else math.inf
 
 
 def gain(metric: PairedMetric) -> Array:

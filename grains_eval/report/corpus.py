@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from grains_eval.report.statistics import Array, Estimate
+from grains_eval.report.statistics import Array, Estimate, cautious_half_width
 
 RESAMPLES = 2_000
 
@@ -29,12 +29,19 @@ class CorpusMetric:
         score: `[K]` sums to the metric.
         item: `[K]` one item's statistics to a score of its own, for counting helped and harmed items.
         scale: What counts as a whole: 1 for F1, 100 for BLEU, 0 where nothing does.
+        lowest: The smallest value of a metric that has a whole; minus infinity where its values have no bound (TER).
     """
 
     statistics: Callable[[Sequence[Any], Sequence[Any]], tuple[Array, Array]]
     score: Callable[[Array], float]
     item: Callable[[Array], float]
     scale: float = 1.0
+    lowest: float = 0.0
+
+    @property
+    def reach(self) -> float:
+        """The largest difference between two runs that there can be."""
+        return self.scale - self.lowest if self.scale else math.inf
 
 
 def estimate(
@@ -81,6 +88,9 @@ def estimate(
         tail = float(stats.norm.cdf(math.sqrt(units / (units - 1)) * stats.t.ppf(alpha / 2, units - 1)))
         low, high = np.quantile(boot, [tail, 1 - tail])
         interval = (float(low), float(high))
+        if np.array_equal(first, second):  # resampling what did not move tells nothing about what can
+            half = cautious_half_width(np.zeros(units), alpha, _one_item(metric, baseline))
+            interval = (-min(half, metric.reach), min(half, metric.reach))
         error = float(boot.std(ddof=1) * math.sqrt(units / (units - 1)))
     return Estimate(
         difference=difference,
@@ -94,6 +104,13 @@ def estimate(
         contributions=np.array([difference]),
         clusters=None if clusters is None else units,
     )
+
+
+def _one_item(metric: CorpusMetric, table: Array) -> float:
+    """What one moved item could plausibly add: its share of the whole, or of the range of the items' own scores."""
+    if math.isfinite(metric.reach):
+        return metric.reach / table.shape[0]
+    return float(np.ptp([metric.item(row) for row in table])) / table.shape[0]
 
 
 def _per_unit(table: Array, clusters: Sequence[Hashable] | None) -> Array:
@@ -143,6 +160,7 @@ def _text_metric(kind: str) -> CorpusMetric:
         score=score,
         item=lambda row: score(row, single),
         scale=100.0,
+        lowest=-math.inf if kind == "ter" else 0.0,
     )
 
 
@@ -243,7 +261,7 @@ def corpus_metric(aggregation: str) -> CorpusMetric | None:
 
 CORPUS_METRICS: Mapping[str, CorpusMetric] = {
     "f1": CorpusMetric(_binary_counts, _f1, lambda row: float(row[3])),
-    "matthews_corrcoef": CorpusMetric(_confusions, _matthews, _hit),
+    "matthews_corrcoef": CorpusMetric(_confusions, _matthews, _hit, lowest=-1.0),
     "balanced_accuracy": CorpusMetric(_confusions, _balanced, _hit),
     "perplexity": CorpusMetric(_columns, _perplexity, _perplexity, 0.0),
     "weighted_perplexity": CorpusMetric(_columns, _perplexity, _perplexity, 0.0),

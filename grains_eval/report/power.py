@@ -15,6 +15,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.report.elementary import find_root, mcnemar
 
 MOST_ITEMS = 100_000_000
+FAR_OUT = 1_000.0
 
 
 def t_power(effect: float, standard_error: float, freedom: float, *, alpha: float = 0.05) -> float:
@@ -26,8 +27,10 @@ def t_power(effect: float, standard_error: float, freedom: float, *, alpha: floa
         freedom: Degrees of freedom of the test.
         alpha: Level of the test.
     """
-    critical = stats.t.ppf(1 - alpha / 2, freedom)
+    critical = float(stats.t.isf(alpha / 2, freedom))
     shift = abs(effect) / standard_error
+    if critical > FAR_OUT:  # there the normal part of t hardly varies beside its size, and scipy's series fails
+        return float(stats.chi2.cdf(freedom * (shift / critical) ** 2, freedom))
     wrong_side = float(stats.nct.cdf(-critical, freedom, shift))
     # Far out scipy gives NaN for a tail that is zero.
     return float(stats.nct.sf(critical, freedom, shift)) + (0.0 if math.isnan(wrong_side) else wrong_side)
@@ -39,12 +42,11 @@ def minimum_detectable_effect(
     """The true difference that a t test with this standard error finds with the given power.
 
     Returns:
-        The effect in units of the metric; 0 when the standard error is 0, NaN when there is none.
+        The effect in units of the metric; NaN without a standard error (or with one of zero: items that all moved
+        alike do not say by how much they can vary), and at a level that reaches the power without any effect.
     """
-    if math.isnan(standard_error) or freedom < 1:
+    if not standard_error > 0 or freedom < 1 or alpha >= power:
         return math.nan
-    if standard_error == 0:
-        return 0.0
     high = 1.0
     while t_power(high, 1.0, freedom, alpha=alpha) < power:
         high *= 2

@@ -43,6 +43,7 @@ class Estimate:
         permutation_p: p-value of the sign-flip test, for comparison.
         contributions: `[U]` what each independent unit (item or cluster) adds to `difference`.
         clusters: Number of clusters, None when items are the units.
+        one_item: What one more moved item could add to `difference`.
     """
 
     difference: float
@@ -55,6 +56,12 @@ class Estimate:
     permutation_p: float
     contributions: Array
     clusters: int | None = None
+    one_item: float = math.nan
+
+    def widest_error(self, alpha: float) -> float:
+        """The standard error that `interval` stands for, never below `standard_error`: larger where it was widened."""
+        quantile = float(stats.t.ppf(1 - alpha / 2, self.degrees_of_freedom))
+        return max(self.standard_error, (self.interval[1] - self.interval[0]) / 2 / quantile)
 
 
 def paired(
@@ -106,6 +113,7 @@ def _binary(differences: Array, alpha: float, seed: int) -> Estimate:
         # Flipping the signs of +1 and -1 is the binomial test of McNemar: same number, no draws needed.
         permutation_p=mcnemar(helped, harmed),
         contributions=differences / n,
+        one_item=1 / n,
     )
 
 
@@ -122,8 +130,9 @@ def _continuous(differences: Array, alpha: float, seed: int, spread: float) -> E
         t_p=t_p_value(float(differences.mean()), error, n - 1),
         permutation_p=sign_flip(differences, seed=seed),
         contributions=differences / n,
+        one_item=spread / n,
     )
-    return _finish(estimate, alpha, spread)
+    return _finish(estimate, alpha)
 
 
 def _clustered(
@@ -148,19 +157,20 @@ def _clustered(
         permutation_p=sign_flip(sums, seed=seed),
         contributions=sums,
         clusters=sums.size,
+        # The imagined unit of a cluster test is one moved item in a cluster of average size.
+        one_item=spread / differences.size,
     )
-    # The imagined unit of a cluster test is one moved item in a cluster of average size.
-    return _finish(estimate, alpha, spread * sums.size / differences.size)
+    return _finish(estimate, alpha)
 
 
-def _finish(estimate: Estimate, alpha: float, spread: float) -> Estimate:
+def _finish(estimate: Estimate, alpha: float) -> Estimate:
     """Choose the p-value and the interval: t where enough units moved, cautious where few did."""
     units = estimate.contributions
     moved = int(np.count_nonzero(units))
     few = moved < FEW_MOVED or estimate.standard_error == 0
     half = stats.t.ppf(1 - alpha / 2, estimate.degrees_of_freedom) * estimate.standard_error
     if units.size > 1 and ((few and moved < units.size) or estimate.standard_error == 0):
-        half = max(half, _cautious_half_width(units, alpha, spread))
+        half = max(half, cautious_half_width(units, alpha, estimate.one_item))
     kind = "clustered sign flip" if estimate.clusters is not None else "sign flip"
     return replace(
         estimate,
@@ -170,15 +180,20 @@ def _finish(estimate: Estimate, alpha: float, spread: float) -> Estimate:
     )
 
 
-def _cautious_half_width(contributions: Array, alpha: float, spread: float) -> float:
+def cautious_half_width(contributions: Array, alpha: float, one_item: float) -> float:
     """Half width after two imagined units, one helped and one harmed by a typical amount.
 
     The idea of Bonett and Price (2012) for paired proportions: without it a sample in which nothing, or
     everything, moved by the same amount would claim to know the difference exactly.
+
+    Args:
+        contributions: `[U]` what each unit adds to the difference.
+        alpha: One minus the confidence level.
+        one_item: The typical amount where no unit moved.
     """
     values = contributions * contributions.size
     moved = values[values != 0]
-    typical = math.sqrt(float(np.mean(moved**2))) if moved.size else spread
+    typical = math.sqrt(float(np.mean(moved**2))) if moved.size else one_item * values.size
     extended = np.concatenate([values, [typical, -typical]])
     return float(stats.t.ppf(1 - alpha / 2, extended.size - 1) * standard_error(extended))
 
@@ -205,7 +220,6 @@ def combine(estimates: Sequence[Estimate], weights: Sequence[float], *, alpha: f
     if error > 0:
         total_freedom = float(variance.sum() ** 2 / np.sum(variance**2 / freedom))
     contributions = np.concatenate([part * e.contributions for part, e in zip(share, estimates, strict=True)])
-    spread = max(float(np.abs(e.contributions).max() * e.contributions.size) for e in estimates)
     result = Estimate(
         difference=difference,
         standard_error=error,
@@ -217,5 +231,7 @@ def combine(estimates: Sequence[Estimate], weights: Sequence[float], *, alpha: f
         permutation_p=sign_flip(contributions, seed=seed),
         contributions=contributions,
         clusters=sum(e.clusters for e in estimates if e.clusters) or None,
+        # Where nothing moved, the imagined item is one of the subtask in which an item counts most.
+        one_item=max(part * e.one_item for part, e in zip(share.tolist(), estimates, strict=True)),
     )
-    return _finish(result, alpha, spread)
+    return _finish(result, alpha)

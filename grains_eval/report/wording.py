@@ -67,7 +67,7 @@ def rounded(count: int) -> str:
 
 def confidence(alpha: float) -> str:
     """The confidence level in per cent."""
-    return f"{(1 - alpha) * 100:g} %"
+    return f"{(1 - alpha) * 100:.12g} %"
 
 
 def answer(comparison: Comparison, alpha: float) -> str:

@@ -20,6 +20,8 @@ from grains_eval.report.compare import compare_pair
 from grains_eval.report.corpus import corpus_metric
 from grains_eval.report.elementary import mcnemar, tango_interval
 from grains_eval.report.runs import read_run
+from grains_eval.report.statistics import combine, paired
+from grains_eval.report.verdict import judge
 from tests.report.folders import TaskData, doc_hash, write_run
 
 
@@ -205,6 +207,69 @@ def test_groups_weigh_as_the_harness_does(by_size: bool, sizes: list[int], tmp_p
     rows = compare(one, two, subtasks=True)
     assert [r.task for r in rows] == ["outer", *(f"g_{i}" for i in range(len(sizes)))]
     assert rows[0].adjusted_p >= row.adjusted_p
+
+
+@pytest.mark.parametrize("clustered", [True, False])
+def test_a_group_in_which_nothing_moved_is_not_known_exactly(clustered: bool, tmp_path: Path) -> None:
+    metadata = {"version": 1.0, **({"cluster_key": "topic"} if clustered else {})}
+    sizes = {"g_0": 20, "g_1": 40, "g_2": 60}
+    tasks = {
+        name: TaskData(
+            {"acc": [1.0] * n}, docs=[{"t": name, "q": i, "topic": i // 4} for i in range(n)], metadata=metadata
+        )
+        for name, n in sizes.items()
+    }
+    for folder in ("a", "b"):
+        values = {"acc,none": 1.0}
+        write_run(tmp_path / folder, tasks, groups={"g": (list(sizes), values)})
+        # the mean of the subtasks and that of the items are the same here, which counts as by size
+    (row,) = compare(tmp_path / "a", tmp_path / "b")
+    assert row.difference == 0 and row.standard_error == 0
+    assert row.interval[1] == pytest.approx(-row.interval[0])
+    # no narrower than one more item of the 120 either way, and no wider than a few of them
+    assert 1 / 120 < row.interval[1] < 6 / 120
+    assert judge(row).answer == "cannot tell"
+    assert row.interval[1] < row.minimum_detectable_effect < 2 * row.interval[1]
+
+
+def test_unweighted_strata_in_which_nothing_moved_count_their_heaviest_item() -> None:
+    parts = [paired(np.ones(n), np.ones(n)) for n in (10, 90)]
+    result = combine(parts, [1, 1], alpha=0.05, seed=0)
+    # one item of the ten is worth 1/20 of the whole
+    assert result.interval[1] == pytest.approx(stats.t.ppf(0.975, 98) * 0.05 * 100 * np.sqrt(2 / 101 / 102), rel=0.02)
+    assert result.widest_error(0.05) > 0 == result.standard_error
+
+
+def test_intervals_of_shares_stay_within_what_is_possible(tmp_path: Path) -> None:
+    first, second = [0.0, 0.1, 0.5, 0.2, 0.9], [1.0, 1.0, 0.4, 1.0, 0.8]
+    (row,) = compare(*runs(tmp_path / "share", TaskData({"acc": first}), TaskData({"acc": second})), alpha=0.001)
+    assert row.interval == (-1.0, 1.0)
+    assert math.isnan(row.minimum_detectable_effect)
+    wide = [TaskData({"loss": [10 * x for x in side]}) for side in (first, second)]
+    (row,) = compare(*runs(tmp_path / "loss", *wide), alpha=0.001)
+    assert row.interval[0] < -10 and row.interval[1] > 10
+    assert row.minimum_detectable_effect > 10
+
+
+def test_corpus_metrics_that_did_not_move_are_not_known_exactly(tmp_path: Path) -> None:
+    pairs = [[1, 1], [0, 1], [1, 0], [0, 0]] * 25
+    data = TaskData({"f1": pairs}, reported={"f1": 0.5}, aggregation={"f1": "f1"})
+    (row,) = compare(*runs(tmp_path, data, data))
+    assert 0.01 < row.interval[1] == -row.interval[0] < 0.05
+    assert judge(row).answer == "cannot tell"
+    assert row.minimum_detectable_effect > row.interval[1]
+
+
+@pytest.mark.parametrize(("alpha", "refused"), [(0.9, False), (1e-12, False), (1e-13, True)])
+def test_extreme_levels(alpha: float, refused: bool, tmp_path: Path) -> None:
+    folders = runs(tmp_path, TaskData({"acc": bits(400, 0.4, 0)}), TaskData({"acc": bits(400, 0.6, 1)}))
+    if refused:
+        with pytest.raises(GrainsError, match="alpha 1e-13 is too small to compute with; give 1e-12 or more"):
+            compare(*folders, alpha=alpha)
+        return
+    (row,) = compare(*folders, alpha=alpha)
+    assert -1 <= row.interval[0] < row.difference < row.interval[1] <= 1
+    assert math.isnan(row.minimum_detectable_effect) is (alpha == 0.9)
 
 
 def test_group_of_unknown_weights_is_noted(tmp_path: Path) -> None:

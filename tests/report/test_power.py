@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -130,8 +131,26 @@ def test_impossible_questions_are_refused() -> None:
         mcnemar_power(0.8, 0.4, 10)
 
 
+@pytest.mark.parametrize("freedom", [1, 2, 3, 11, 287])
+def test_detectable_effects_at_extreme_levels(freedom: int) -> None:
+    assert math.isnan(minimum_detectable_effect(0.01, freedom, alpha=0.8))
+    assert math.isnan(minimum_detectable_effect(0.01, freedom, alpha=0.9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        effect = minimum_detectable_effect(1.0, freedom, alpha=1e-12)
+    assert effect > stats.t.isf(5e-13, freedom) / 2
+
+
+@pytest.mark.parametrize(("freedom", "alpha"), [(1, 6e-4), (2, 9e-7)])
+def test_power_far_out_goes_on_from_the_exact_one(freedom: int, alpha: float) -> None:
+    critical = stats.t.isf(alpha / 2, freedom)
+    assert critical > 1000
+    exact = stats.nct.sf(critical, freedom, 0.9 * critical)
+    assert t_power(0.9 * critical, 1.0, freedom, alpha=alpha) == pytest.approx(exact, rel=1e-3)
+
+
 def test_edge_values() -> None:
-    assert minimum_detectable_effect(0.0, 10) == 0.0
+    assert math.isnan(minimum_detectable_effect(0.0, 10))
     assert math.isnan(minimum_detectable_effect(math.nan, 0))
     assert items_needed(0.2, 0.0) == 2
     assert mcnemar_power(0.0, 0.0, 10) == 0.0

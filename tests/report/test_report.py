@@ -67,6 +67,23 @@ def test_controls_are_known_by_their_method_where_the_folder_does_not_say(tmp_pa
     assert report.controls == {"first"}
 
 
+def test_targets_come_before_preserved_tasks(tmp_path: Path) -> None:
+    task = TaskData({"acc": [0.0, 1.0] * 6})
+    for name in ("plain", "steered"):
+        write_run(tmp_path / name, {"demo_skills": task, "goal": task, "mmlu": task, "aim": task})
+    report = compare_runs([tmp_path / "plain", tmp_path / "steered"])
+    assert [row.comparison.task for row in report.rows] == ["goal", "aim", "demo_skills", "mmlu"]
+    chosen = compare_runs([tmp_path / "plain", tmp_path / "steered"], preserve=["goal"])
+    assert [row.comparison.task for row in chosen.rows] == ["demo_skills", "mmlu", "aim", "goal"]
+
+
+def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
+    for name in ("plain", "steered"):
+        write_run(tmp_path / name, {"t": TaskData({"acc": [0.0, 1.0] * 6})})
+    with pytest.raises(GrainsError, match=r"'plain' and 'plain \(.*\)' are the same run, .*; give each run once"):
+        compare_runs([tmp_path / "plain", tmp_path / "steered", tmp_path / "steered" / ".." / "plain"])
+
+
 def test_a_word_in_a_name_makes_no_control(tmp_path: Path) -> None:
     task = {"t": TaskData({"acc": [0.0, 1.0] * 6})}
     names = ("plain", "random_forest_prompt", "random_2", "random_tokens_raw_1", "grains_negated", "my vocabulary list")
