@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # What may be given in place of a pilot, with the range that makes sense.
 _SHARES = ("discordant", "alpha", "power")
+_WIDE = 110  # columns that the whole table of a pilot takes
 _POSITIVE = ("sd", "difference", "design_effect", "n")
 
 
@@ -73,10 +74,15 @@ def _from_pilot(options: argparse.Namespace) -> None:
     rows = read_pilot(options.pilot, alpha=options.alpha, tasks=options.tasks, metrics=options.metrics)
     if not rows:
         raise GrainsError("the pilot holds no comparison; run it on more tasks, or drop --tasks and --metrics")
+    if options.difference and options.difference > 1 and any(row.scale == 1 for row in rows):
+        raise GrainsError(
+            f"--difference {options.difference:g} is more than a share can differ; 0.03 is three points, "
+            "or choose other metrics with --metrics"
+        )
     asked: dict[str, Any] = {"n": options.n, "alpha": options.alpha, "power": options.power}
     plans = [plan(row, effect=options.difference, **asked) for row in rows]
     console = output()
-    console.print(_table(plans, options))
+    console.print(_table(plans, options, narrow=console.width < _WIDE))
     console.print(
         f"Level {options.alpha:g}, before any adjustment: for Holm over m rows give --alpha {options.alpha:g}/m. "
         "The pilot's spread is taken for the true one."
@@ -90,19 +96,29 @@ def _from_pilot(options: argparse.Namespace) -> None:
             console.print(f"{escape(f'{row.method}, {row.task} {row.metric}: {each.reason}')}", highlight=False)
 
 
-def _table(plans: Sequence[Plan], options: argparse.Namespace) -> Any:
+def _table(plans: Sequence[Plan], options: argparse.Namespace, narrow: bool = False) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
+    from grains_eval.report.tables import add_column
     from grains_eval.report.wording import MISSING, change, level, number, rounded
 
+    # A narrow terminal goes without the pilot's own numbers.
+    left_out = {"n", "difference"} if narrow else set[str]()
     at = f"n = {options.n:,}" if options.n else "the pilot's n"
-    table = Table()
-    for name in ("task", "metric", "method"):
-        table.add_column(name, overflow="fold")
-    for name in ("n", "difference", "planned for", f"items for power {options.power:g}", f"power at {at}"):
-        table.add_column(name, justify="right")
-    table.add_column(f"found at {at} with power {options.power:g}", justify="right")
+    named = ("task", "metric", "method")
+    numeric = (
+        "n",
+        "difference",
+        "planned for",
+        f"items for power {options.power:g}",
+        f"power at {at}",
+        f"found at {at} with power {options.power:g}",
+    )
+    table = Table(padding=(0, 0) if narrow else (0, 1))
+    for name in (*named, *numeric):
+        if name not in left_out:
+            add_column(table, name, numeric=name in numeric, fold=name in named)
     for each in plans:
         row = each.pilot
         cells = (
@@ -116,7 +132,8 @@ def _table(plans: Sequence[Plan], options: argparse.Namespace) -> Any:
             number(each.power, 2),
             level(each.detectable, row.scale),
         )
-        table.add_row(*map(escape, cells))
+        texts = dict(zip((*named, *numeric), cells, strict=True))
+        table.add_row(*(escape(text) for name, text in texts.items() if name not in left_out))
     return table
 
 
@@ -129,6 +146,8 @@ def _from_numbers(options: argparse.Namespace) -> None:
         raise GrainsError("--design_effect goes with --sd; items of a 0/1 metric in clusters have a --sd too")
     if options.difference is None and options.n is None:
         raise GrainsError("nothing is asked; give --difference (how many items?), --n (what do they find?), or both")
+    if options.discordant is not None and options.difference is not None and options.difference > 1:
+        raise GrainsError(f"--difference {options.difference:g} is more than a share can differ; 0.03 is three points")
     from grains_eval.cli.terminal import output
     from grains_eval.report.pilot import Spread
 
@@ -144,19 +163,23 @@ def _from_numbers(options: argparse.Namespace) -> None:
 
 
 def _lines(spread: Spread, options: argparse.Namespace) -> list[str]:
+    from grains_eval.report.wording import MANY
+
     lines: list[str] = []
     if options.difference is not None:
         needed = spread.needed(options.difference, options.alpha, options.power)
-        lines.append(f"a difference of {options.difference:g} needs {needed:,} items for power {options.power:g}")
+        many = f"{needed:,}" if needed <= MANY else "more than a million"
+        lines.append(f"a difference of {options.difference:g} needs {many} items for power {options.power:g}")
     if options.n is not None:
+        items = "1 item finds" if options.n == 1 else f"{options.n:,} items find"
         if options.difference is not None:
             found = spread.power(options.difference, options.n, options.alpha)
-            lines.append(f"{options.n:,} items find a difference of {options.difference:g} with power {found:.2f}")
+            lines.append(f"{items} a difference of {options.difference:g} with power {found:.2f}")
         least = spread.detectable(options.n, options.alpha, options.power)
         lines.append(
-            f"{options.n:,} items find a difference of {least:.3g} with power {options.power:g}"
+            f"{items} a difference of {least:.3g} with power {options.power:g}"
             if math.isfinite(least)
-            else f"{options.n:,} items find no difference with power {options.power:g}"
+            else f"{items} no difference with power {options.power:g}"
         )
     return lines
 

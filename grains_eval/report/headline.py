@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from grains_eval.report.data import AgainstControl
 from grains_eval.report.verdict import CapabilityVerdict
-from grains_eval.report.wording import answer, change, confidence, gain, interval, level, p_phrase, rounded, unit
+from grains_eval.report.wording import MANY, answer, change, confidence, gain, interval, level, p_phrase, rounded, unit
 from grains_eval.types import Comparison
 
 NO_PRESERVATION = "No preservation task was compared, so what this cost elsewhere is unknown."
@@ -148,4 +148,5 @@ def capability(verdict: CapabilityVerdict) -> str:
 def _needed(verdict: CapabilityVerdict) -> str:
     if verdict.items_needed is None:
         return "no feasible number of items would tell"
-    return f"about {rounded(verdict.items_needed)} items would"
+    about = "about " if verdict.items_needed <= MANY else ""
+    return f"{about}{rounded(verdict.items_needed)} items would"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -36,8 +37,16 @@ def _environment() -> Any:
     )
     environment.filters["share"] = share
     environment.filters["number"] = number
+    environment.filters["breakable"] = _breakable
     environment.filters["short"] = lambda value: number(value, 3).rstrip("0").rstrip(".")
     return environment
+
+
+def _breakable(text: str) -> Any:
+    """A name that may break after `_` and `=`."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_=])(?=[^_=])", text))
 
 
 def render_html(report: ReportData) -> str:

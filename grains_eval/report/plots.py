@@ -177,6 +177,12 @@ def sorted_changes(changes: Changes, name: str) -> str:
         return _svg(figure, name, label)
 
 
+def _are_shares(drawn: Curve) -> bool:
+    """Whether the lines show a metric that ends at 1."""
+    values = [value for series in drawn.series for value in series.y]
+    return drawn.y_label.startswith(("accuracy", "share")) and all(value <= 1 for value in values)
+
+
 def curve(drawn: Curve, name: str) -> str:
     """Lines with intervals; each has its own marker and dash, and the chosen setting is a vertical line."""
     import matplotlib as mpl
@@ -197,6 +203,10 @@ def curve(drawn: Curve, name: str) -> str:
             if len(series.low) and len(series.high):
                 low, high = np.asarray(series.low, dtype=float), np.asarray(series.high, dtype=float)
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        if _are_shares(drawn) and axes.get_ylim()[1] > 1:
+            axes.set_ylim(top=1.0)
+            for line in axes.lines:
+                line.set_clip_on(False)  # markers at the end of the axis stay whole
         if drawn.chosen is not None:
             axes.axvline(drawn.chosen, color=INK, linewidth=1.2, linestyle=":", label="chosen")
         axes.set_xlabel(drawn.x_label)

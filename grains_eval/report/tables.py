@@ -79,10 +79,26 @@ _TERMINAL = (
 )
 
 
+# Below how many columns which of them go, the least important first.
+_LEFT_OUT = (
+    (70, frozenset({"baseline", "steered", "helped / harmed / same", "verdict"})),
+    (90, frozenset({"baseline", "helped / harmed / same"})),
+    (112, frozenset({"helped / harmed / same"})),
+)
+
+
+def add_column(table: Table, name: str, *, numeric: bool, fold: bool = False) -> None:
+    """A column whose words stay whole: only names may break within, and headings between their words."""
+    longest = max(len(word) for word in name.split())
+    table.add_column(name, justify="right" if numeric else "left", overflow="fold", min_width=4 if fold else longest)
+
+
 def render_terminal(report: ReportData, console: Any, *, folder: Path | None = None) -> None:
     """Print verdict, a table per task and notes to a rich console; draws of one control share a row."""
     console.print(f"[bold]{escape(report.headline)}[/bold]", highlight=False)
-    shown = [index for index, (name, _) in enumerate(COLUMNS) if name in _TERMINAL]
+    left_out = next((names for width, names in _LEFT_OUT if console.width < width), frozenset[str]())
+    kept = [name for name in _TERMINAL if name not in left_out]
+    shown = [index for index, (name, _) in enumerate(COLUMNS) if name in kept]
     styles = {"better": "bold", "worse": "bold", "not shown": ""}
     drawn = {member for band in report.bands for member in band.members}
     keys = dict.fromkeys((row.comparison.task, row.comparison.metric) for row in report.rows)
@@ -92,14 +108,15 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
         table = Table(title=escape(f"{key[0]}, {key[1]}{better}, {rows[0].n:,} items"), title_justify="left")
         for index in shown:
             name, numeric = COLUMNS[index]
-            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+            add_column(table, name, numeric=numeric, fold=name == "method")
         for row in rows:
             if row.method not in drawn:
                 texts = cells(row, report.alpha)
                 table.add_row(*(escape(texts[index]) for index in shown), style=styles[answer(row, report.alpha)])
         for band in report.bands:
             if key in band.mean:
-                table.add_row(*map(escape, band_cells(band, key, rows[0])), style="dim")
+                texts: dict[str, str] = dict(zip(_TERMINAL, band_cells(band, key, rows[0]), strict=True))
+                table.add_row(*(escape(texts[name]) for name in kept), style="dim")
         console.print(table)
     console.print(escape(caption(report, whole=False)), style="dim", highlight=False)
     for method, reason in report.failures.items():

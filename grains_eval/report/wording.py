@@ -6,6 +6,7 @@ import math
 
 from grains_eval.types import Comparison
 
+MANY = 1_000_000  # more items than anybody has are not worth counting
 MISSING = "–"
 MINUS = "−"
 
@@ -61,6 +62,8 @@ def share(value: float) -> str:
 
 def rounded(count: int) -> str:
     """A needed number of items, rounded up to two digits: it is no more certain than that."""
+    if count > MANY:
+        return "more than a million"
     digits = max(0, len(str(count)) - 2)
     return f"{-(-count // 10**digits) * 10**digits:,}"
 

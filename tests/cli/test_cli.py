@@ -119,6 +119,7 @@ def test_a_bug_keeps_its_traceback():
         (["power"], "power takes a pilot's folder, or --discordant"),
         (["power", "--sd", "1", "--discordant", "0.1", "--n", "9"], "power takes a pilot's folder, or --discordant"),
         (["power", "--sd", "1"], "nothing is asked; give --difference"),
+        (["power", "--discordant", "0.1", "--difference", "3"], "--difference 3 is more than a share can differ"),
         (["power", "--sd", "0", "--n", "9"], "--sd 0 asks for nothing; give a number above 0"),
         (["power", "--discordant", "1.5", "--n", "9"], "--discordant 1.5 is no share"),
         (["power", "--discordant", "0.1", "--n", "9", "--alpha", "0"], "--alpha 0 is no share"),

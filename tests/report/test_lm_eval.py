@@ -141,7 +141,7 @@ def test_bleu_of_a_real_run_is_sacrebleus(plain_runs: list[Path]) -> None:
 
 @pytest.mark.slow
 def test_a_run_against_itself_shows_nothing(plain_runs: list[Path]) -> None:
-    report = compare_runs([plain_runs[0], plain_runs[0]])
+    report = compare_runs({"first": plain_runs[0], "second": plain_runs[0]})
     assert all(row.comparison.p == 1 for row in report.rows)
     assert "no change" in report.headline
 

@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from grains_eval.errors import GrainsError
-from grains_eval.report import ReportData, compare_runs, render_terminal, write
+from grains_eval.report import ReportData, compare_runs, plots, render_terminal, write
+from grains_eval.report.data import Curve, Series
 from grains_eval.report.elementary import holm
 from grains_eval.report.html import render_html
 from grains_eval.report.published import published_tables
-from grains_eval.report.tables import to_csv, to_json, to_markdown
+from grains_eval.report.tables import COLUMNS, to_csv, to_json, to_markdown
 from tests.report import world
 from tests.report.folders import TaskData, write_run
 
@@ -82,6 +83,40 @@ def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
         write_run(tmp_path / name, {"t": TaskData({"acc": [0.0, 1.0] * 6})})
     with pytest.raises(GrainsError, match=r"'plain' and 'plain \(.*\)' are the same run, .*; give each run once"):
         compare_runs([tmp_path / "plain", tmp_path / "steered", tmp_path / "steered" / ".." / "plain"])
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_narrow_terminals_break_only_names(width: int, tmp_path: Path) -> None:
+    name = "method=integrated_gradients__top_k=2_without_vocabulary"
+    for folder in ("plain", name):
+        write_run(tmp_path / folder, {"t": TaskData({"acc": [0.0, float(folder == name)] * 60})})
+    console = Console(file=io.StringIO(), width=width)
+    render_terminal(compare_runs([tmp_path / "plain", tmp_path / name]), console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    head = [line for line in shown.splitlines() if line.startswith("┃")]
+    words = {word for line in head for word in line.replace("┃", " ").split()}
+    assert words <= {word for column, _ in COLUMNS for word in column.split()}
+    assert "difference" in words and "+50.0" in shown
+    assert ("baseline" in words) is (width >= 90) and ("helped" in words) is (width >= 112)
+    assert max(map(len, shown.splitlines())) <= width
+
+
+def test_long_names_may_break_in_the_page(tmp_path: Path) -> None:
+    for folder in ("plain", "top_k=2__<b>"):
+        write_run(tmp_path / folder, {"t": TaskData({"acc": [0.0, 1.0] * 6})})
+    page = render_html(compare_runs([tmp_path / "plain", tmp_path / "top_k=2__<b>"]))
+    assert "top_<wbr>k=<wbr>2__<wbr>&lt;b&gt;" in page and "__<b>" not in page
+
+
+@pytest.mark.parametrize(
+    ("label", "values", "top"), [("accuracy", (0.2, 1.0), 1.0), ("nats", (0.2, 1.0), 1.04), ("accuracy", (1, 3), 3.1)]
+)
+def test_axes_of_shares_end_at_one(label: str, values: tuple[float, float], top: float) -> None:
+    from unittest.mock import patch
+
+    drawn = Curve("title", "strength", label, (Series("line", (1.0, 2.0), values),))
+    with patch.object(plots, "_svg", side_effect=lambda figure, *_: figure.axes[0].get_ylim()[1]):
+        assert plots.curve(drawn, "c") == pytest.approx(top)
 
 
 def test_a_word_in_a_name_makes_no_control(tmp_path: Path) -> None:

@@ -139,3 +139,8 @@ def test_numbers_as_text() -> None:
     assert (p_value(0.0004), p_value(0.0456), p_value(1.0), p_value(math.nan)) == ("<.001", ".046", "1", "–")
     assert (p_phrase(0.0004), p_phrase(0.2)) == ("p < .001", "p = .200")
     assert (rounded(7), rounded(123), rounded(6456), rounded(100_001)) == ("7", "130", "6,500", "110,000")
+
+
+def test_more_items_than_anybody_has_are_not_counted() -> None:
+    assert rounded(1_000_000) == "1,000,000"
+    assert rounded(1_000_001) == "more than a million"
