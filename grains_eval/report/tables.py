@@ -115,8 +115,8 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
                 table.add_row(*(escape(texts[index]) for index in shown), style=styles[answer(row, report.alpha)])
         for band in report.bands:
             if key in band.mean:
-                texts: dict[str, str] = dict(zip(_TERMINAL, band_cells(band, key, rows[0]), strict=True))
-                table.add_row(*(escape(texts[name]) for name in kept), style="dim")
+                drawn_cells: dict[str, str] = dict(zip(_TERMINAL, band_cells(band, key, rows[0]), strict=True))
+                table.add_row(*(escape(drawn_cells[name]) for name in kept), style="dim")
         console.print(table)
     console.print(escape(caption(report, whole=False)), style="dim", highlight=False)
     for method, reason in report.failures.items():
