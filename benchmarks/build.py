@@ -172,10 +172,12 @@ def operations(work: Callable[[], Any]) -> int:
     return counter.total
 
 
-def sides(arguments: argparse.Namespace, model: transformers.PreTrainedModel) -> dict[str, Callable[[], Outcome]]:
+def sides(
+    arguments: argparse.Namespace, model: transformers.PreTrainedModel, response: int
+) -> dict[str, Callable[[], Outcome]]:
     """Both ways on the same example."""
     loaded = LoadedModel(lm=None, model=model, tokenizer=None)  # pyright: ignore
-    one = example(model, arguments.prompt, (arguments.response, arguments.response), 0)
+    one = example(model, arguments.prompt, (response, response), 0)
     config = AttributionConfig(
         steps=arguments.steps, max_steps=arguments.steps, internal_batch_size=arguments.steps, tolerance=1e3
     )
@@ -186,9 +188,9 @@ def sides(arguments: argparse.Namespace, model: transformers.PreTrainedModel) ->
     }
 
 
-def peak_bytes(side: str, vocabulary: int) -> int:
+def peak_bytes(side: str, vocabulary: int, response: int) -> int:
     """Peak resident memory that one example adds, in a process of its own."""
-    words = [*sys.argv[1:], "--alone", side, "--alone-vocabulary", str(vocabulary)]
+    words = [*sys.argv[1:], "--alone", side, "--alone-vocabulary", str(vocabulary), "--response", str(response)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.build", *words], check=True, capture_output=True, text=True
     )
@@ -197,7 +199,7 @@ def peak_bytes(side: str, vocabulary: int) -> int:
 
 def _alone(arguments: argparse.Namespace) -> None:
     model = _model(arguments, arguments.alone_vocabulary)
-    work = sides(arguments, model)[arguments.alone]
+    work = sides(arguments, model, arguments.response[0])[arguments.alone]
     process = psutil.Process()
     before, most, done = process.memory_info().rss, 0, threading.Event()
 
@@ -234,6 +236,40 @@ def compare(theirs: Outcome, mine: Outcome, dtype: str) -> tuple[float, float]:
     return scores, states
 
 
+def measured(
+    arguments: argparse.Namespace, model: transformers.PreTrainedModel, vocabulary: int, response: int
+) -> list[dict[str, Any]]:
+    """Rows of one vocabulary and one length of the responses."""
+    both = sides(arguments, model, response)
+    rate = matmul_rate(arguments.device, arguments.dtype)
+    both["ours"]()  # warm up
+    times = common.interleaved(both, arguments.repeats, arguments.device)
+    rate = max(rate, matmul_rate(arguments.device, arguments.dtype))
+    work = operations(both["ours"])
+    peaks = {name: peak_bytes(name, vocabulary, response) / 2**20 for name in both if name in arguments.memory}
+    mine = times["ours"]
+    rows: list[dict[str, Any]] = []
+    for name in ("backward", "captum"):
+        scores, states = compare(times[name].result, mine.result, arguments.dtype)
+        rows.append(
+            {
+                "vocabulary": vocabulary,
+                "response tokens": response,
+                "obvious way": name,
+                "obvious s": times[name].median,
+                "grains_eval s": mine.median,
+                "ratio": times[name].median / mine.median,
+                "share of matmul peak": work / mine.median / rate,
+                "matmul peak GFLOP/s": rate / 1e9,
+                "obvious MiB": peaks.get(name, "not measured"),
+                "grains_eval MiB": peaks.get("ours", "not measured"),
+                "scores differ by": scores,
+                "states differ by": states,
+            }
+        )
+    return rows
+
+
 def main() -> None:
     """Run both vocabularies."""
     parser = common.parser(__doc__.splitlines()[0])
@@ -241,7 +277,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--vocabularies", type=int, nargs="*", default=[32_000, 128_000])
     parser.add_argument("--prompt", type=int, default=60, help="tokens")
-    parser.add_argument("--response", type=int, default=12, help="tokens of each of the two")
+    parser.add_argument("--response", type=int, nargs="*", default=[4, 12], help="tokens of each of the two")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument(
         "--memory", nargs="*", default=["backward", "captum", "ours"], help="sides whose peak is measured"
@@ -251,7 +287,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.layers, arguments.width, arguments.vocabularies = 2, 64, [512]
-        arguments.prompt, arguments.response, arguments.steps, arguments.repeats = 12, 4, 5, 1
+        arguments.prompt, arguments.response, arguments.steps, arguments.repeats = 12, [4], 5, 1
     common.start(arguments)
     if arguments.alone:
         _alone(arguments)
@@ -259,31 +295,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for vocabulary in arguments.vocabularies:
         model = _model(arguments, vocabulary)
-        both = sides(arguments, model)
-        rate = matmul_rate(arguments.device, arguments.dtype)
-        both["ours"]()  # warm up
-        times = common.interleaved(both, arguments.repeats, arguments.device)
-        rate = max(rate, matmul_rate(arguments.device, arguments.dtype))
-        work = operations(both["ours"])
-        peaks = {name: peak_bytes(name, vocabulary) / 2**20 for name in both if name in arguments.memory}
-        mine = times["ours"]
-        for name in ("backward", "captum"):
-            scores, states = compare(times[name].result, mine.result, arguments.dtype)
-            rows.append(
-                {
-                    "vocabulary": vocabulary,
-                    "obvious way": name,
-                    "obvious s": times[name].median,
-                    "grains_eval s": mine.median,
-                    "ratio": times[name].median / mine.median,
-                    "share of matmul peak": work / mine.median / rate,
-                    "matmul peak GFLOP/s": rate / 1e9,
-                    "obvious MiB": peaks.get(name, "not measured"),
-                    "grains_eval MiB": peaks.get("ours", "not measured"),
-                    "scores differ by": scores,
-                    "states differ by": states,
-                }
-            )
+        for response in arguments.response:
+            rows += measured(arguments, model, vocabulary, response)
     common.report("build", rows, arguments)
 
 
