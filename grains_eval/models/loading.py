@@ -108,10 +108,9 @@ def check_names(arguments: Mapping[str, Any], device: str | None = None) -> None
         torch.device(str(place or "cpu"))
     except RuntimeError as error:
         raise GrainsError(f"device={place} is not a device; write cpu, cuda, cuda:0 or mps") from error
-    if str(place).startswith("cuda") and not torch.cuda.is_available():
-        raise GrainsError(
-            f"device={place}: torch finds no GPU here; write device=cpu, or install a CUDA build of torch"
-        )
+    # lm_eval's own default is cuda:0, which it turns into the CPU where there is no GPU
+    if str(place) == "cuda" and not torch.cuda.is_available():
+        raise GrainsError("device=cuda: torch finds no GPU here; write device=cpu or install torch with CUDA")
 
 
 def unknown_argument(error: TypeError, extra: Sequence[str] = ()) -> GrainsError | None:

@@ -167,7 +167,7 @@ def test_positions_need_the_shared_path_or_say_so(tiny_text, folder):
         ({"vectors": "FOLDER+FOLDER", "strength": "1+2+3"}, "has 3 parts for 2 vectors"),
         ({"vectors": "/nowhere"}, "does not exist"),
         ({"strenght": 1.0}, "unknown model argument 'strenght': did you mean 'strength'"),
-        ({"pretrained": "/nowhere/model"}, "cannot load pretrained='/nowhere/model'"),
+        ({"pretrained": "/nowhere/model"}, "pretrained='/nowhere/model' is not a folder"),
     ],
 )
 def test_mistakes_are_one_line_that_helps(tiny_text, folder, arguments, says):
