@@ -18,7 +18,8 @@ from grains_eval.report.data import Curve, Series
 from grains_eval.report.elementary import holm
 from grains_eval.report.html import render_html
 from grains_eval.report.published import published_tables
-from grains_eval.report.tables import COLUMNS, to_csv, to_json, to_markdown
+from grains_eval.report.serialise import to_csv, to_json
+from grains_eval.report.tables import COLUMNS, to_markdown
 from tests.report import world
 from tests.report.folders import TaskData, write_run
 
