@@ -166,6 +166,11 @@ class Band:
     mean: Mapping[tuple[str, str], float]
     high: Mapping[tuple[str, str], float]
 
+    @property
+    def heading(self) -> str:
+        """The label with the number of draws."""
+        return f"{self.label}, {len(self.members)} draw{'' if len(self.members) == 1 else 's'}"
+
 
 @dataclass(frozen=True)
 class AgainstControl:

@@ -93,7 +93,7 @@ def forest(rows: Sequence[Comparison], controls: frozenset[str], bands: Sequence
     scale = rows[0].scale
     factor = 100.0 if scale == 1 else 1.0
     rows = [row for row in rows if row.method not in drawn]
-    labels = [row.method for row in rows] + [f"{band.label}, {len(band.members)} draws" for band in bands]
+    labels = [row.method for row in rows] + [band.heading for band in bands]
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(7.2, 0.9 + 0.34 * len(labels))
         for place, row in enumerate(rows):

@@ -128,7 +128,7 @@ def band_cells(band: Band, key: tuple[str, str], row: Comparison) -> tuple[str, 
     """Several draws of one control in the columns of the terminal: their mean, and their range as the interval."""
     bounds = (band.low[key], band.high[key])
     return (
-        f"{band.label}, {len(band.members)} draws",
+        band.heading,
         level(row.baseline, row.scale),
         level(row.baseline + band.mean[key], row.scale),
         change(band.mean[key], row.scale),
@@ -182,7 +182,7 @@ def band_lines(report: ReportData) -> list[str]:
     """Ranges of controls with several draws, one sentence each."""
     scales = {(row.comparison.task, row.comparison.metric): row.comparison.scale for row in report.rows}
     return [
-        f"{band.label}, {len(band.members)} draws on {task} {metric}: "
+        f"{band.heading} on {task} {metric}: "
         f"{change(band.low[task, metric], scales[task, metric])} to "
         f"{change(band.high[task, metric], scales[task, metric])}, "
         f"mean {change(band.mean[task, metric], scales[task, metric])}."

@@ -19,8 +19,8 @@ FILES: Mapping[str, Callable[[ReportData], str]] = {
 }
 
 
-def refuse_existing(folder: Path) -> None:
-    """Raise when a report is in the way.
+def refuse_existing(folder: Path, instead: str = "choose another --output_path or pass --overwrite") -> None:
+    """Raise when a report is in the way, and say what to do instead.
 
     Raises:
         GrainsError: the folder holds one of the files, or is a file itself.
@@ -29,7 +29,7 @@ def refuse_existing(folder: Path) -> None:
         raise GrainsError(f"'{folder}' is a file; give a folder as --output_path")
     for name in FILES:
         if (folder / name).exists():
-            raise GrainsError(f"'{folder / name}' exists; choose another --output_path or pass --overwrite")
+            raise GrainsError(f"'{folder / name}' exists; {instead}")
 
 
 def write(report: ReportData, folder: str | Path, *, overwrite: bool = False) -> Path:

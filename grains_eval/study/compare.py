@@ -115,7 +115,7 @@ def compare_variants(
     check_levels(report.get("alpha", 0.05))  # not after the evaluations
     output = Path(output_path)
     if not overwrite and not resume:
-        refuse_existing(output)
+        refuse_existing(output, "pass --resume to go on with it, --overwrite to begin anew, or another --output_path")
     if overwrite:
         shutil.rmtree(output / SCORES, ignore_errors=True)
     lm = lm or load_lm(model_args)

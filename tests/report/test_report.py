@@ -14,7 +14,7 @@ from rich.console import Console
 
 from grains_eval.errors import GrainsError
 from grains_eval.report import ReportData, compare_runs, plots, render_terminal, write
-from grains_eval.report.data import Curve, Series
+from grains_eval.report.data import Band, Curve, Series
 from grains_eval.report.elementary import holm
 from grains_eval.report.html import render_html
 from grains_eval.report.published import published_tables
@@ -118,6 +118,11 @@ def test_axes_of_shares_end_at_one(label: str, values: tuple[float, float], top:
     drawn = Curve("title", "strength", label, (Series("line", (1.0, 2.0), values),))
     with patch.object(plots, "_svg", side_effect=lambda figure, *_: figure.axes[0].get_ylim()[1]):
         assert plots.curve(drawn, "c") == pytest.approx(top)
+
+
+def test_one_draw_is_no_draws() -> None:
+    one, two = (Band("random vectors", members, {}, {}, {}) for members in (("a",), ("a", "b")))
+    assert (one.heading, two.heading) == ("random vectors, 1 draw", "random vectors, 2 draws")
 
 
 def test_a_word_in_a_name_makes_no_control(tmp_path: Path) -> None:

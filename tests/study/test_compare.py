@@ -210,7 +210,7 @@ def test_a_finished_comparison_takes_one_more_method_when_asked(compared, monkey
     arguments = demo_model_args("text_split")
     named = recipe("methods={more: {attribution: {top_k: 1}}}")
     before = {file: file.stat().st_mtime_ns for file in output.glob("*/grains/*")}
-    with pytest.raises(GrainsError, match="exists"):
+    with pytest.raises(GrainsError, match="exists; pass --resume to go on with it"):
         compare_methods(named, arguments, output, methods=["more"])
     report = compare_methods(named, arguments, output, methods=["grains", "more"], resume=True)
     assert {"grains", "more"} <= set(report.methods)
