@@ -37,7 +37,10 @@ def add_renormalised(hidden: Tensor, delta: Tensor) -> Tensor:
     # not Tensor.norm: its Python wrapper is a tenth of what steering one decoded token costs
     norm = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
     moved_norm = torch.linalg.vector_norm(moved, dim=-1, keepdim=True)
-    return _as(hidden, moved * (norm / moved_norm.clamp_min(1e-12)))
+    if moved.requires_grad:
+        return _as(hidden, moved * (norm / moved_norm.clamp_min(1e-12)))
+    # in place: over many tokens, memory for the result costs more than the arithmetic
+    return _as(hidden, moved.mul_(norm.div_(moved_norm.clamp_min_(1e-12))))
 
 
 def _as(hidden: Tensor, moved: Tensor) -> Tensor:
@@ -108,8 +111,6 @@ class _Progress:
     def observe(self, model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         del model
         self.mask, self.idle = None, False
-        if self.positions == "all":
-            return
         tokens = keywords.get("inputs_embeds")
         if tokens is None:
             tokens = keywords.get("input_ids", arguments[0] if arguments else None)
@@ -190,7 +191,8 @@ def applied(
     modules = find_attention_outputs(model) if at_heads else list(find_blocks(model))
     progress = _Progress(resolved.positions, prompt_lengths)
     with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(progress.observe, with_kwargs=True).remove)
+        if resolved.positions != "all":
+            stack.callback(model.register_forward_pre_hook(progress.observe, with_kwargs=True).remove)
         for layer, delta in resolved.deltas.items():
             check_layer(layer, len(modules))
             mover = _Mover(delta, resolved.operator, progress)

@@ -31,13 +31,12 @@ def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
         GrainsError: no such list, or several equally shallow ones.
     """
     depth = text_config(model).num_hidden_layers
-    lists = [
-        (name, module)
-        for name, module in find_decoder(model).named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
-    shallowest = min((name.count(".") for name, _ in lists), default=0)
-    found = [module for name, module in lists if name.count(".") == shallowest]
+    found: list[nn.ModuleList] = []
+    level = [find_decoder(model)]
+    # level by level: a walk over all modules would cost as much as a decoded token of a small model
+    while level and not found:
+        level = list(dict.fromkeys(child for module in level for child in module.children()))
+        found = [module for module in level if isinstance(module, nn.ModuleList) and len(module) == depth]
     if len(found) != 1:
         raise GrainsError(
             f"{type(model).__name__}: found {len(found)} lists of {depth} decoder blocks where one is needed; "
