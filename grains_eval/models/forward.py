@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from grains_eval.models.blocks import find_decoder, text_config
 from grains_eval.models.encoded import EncodedExample
-from grains_eval.models.scoring import response_sums
+from grains_eval.models.scoring import picked_logprobs, response_sums
+from grains_eval.models.vocabulary import linear_head, logprobs_through_head
 
 
 @contextmanager
@@ -142,7 +144,7 @@ def _run_prompt(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor,
 
 def extend(
     model: PreTrainedModel, encoded: EncodedExample, cache: Any, tokens: Tensor, before: Tensor | None = None
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Run response tokens after a cached prompt of `B` rows; the cache itself is left as it was.
 
     Args:
@@ -153,7 +155,7 @@ def extend(
         before: `[N, H]`, see `logits_from`; None makes no logits at all.
 
     Returns:
-        Logits `[N + R * B * n, V]`, or `[0, V]`.
+        Logits `[N + R * B * n, V]`, or `[0, V]`, and what the output embeddings were given, `[R * B * n, H]`.
     """
     responses, length = tokens.shape
     batch = cache.layers[-1].keys.shape[0]
@@ -165,9 +167,10 @@ def extend(
         positions = torch.arange(length, device=tokens.device) + encoded.next_position
         axes = (*captured.shape[:-2], rows) if isinstance(captured, Tensor) else (rows,)
         keywords["position_ids"] = positions.expand(*axes, -1)
-    with logits_from(model, length if before is None else 0, before), decoder_receives(model, keywords, rows):
+    start = length if before is None else 0
+    with logits_from(model, start, before) as given, decoder_receives(model, keywords, rows):
         logits = model(inputs_embeds=embeddings, past_key_values=fork(cache, responses), use_cache=True).logits
-    return logits.flatten(0, 1)
+    return logits.flatten(0, 1), given[0].flatten(0, 1)
 
 
 def fork(cache: Any, copies: int = 1) -> Any:
@@ -205,12 +208,15 @@ def response_logprobs(
 
 def _branching(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, responses: Sequence[Tensor]) -> Tensor:
     """`[R, B]` log-probabilities of `R` responses that branch off one pass over the prompt."""
-    batch = len(prompt)
+    batch, head = len(prompt), linear_head(model)
     # one softmax over the last prompt token's logits serves the first token of every response
     reads = [(torch.arange(batch)[:, None], response[:1]) for response in responses]
-    if max(map(len, responses)) == 1:
-        return response_sums(_run_prompt(model, encoded, prompt, -1)[0].logits[:, -1], reads)
+    if head is None and max(map(len, responses)) == 1:
+        logits = _run_prompt(model, encoded, prompt, -1)[0].logits[:, -1]
+        return response_sums(partial(picked_logprobs, logits), reads)
     last, cache = prefill(model, encoded, prompt)
+    if head is not None and max(map(len, responses)) == 1:
+        return response_sums(partial(logprobs_through_head, last, head), reads)
     owners = list(range(len(responses)))
     scores = torch.zeros(len(responses), batch, device=last.device)
     for together in _together(responses):
@@ -219,7 +225,11 @@ def _branching(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, 
         fed = [functional.pad(each[:-1], (0, width - len(each) + 1)) for each in (responses[i] for i in together)]
         places = len(last) + torch.arange(len(together) * batch * width).view(len(together), batch, width)
         reads += [(places[n, :, : len(responses[i]) - 1], responses[i][1:]) for n, i in enumerate(together)]
-        found = response_sums(extend(model, encoded, cache, torch.stack(fed), last), reads)
+        logits, hidden = extend(model, encoded, cache, torch.stack(fed), last if head is None else None)
+        pick = partial(picked_logprobs, logits)
+        if head is not None:
+            pick = partial(logprobs_through_head, torch.cat([last, hidden]), head)
+        found = response_sums(pick, reads)
         scores = scores.index_add(0, torch.tensor(owners + together, device=scores.device), found.to(scores.device))
         last, reads, owners = last[:0], [], []
     return scores
@@ -254,4 +264,4 @@ def _whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, resp
     with logits_from(model, prompt.shape[1] - 1):
         logits = model(inputs_embeds=torch.cat([prompt, tail.to(prompt.dtype)], dim=1), use_cache=False).logits
     places = torch.arange(len(prompt) * len(response)).view(len(prompt), -1)
-    return response_sums(logits.flatten(0, 1), [(places, response)])[0]
+    return response_sums(partial(picked_logprobs, logits.flatten(0, 1)), [(places, response)])[0]

@@ -6,7 +6,7 @@ much as the vocabulary projection of a small model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,11 +54,11 @@ def picked_logprobs(logits: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     return picked
 
 
-def response_sums(logits: Tensor, reads: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def response_sums(pick: Callable[[Tensor, Tensor], Tensor], reads: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Sum log-probabilities of token sequences.
 
     Args:
-        logits: `[N, V]`.
+        pick: `rows [K], tokens [K] -> log p [K]`, for all sequences at once.
         reads: `R` pairs of rows `[B, n]` and tokens `[n]`: `B` sequences whose tokens are read at these rows.
 
     Returns:
@@ -66,5 +66,5 @@ def response_sums(logits: Tensor, reads: Sequence[tuple[Tensor, Tensor]]) -> Ten
     """
     rows = torch.cat([places.flatten() for places, _ in reads])
     tokens = torch.cat([each.repeat(len(places)) for places, each in reads])
-    parts = picked_logprobs(logits, rows, tokens).split([places.numel() for places, _ in reads])
+    parts = pick(rows, tokens).split([places.numel() for places, _ in reads])
     return torch.stack([part.view_as(places).sum(dim=-1) for part, (places, _) in zip(parts, reads, strict=True)])

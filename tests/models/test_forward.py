@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import transformers
 
 from grains_eval.attribution import attribute
-from grains_eval.models import encode, forward
+from grains_eval.models import encode, forward, vocabulary
 from grains_eval.models.blocks import find_decoder
 from grains_eval.models.scoring import picked_logprobs, response_sums
 from grains_eval.recipes import AttributionConfig
@@ -112,16 +114,19 @@ def test_half_precision_logits_are_summed_in_float32():
     logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_(True)
     response = torch.tensor([1, 6, 0])
     places = torch.arange(6).view(2, 3)
-    found = response_sums(logits.flatten(0, 1), [(places, response)])[0]
+    found = response_sums(partial(picked_logprobs, logits.flatten(0, 1)), [(places, response)])[0]
     expected = logits.float().log_softmax(-1)[:, torch.arange(3), response].sum(-1)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected)
     assert torch.autograd.grad(found.sum(), logits)[0].dtype == torch.bfloat16
 
 
-def test_logits_are_made_at_response_positions_only(loaded_text):
-    loaded = loaded_text("llama")
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+def test_logits_are_made_at_response_positions_only(loaded_text, family):
+    loaded = loaded_text(family)
     encoded = encode(loaded, PreferenceExample("e", "h", PROMPT, " paris paris rome", " rome no"))
+    with torch.no_grad():
+        vocabulary.linear_head(loaded.model)  # its trial makes logits of its own
     seen = []
     handle = loaded.model.get_output_embeddings().register_forward_hook(
         lambda module, arguments, output: seen.append(output.shape[:-1].numel())
@@ -131,7 +136,8 @@ def test_logits_are_made_at_response_positions_only(loaded_text):
     finally:
         handle.remove()
     positions = 1 + len(encoded.chosen) - 1 + len(encoded.rejected) - 1
-    assert sum(seen) == (4 + 2) * positions, "four nodes, the prompt and its baseline"
+    # four nodes, the prompt and its baseline where logits are capped; elsewhere none are ever made as a whole
+    assert sum(seen) == {"gemma2": (4 + 2) * positions, "llama": 0}[family]
 
 
 def test_a_picture_is_encoded_once_per_example_never_per_node(loaded_vision):
