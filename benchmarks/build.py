@@ -30,10 +30,8 @@ import torch
 import transformers
 from captum.attr import IntegratedGradients
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
-from benchmarks import common
+from benchmarks import common, peak
 from grains_eval.activations import prompt_states
 from grains_eval.attribution import attribute
 from grains_eval.attribution.baselines import prompt_baseline
@@ -144,34 +142,6 @@ def _gauss_legendre(steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return made[0], made[1]
 
 
-def matmul_rate(device: str, dtype: str) -> float:
-    """Floating-point operations per second of one large matrix product."""
-    size = 8192 if device.startswith("cuda") else 1024
-    left, right = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
-    left @ right
-    best = min(common.seconds(lambda: left @ right, device)[0] for _ in range(8))
-    return 2 * size**3 / best
-
-
-class _Counter(TorchDispatchMode):
-    """Adds up the floating-point operations of matrix products."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in flop_registry:
-            self.total += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
-        return result
-
-
-def operations(work: Callable[[], Any]) -> int:
-    """Floating-point operations of the matrix products of one run, forward and backward."""
-    with _Counter() as counter:
-        work()
-    return counter.total
-
-
 def sides(
     arguments: argparse.Namespace, model: transformers.PreTrainedModel, response: int
 ) -> dict[str, Callable[[], Outcome]]:
@@ -241,11 +211,11 @@ def measured(
 ) -> list[dict[str, Any]]:
     """Rows of one vocabulary and one length of the responses."""
     both = sides(arguments, model, response)
-    rate = matmul_rate(arguments.device, arguments.dtype)
+    rate = peak.matmul_rate(arguments.device, arguments.dtype)
     both["ours"]()  # warm up
     times = common.interleaved(both, arguments.repeats, arguments.device)
-    rate = max(rate, matmul_rate(arguments.device, arguments.dtype))
-    work = operations(both["ours"])
+    rate = max(rate, peak.matmul_rate(arguments.device, arguments.dtype))
+    work = peak.operations(both["ours"])
     peaks = {name: peak_bytes(name, vocabulary, response) / 2**20 for name in both if name in arguments.memory}
     mine = times["ours"]
     rows: list[dict[str, Any]] = []

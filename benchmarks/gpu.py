@@ -21,6 +21,7 @@ from lm_eval.models.huggingface import HFLM
 
 from benchmarks import build, common, images
 from benchmarks.evaluate import Fixed
+from benchmarks.peak import matmul_rate, operations
 from grains_eval.harness.shared_context import score
 from grains_eval.models import LoadedModel, encode
 from grains_eval.recipes import AttributionConfig
@@ -114,7 +115,7 @@ def built(loaded: LoadedModel, examples: list[Any], name: str, arguments: argpar
 
     build.ours(loaded, examples[0], config)  # warm up
     seconds, _ = common.seconds(work, arguments.device)
-    done = len(examples) * build.operations(lambda: build.ours(loaded, examples[0], config))
+    done = len(examples) * operations(lambda: build.ours(loaded, examples[0], config))
     return row("build", name, len(examples), "examples", seconds, **{"share of matmul peak": done / seconds / peak})
 
 
@@ -240,7 +241,7 @@ def main() -> None:
         arguments.examples, arguments.prompt, arguments.response, arguments.steps = 2, 12, 4, 5
         arguments.context, arguments.questions, arguments.pictures, arguments.repeats = 24, 2, 1, 1
     common.start(arguments)
-    peak = build.matmul_rate(arguments.device, arguments.dtype)
+    peak = matmul_rate(arguments.device, arguments.dtype)
     model = llama(arguments)
     texts = [
         build.example(model, arguments.prompt, (arguments.response, arguments.response), seed)

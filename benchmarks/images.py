@@ -21,7 +21,7 @@ import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.models.hf_vlms import HFMultimodalLM
 
-from benchmarks import common
+from benchmarks import common, peak
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin
 from grains_eval.harness.shared_context import Memo, SharedContextMixin
 from grains_eval.harness.shared_images import SharedImagesMixin
@@ -165,6 +165,7 @@ def main() -> None:
     width = lm.tok_batch_multimodal_encode([prepared.context], [list(prepared.images)])["input_ids"].shape[1]
     lm.loglikelihood(requests[:1], disable_tqdm=True)  # warm up
     rows = []
+    rate = peak.matmul_rate(arguments.device, arguments.dtype)
     for place, block in places.items():
         strengths = [] if block is None else [0.5 * (index + 1) for index in range(arguments.strengths)]
         configurations = [(), *((common.steering(model, [block], each),) for each in strengths)]
@@ -179,6 +180,7 @@ def main() -> None:
                 difference = max(difference, common.furthest(theirs, ours))
                 same &= common.same_choices(theirs, ours, len(ANSWERS))
         common.check_exact(difference, same, arguments.dtype, f"images, {place}")
+        done = peak.operations(partial(run, configurations, "ours"))
         rows.append(
             {
                 "steered from": place,
@@ -190,6 +192,8 @@ def main() -> None:
                 "shared s": mine.median,
                 "as hf / shared": times["as hf"].median / mine.median,
                 "plain / shared": times["plain"].median / mine.median,
+                "share of matmul peak": done / mine.median / rate,
+                "as hf / shared at peak": times["as hf"].median / (done / rate),
                 "largest difference (nats)": difference,
                 "same choices": same,
             }
