@@ -136,7 +136,7 @@ class Runner:
         Args:
             plan: What to run.
             stack: The configurations; one empty configuration is the plain model.
-            past: The state of the same stack after the earlier pass.
+            past: The state of the same stack after the earlier pass, or of the plain model where that is the same.
             base: The state of the same pass without steering, to resume from; None computes every block.
             keep: Blocks whose outputs are saved.
             keep_cache: Whether another pass will continue this one.
@@ -177,16 +177,18 @@ class Runner:
             return {"past_key_values": DynamicCache() if keep else None}
         lengths = past.lengths[plan.parents]
         length, parents, width = int(lengths.max()), len(past.lengths), int(plan.lengths.max())
+        own = len(past.logits) == size  # otherwise every configuration continues the same rows
         # padded cells repeat the row's last position: learned positions have no row to spare
         step = torch.minimum(torch.arange(width)[None], (plan.lengths - 1)[:, None])
         positions = (past.next_position[plan.parents][:, None] + step).repeat(size, 1)
         keywords: dict[str, Any] = {"position_ids": positions.to(self.device).expand(*past.position_axes, -1, -1)}
         children, rest = divmod(len(plan.parents), parents)
         even = not rest and torch.equal(plan.parents, torch.arange(parents).repeat_interleave(children))
+        even &= own or parents == 1
         index: tuple[Tensor, Tensor] | None = None
         if not even or bool((past.lengths != length).any()):
             column = torch.arange(length)[None] - (length - lengths)[:, None]
-            rows = torch.cat([plan.parents + s * parents for s in range(size)])
+            rows = torch.cat([plan.parents + s * parents * own for s in range(size)])
             index = rows.to(self.device), column.clamp_min(0).repeat(size, 1).to(self.device)
             if bool((column < 0).any()):
                 mask = torch.cat([(column >= 0).long(), torch.ones(len(lengths), width, dtype=torch.long)], dim=1)

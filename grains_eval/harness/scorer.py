@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from grains_eval.harness.passes import Pass, Runner, State
 from grains_eval.harness.plan import Cluster, Group, Limits, batches, chunks
 from grains_eval.harness.rows import Score, Tally, Targets, branch_pass, context_pass
-from grains_eval.harness.stacking import Configuration, Stack, moving, resume_block
+from grains_eval.harness.stacking import Configuration, Stack, answers_only, moving, resume_block
 from grains_eval.models.blocks import text_config
 
 logger = logging.getLogger(__name__)
@@ -42,11 +42,16 @@ def limits_for(model: PreTrainedModel, batch_size: int | str, longest: int) -> L
 
 @dataclass(frozen=True)
 class _Lane:
-    """A stack, the configurations whose results it gives, and where it stands after the shared prefix."""
+    """A stack, the configurations whose results it gives, and where it stands after the shared prefix.
+
+    Attributes:
+        answers_only: Whether prompts are as the plain model leaves them.
+    """
 
     stack: Stack
     configurations: tuple[int, ...]
     start: State | None = None
+    answers_only: bool = False
 
 
 class Scorer:
@@ -75,7 +80,8 @@ class Scorer:
         # the plain pass pays if its results are wanted, or if what it spares the others is more than itself
         spared = sum(resume_block(each) for each in steered)
         self._share = bool(steered) and (bool(baselines) or spared > depth)
-        self._plain = _Lane(Stack(model, [()]), baselines) if baselines or self._share else None
+        needed = bool(baselines) or self._share or any(map(answers_only, steered))
+        self._plain = _Lane(Stack(model, [()]), baselines) if needed else None
         self._keep = sorted({resume_block(each) - 1 for each in steered} - {-1}) if self._share else []
         self._lanes: dict[int, list[_Lane]] = {}
 
@@ -103,8 +109,11 @@ class Scorer:
             # as many configurations at a time as their prefixes fit; the plain one is in every round
             while waiting and (not held or size < _MOST_PREFIX_BYTES):
                 lane = waiting.pop(0)
+                if lane.answers_only and plain is not None:
+                    held.append(replace(lane, start=plain.start))
+                    continue
                 start = self.runner.run(opening, lane.stack, base=base if self._share else None)
-                held.append(_Lane(lane.stack, lane.configurations, start))
+                held.append(replace(lane, start=start))
                 size += _bytes(start)
             for part in batches(groups, prefix, self.limits):
                 self._batch(part, prefix, plain, held, last=not waiting)
@@ -124,13 +133,14 @@ class Scorer:
     def _stacks(self, size: int) -> list[_Lane]:
         """Steered configurations in stacks of up to `size` that resume at the same block."""
         if size not in self._lanes:
-            alike: dict[int, list[int]] = {}
+            alike: dict[tuple[int, bool], list[int]] = {}
             for index, each in enumerate(self.configurations):
                 if each:
-                    alike.setdefault(resume_block(each) if self._share else 0, []).append(index)
+                    kind = resume_block(each) if self._share else 0, answers_only(each)
+                    alike.setdefault(kind, []).append(index)
             self._lanes[size] = [
-                _Lane(Stack(self.runner.model, [self.configurations[index] for index in part]), tuple(part))
-                for rows in alike.values()
+                _Lane(Stack(self.runner.model, [self.configurations[i] for i in part]), tuple(part), answers_only=late)
+                for (_, late), rows in alike.items()
                 for part in (rows[start : start + size] for start in range(0, len(rows), size))
             ]
         return self._lanes[size]
@@ -183,10 +193,17 @@ class Scorer:
         reach = max(len(each.row) for each in groups)
         passes += [branch_pass(rows) for rows in chunks(groups, reach, self.limits.shared(size), self._vocabulary)]
         bases: Sequence[State | None] = [None] * len(passes)
-        if plain is not None:
-            bases = self._lane(plain, passes, bases, tally, self._keep)
+        # a context's row that takes in an answer is moved there
+        late = any(lane.answers_only for lane in lanes) and all(each.tail is None for each in groups)
+        context: State | None = None
+        if plain is not None and (plain.configurations or self._share):
+            context, bases = self._lane(plain, passes, bases, tally, self._keep)
+        elif plain is not None and late:
+            context, _ = self._lane(plain, passes, bases, tally, branches=False)
+        if not late:
+            context = None  # nobody continues it: its keys and values may go
         for lane in lanes:
-            self._lane(lane, passes, bases, tally)
+            self._lane(lane, passes, bases, tally, context=context if lane.answers_only else None)
         return tally.scores()
 
     def _lane(
@@ -196,18 +213,26 @@ class Scorer:
         bases: Sequence[State | None],
         tally: Tally,
         keep: Sequence[int] = (),
-    ) -> list[State]:
-        """Run the context pass and its branches for one stack; what later stacks resume from comes back."""
-        context: State | None = None
-        states: list[State] = []
-        for (plan, targets), base in zip(passes, bases, strict=True):
-            past = lane.start if context is None else context
-            keep_cache = context is None and len(passes) > 1
-            state = self.runner.run(plan, lane.stack, past, base, keep=keep, keep_cache=keep_cache)
+        context: State | None = None,
+        branches: bool = True,
+    ) -> tuple[State, list[State]]:
+        """Run the context pass, unless its state is given, and its branches for one stack.
+
+        Returns:
+            The state after the context, and what later stacks resume from.
+        """
+        (plan, targets), *rest = passes
+        if context is None:
+            context = self.runner.run(plan, lane.stack, lane.start, bases[0], keep=keep, keep_cache=bool(rest))
+        tally.add(lane.configurations, context.logits, targets)
+        states = [replace(context, logits=context.logits[:, :0], cache=None)]
+        for (plan, targets), base in zip(rest, bases[1:], strict=True):
+            if not branches:
+                break
+            state = self.runner.run(plan, lane.stack, context, base, keep=keep, keep_cache=False)
             tally.add(lane.configurations, state.logits, targets)
-            context = state if context is None else context
             states.append(replace(state, logits=state.logits[:, :0], cache=None))
-        return states
+        return context, states
 
 
 def _bytes(state: State) -> int:

@@ -40,6 +40,11 @@ def resume_block(configuration: Configuration) -> int:
     return min(steering.first_layer + (steering.site == "block_output") for steering in configuration)
 
 
+def answers_only(configuration: Configuration) -> bool:
+    """Whether no token of a prompt is moved, so that the unsteered prompt serves."""
+    return all(steering.positions == "generated" for steering in configuration)
+
+
 @dataclass(frozen=True)
 class Roles:
     """What each token of a pass is; `R` rows of `n` tokens.

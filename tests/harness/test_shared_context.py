@@ -81,6 +81,9 @@ def configurations(model):
         (steering(model, [1], 3.0, positions="prompt"),),
         (steering(model, [1], 3.0, positions="last"),),
         (steering(model, [1], 3.0, positions="generated"),),
+        (steering(model, [1], -3.0, positions="generated"),),
+        (steering(model, [0, last], 2.0, positions="generated"), steering(model, [1], 1.0, positions="generated")),
+        (steering(model, [1], 1.0, positions="generated"), steering(model, [last], 2.0, positions="prompt")),
         (steering(model, [1], 2.0, operator="add"),),
         (steering(model, [0, last], 1.0, site="attention_heads"),),
         (steering(model, [last], 1.0, site="attention_heads"), steering(model, [1], 2.0, operator="add")),
@@ -176,7 +179,7 @@ def test_what_moves_nothing_is_the_baseline_bit_for_bit(loaded_text):
     assert score(model, requests(), [(nothing,)], max_length=LIMIT) == score(model, requests(), [()], max_length=LIMIT)
 
 
-@pytest.mark.parametrize("index", [1, 4, 7, 10])
+@pytest.mark.parametrize("index", [1, 4, 7, 9, 10, 13])
 def test_one_configuration_alone_gives_what_a_sweep_gives(index, loaded_text):
     model = loaded_text("gemma2").model
     wanted = configurations(model)
@@ -203,6 +206,24 @@ def test_blocks_below_the_first_steered_one_run_once(loaded_text):
     # context and branches: once for all below, once more (all strengths stacked) above
     assert calls == [2, 2, 4]
     assert all("forward" not in block.__dict__ for block in blocks)
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_prompts_that_no_setting_moves_run_once(baseline, loaded_text, monkeypatch):
+    model = loaded_text("llama").model
+    widths = []
+    handle = model.model.layers[0].register_forward_pre_hook(lambda _, arguments: widths.append(arguments[0].shape[:2]))
+    steered = [(steering(model, [0], strength, positions="generated"),) for strength in (1.0, 2.0, 3.0)]
+    beginning = list(range(3, 14))
+    asked = [([*beginning, last], [8 + i, 9]) for last in (20, 21) for i in range(2)]
+    for cost, opening in ((10**6, []), (0, [(1, 11)])):
+        monkeypatch.setattr(plan, "_PASS_COST", cost)
+        widths.clear()
+        score(model, asked, [(), *steered] if baseline else steered, max_length=LIMIT)
+        contexts = [(2, 1)] if opening else [(2, 12)]
+        # every strength resumes from what the plain branches gave at the first block
+        assert widths == [*opening, *contexts, *([(4, 1)] if baseline else []), (12, 1)]
+    handle.remove()
 
 
 def test_logits_are_computed_only_where_they_are_read(loaded_text):
