@@ -21,15 +21,26 @@ def matmul_rate(device: str, dtype: str) -> float:
     return 2 * size**3 / best
 
 
+_ATEN = torch.ops.aten
+# the registry knows attention on GPUs only
+_COUNTED = {
+    **flop_registry,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
+
+
 class _Counter(TorchDispatchMode):
-    """Adds up the floating-point operations of matrix products."""
+    """Adds up the floating-point operations of matrix products, those of attention included."""
 
     total = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in flop_registry:
-            self.total += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
+        if func.overloadpacket in _COUNTED:
+            self.total += _COUNTED[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
         return result
 
 
