@@ -89,7 +89,7 @@ def response_states(
 
     The state of the response's last token, or the mean over its last `last_tokens`.
     """
-    _, cache = forward.prefill(model, encoded, prompts.to(encoded.embeddings.dtype))
+    cache = forward.prefill(model, encoded, prompts.to(encoded.embeddings.dtype)).cache
     with captured(model, site) as states:
         forward.extend(model, encoded, cache, response[None])
     ends = [states[layer][:, -last_tokens:].float().mean(dim=1).cpu() for layer in range(len(states))]

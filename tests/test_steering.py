@@ -229,6 +229,27 @@ def test_a_token_of_norm_zero_stays_finite():
     assert torch.equal(add_renormalised(torch.zeros(1, 4), torch.ones(4)), torch.zeros(1, 4))
 
 
+@pytest.mark.parametrize("learns", ["hidden", "delta"])
+def test_gradients_go_through_steering(learns):
+    generator = torch.Generator().manual_seed(0)
+    hidden, delta = torch.randn(2, 3, 8, generator=generator), torch.randn(8, generator=generator)
+    leaf = {"hidden": hidden, "delta": delta}[learns].requires_grad_(True)
+    moved = hidden + delta
+    expected = moved * hidden.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True)
+    found = add_renormalised(hidden, delta)
+    with torch.no_grad():
+        torch.testing.assert_close(add_renormalised(hidden, delta), found)
+    torch.testing.assert_close(*(torch.autograd.grad(each.pow(3).sum(), leaf)[0] for each in (found, expected)))
+
+
+def test_steering_leaves_its_input_as_it_was():
+    hidden, delta = torch.randn(2, 3, 8), torch.randn(8)
+    kept = hidden.clone(), delta.clone()
+    for operator in OPERATORS.values():
+        operator(hidden, delta)
+    assert torch.equal(hidden, kept[0]) and torch.equal(delta, kept[1])
+
+
 def test_a_model_split_over_devices_is_steered_alike(tiny_text, tmp_path):
     from transformers import AutoModelForCausalLM
 

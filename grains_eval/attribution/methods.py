@@ -113,8 +113,7 @@ def attribute(
             lambda n: torch.cat([problem.objective(part) for part in ends.split(n)]), 2
         ).tolist()
     change = value - baseline_value
-    with frozen(loaded.model):
-        rows = config.internal_batch_size or rows_that_fit(loaded.model, encoded, config.steps)
+    rows = config.internal_batch_size or rows_that_fit(loaded.model, encoded, config.steps)
     steps = min(config.steps, config.max_steps)
     while True:
         with frozen(loaded.model), torch.enable_grad():

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from grains_eval.errors import GrainsError
 from grains_eval.models import pictures
-from grains_eval.models.forward import forget_positions, logits_from
+from grains_eval.models.hooks import forget_positions, logits_from
 from grains_eval.models.loading import missing_package
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from grains_eval.harness.stacking import Roles, Stack, keeping
 from grains_eval.models.blocks import find_blocks, find_decoder
-from grains_eval.models.forward import DEEPSTACK, decoder_receives, forget_positions
+from grains_eval.models.hooks import DEEPSTACK, decoder_receives, forget_positions
 
 # keywords of the decoder that belong to one call and are not replayed in another
 _OWN_KEYWORDS = {"input_ids", "inputs_embeds", "past_key_values", "use_cache", "return_dict"}

@@ -1,15 +1,15 @@
 """Run a model from merged prompt embeddings: response log-probabilities and the states behind them.
 
-The model's own forward is used throughout, so that masks, position schemes and logit post-processing are its own.
-Two hooks bend it: one hands the decoder the keywords it received when the whole prompt was encoded (image masks,
-multimodal positions), one drops the positions whose logits nobody reads before the vocabulary projection.
+The model's own forward is used throughout, so that masks, position schemes and logit post-processing are its own. Where
+logits are what the output embeddings give and nothing more, they are not even made: log-probabilities are read off
+hidden states (`vocabulary`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,144 +19,62 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from grains_eval.models.blocks import find_decoder, text_config
+from grains_eval.models.blocks import text_config
 from grains_eval.models.encoded import EncodedExample
+from grains_eval.models.hooks import decoder_inputs, decoder_receives, forget_positions, logits_at, logits_from
 from grains_eval.models.scoring import picked_logprobs, response_sums
-from grains_eval.models.vocabulary import linear_head, logprobs_through_head
+from grains_eval.models.vocabulary import logprobs_through_head, plain_head
 
 
-@contextmanager
-def logits_from(
-    model: PreTrainedModel, start: int, before: Tensor | None = None
-) -> Generator[list[Tensor], None, None]:
-    """Compute logits only from position `start` on (negative counts from the end).
+@dataclass(frozen=True)
+class Prefix:
+    """A prompt of `B` rows that has been run; with gradient where its embeddings have one.
 
-    Args:
-        model: The model.
-        start: The first position.
-        before: `[N, H]` inputs of the output embeddings from an earlier pass that are read in this one too: logits
-            become `[1, N + B * n, V]`.
-
-    Yields:
-        What the output embeddings would have been given, `[B, T, H]`, once they have run.
+    Attributes:
+        cache: Keys and values.
+        last: `[B, H]` what the output embeddings are given at the last prompt token.
+        head: The output embeddings where logits are theirs alone, see `plain_head`.
     """
-    given: list[Tensor] = []
 
-    def slice_hidden(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        del module
-        given.append(arguments[0])
-        hidden = arguments[0][:, start:]
-        if before is not None:
-            hidden = torch.cat([before, hidden.flatten(0, 1)])[None]
-        # strided rows would be multiplied one batch at a time
-        return (hidden.contiguous(), *arguments[1:])
-
-    head: nn.Module = model.get_output_embeddings()  # pyright: ignore[reportAssignmentType]
-    handle = head.register_forward_pre_hook(slice_hidden)
-    try:
-        yield given
-    finally:
-        handle.remove()
+    cache: Any
+    last: Tensor
+    head: nn.Linear | None
 
 
-@contextmanager
-def decoder_receives(model: PreTrainedModel, keywords: Mapping[str, Any], rows: int) -> Generator[None, None, None]:
-    """Replace the decoder's keywords by captured ones, repeated for `rows` rows."""
-    if not keywords:
-        yield
-        return
-    expanded = {name: repeat_rows(value, rows, name) for name, value in keywords.items()}
-
-    def override(module: nn.Module, arguments: tuple[Any, ...], received: dict[str, Any]) -> Any:
-        del module
-        return arguments, {**received, **expanded}
-
-    handle = find_decoder(model).register_forward_pre_hook(override, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+def prefill(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor) -> Prefix:
+    """Run prompt embeddings `[B, T, H]` (wider with deepstack features, see `decoder_inputs`)."""
+    # one row of logits tells how the model makes them; those of the other rows are read together with the response's
+    with logits_at(model, lambda hidden: hidden[:1, -1:]) as given:
+        output = _run_prompt(model, encoded, prompt)
+    last = given[0][:, -1]
+    return Prefix(output.past_key_values, last, plain_head(model, last[None, :1], output.logits))
 
 
-# the keyword of image features that are added after the first blocks: a list of `[visual tokens, H]`
-DEEPSTACK = "deepstack_visual_embeds"
-
-
-def decoder_inputs(encoded: EncodedExample, prompt: Tensor) -> tuple[Tensor, Mapping[str, Any]]:
-    """Split prompts `[B, T, H]`, or `[B, T, (1 + D) H]` with deepstack features.
-
-    Returns:
-        Embeddings `[B, T, H]`, and the captured keywords with the deepstack features of these very prompts.
-    """
-    keywords = encoded.decoder_keywords
-    levels = len(keywords.get(DEEPSTACK, ()))
-    if not levels:
-        return prompt, keywords
-    embeddings, *injected = prompt.chunk(1 + levels, dim=-1)
-    visual = keywords["visual_pos_masks"][0].to(prompt.device)
-    # rows follow one another, as the decoder's mask of visual positions reads them
-    return embeddings, {**keywords, DEEPSTACK: [level[:, visual].flatten(0, 1) for level in injected]}
-
-
-def forget_positions(model: PreTrainedModel) -> None:
-    """Drop the position offset that Qwen-VL models keep from the last prompt, whatever its images and size."""
-    inner = getattr(model, "model", None)
-    if getattr(inner, "rope_deltas", None) is not None:
-        inner.rope_deltas = None  # pyright: ignore
-
-
-def repeat_rows(value: Any, rows: int, name: str = "") -> Any:
-    """Repeat a captured batch-1 keyword for `rows` identical rows (multimodal position ids are `[axes, 1, T]`)."""
-    if name == DEEPSTACK:  # holds all rows already
-        return value
-    if isinstance(value, Tensor):
-        batch_axis = 1 if name == "position_ids" and value.ndim == 3 else 0
-        if value.ndim == 0 or value.shape[batch_axis] != 1:
-            return value
-        return value.expand(*(rows if axis == batch_axis else -1 for axis in range(value.ndim)))
-    if isinstance(value, Mapping):
-        return {key: repeat_rows(item, rows) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(repeat_rows(item, rows, name) for item in value)
-    return value
-
-
-def prefill(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor) -> tuple[Tensor, Any]:
-    """Run prompt embeddings `[B, T, H]` (wider with deepstack features, see `decoder_inputs`).
-
-    Returns:
-        What the output embeddings are given at the last prompt token, `[B, H]`, and the cache of keys and values (both
-        with gradient if prompt has one).
-    """
-    # no logits: those of the last token are read together with the response's
-    output, given = _run_prompt(model, encoded, prompt, prompt.shape[1])
-    return given[:, -1], output.past_key_values
-
-
-def _run_prompt(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, start: int) -> tuple[Any, Tensor]:
-    """The model's output with logits from `start` on, and what the output embeddings were given."""
+def _run_prompt(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor) -> Any:
     forget_positions(model)
     embeddings, keywords = decoder_inputs(encoded, prompt)
-    with logits_from(model, start) as given, decoder_receives(model, keywords, len(prompt)):
-        output = model(inputs_embeds=embeddings, use_cache=True)
-    return output, given[0]
+    with decoder_receives(model, keywords, len(prompt)):
+        return model(inputs_embeds=embeddings, use_cache=True)
 
 
-def extend(
-    model: PreTrainedModel, encoded: EncodedExample, cache: Any, tokens: Tensor, before: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Run response tokens after a cached prompt of `B` rows; the cache itself is left as it was.
+def extend(model: PreTrainedModel, encoded: EncodedExample, cache: Any, tokens: Tensor) -> Tensor:
+    """Run response tokens after a cached prompt of `B` rows, without logits; the cache itself is left as it was.
 
     Args:
         model: The model.
         encoded: The example.
-        cache: What `prefill` returned.
+        cache: Of the prompt, see `prefill`.
         tokens: `[R, n]`: each row follows all rows of the prompt.
-        before: `[N, H]`, see `logits_from`; None makes no logits at all.
 
     Returns:
-        Logits `[N + R * B * n, V]`, or `[0, V]`, and what the output embeddings were given, `[R * B * n, H]`.
+        What the output embeddings would have been given, `[R * B, n, H]`.
     """
+    with logits_from(model, tokens.shape[1]) as given:
+        _run_responses(model, encoded, cache, tokens)
+    return given[0]
+
+
+def _run_responses(model: PreTrainedModel, encoded: EncodedExample, cache: Any, tokens: Tensor) -> Tensor:
     responses, length = tokens.shape
     batch = cache.layers[-1].keys.shape[0]
     rows = responses * batch
@@ -167,10 +85,8 @@ def extend(
         positions = torch.arange(length, device=tokens.device) + encoded.next_position
         axes = (*captured.shape[:-2], rows) if isinstance(captured, Tensor) else (rows,)
         keywords["position_ids"] = positions.expand(*axes, -1)
-    start = length if before is None else 0
-    with logits_from(model, start, before) as given, decoder_receives(model, keywords, rows):
-        logits = model(inputs_embeds=embeddings, past_key_values=fork(cache, responses), use_cache=True).logits
-    return logits.flatten(0, 1), given[0].flatten(0, 1)
+    with decoder_receives(model, keywords, rows):
+        return model(inputs_embeds=embeddings, past_key_values=fork(cache, responses), use_cache=True).logits
 
 
 def fork(cache: Any, copies: int = 1) -> Any:
@@ -208,16 +124,15 @@ def response_logprobs(
 
 def _branching(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, responses: Sequence[Tensor]) -> Tensor:
     """`[R, B]` log-probabilities of `R` responses that branch off one pass over the prompt."""
-    batch, head = len(prompt), linear_head(model)
-    # one softmax over the last prompt token's logits serves the first token of every response
+    batch = len(prompt)
+    # the last prompt token serves the first token of every response
     reads = [(torch.arange(batch)[:, None], response[:1]) for response in responses]
-    if head is None and max(map(len, responses)) == 1:
-        logits = _run_prompt(model, encoded, prompt, -1)[0].logits[:, -1]
+    if max(map(len, responses)) == 1:
+        with logits_from(model, -1):
+            logits = _run_prompt(model, encoded, prompt).logits[:, -1]
         return response_sums(partial(picked_logprobs, logits), reads)
-    last, cache = prefill(model, encoded, prompt)
-    if head is not None and max(map(len, responses)) == 1:
-        return response_sums(partial(logprobs_through_head, last, head), reads)
-    owners = list(range(len(responses)))
+    prefix = prefill(model, encoded, prompt)
+    last, owners = prefix.last, list(range(len(responses)))
     scores = torch.zeros(len(responses), batch, device=last.device)
     for together in _together(responses):
         width = max(len(responses[i]) for i in together) - 1
@@ -225,14 +140,24 @@ def _branching(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, 
         fed = [functional.pad(each[:-1], (0, width - len(each) + 1)) for each in (responses[i] for i in together)]
         places = len(last) + torch.arange(len(together) * batch * width).view(len(together), batch, width)
         reads += [(places[n, :, : len(responses[i]) - 1], responses[i][1:]) for n, i in enumerate(together)]
-        logits, hidden = extend(model, encoded, cache, torch.stack(fed), last if head is None else None)
-        pick = partial(picked_logprobs, logits)
-        if head is not None:
-            pick = partial(logprobs_through_head, torch.cat([last, hidden]), head)
-        found = response_sums(pick, reads)
+        found = response_sums(_reader(model, encoded, prefix, last, torch.stack(fed)), reads)
         scores = scores.index_add(0, torch.tensor(owners + together, device=scores.device), found.to(scores.device))
         last, reads, owners = last[:0], [], []
     return scores
+
+
+def _reader(
+    model: PreTrainedModel, encoded: EncodedExample, prefix: Prefix, before: Tensor, tokens: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What picks log-probabilities at rows of `before [N, H]`, then of response tokens `[R, n]` after the prefix."""
+
+    def joined(hidden: Tensor) -> Tensor:
+        return torch.cat([before, hidden.flatten(0, 1)])[None]
+
+    if prefix.head is not None:
+        return partial(logprobs_through_head, joined(extend(model, encoded, prefix.cache, tokens))[0], prefix.head)
+    with logits_at(model, joined):
+        return partial(picked_logprobs, _run_responses(model, encoded, prefix.cache, tokens)[0])
 
 
 def _together(responses: Sequence[Tensor]) -> list[list[int]]:

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from grains_eval.errors import GrainsError
 from grains_eval.models.blocks import text_config
 from grains_eval.models.encoded import EncodedExample
-from grains_eval.models.vocabulary import linear_head
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +31,7 @@ def bytes_per_row(model: PreTrainedModel, encoded: EncodedExample) -> int:
     """Estimated peak of one row of embeddings with gradient, in bytes.
 
     Per token and block: about 16 hidden-sized and 4 feed-forward-sized tensors kept for the backward pass, and the
-    attention weights where they are materialised; per response token three float32 rows of logits, or of the hidden
-    width where logits are never made as a whole.
+    attention weights where they are materialised; per response token three float32 rows of logits.
     """
     config = text_config(model)
     width = torch.finfo(encoded.embeddings.dtype).bits // 8
@@ -44,8 +42,7 @@ def bytes_per_row(model: PreTrainedModel, encoded: EncodedExample) -> int:
     heads = int(getattr(config, "num_attention_heads", 1))
     blocks = int(config.num_hidden_layers)
     per_token = blocks * (16 * hidden + 4 * inner) * width
-    read = int(config.vocab_size) if linear_head(model) is None else hidden
-    return tokens * per_token + blocks * heads * tokens**2 * 4 + 3 * 4 * responses * read
+    return tokens * per_token + blocks * heads * tokens**2 * 4 + 3 * 4 * responses * int(config.vocab_size)
 
 
 def rows_that_fit(model: PreTrainedModel, encoded: EncodedExample, most: int) -> int:

@@ -23,7 +23,7 @@ from grains_eval.models import pictures
 from grains_eval.models.blocks import find_decoder
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.families import find_family
-from grains_eval.models.forward import DEEPSTACK, logits_from
+from grains_eval.models.hooks import DEEPSTACK, logits_from
 from grains_eval.models.loading import LoadedModel
 from grains_eval.models.patches import VisionInput
 from grains_eval.models.pictures import ImageLM

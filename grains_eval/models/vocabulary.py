@@ -1,107 +1,116 @@
-"""Log-probabilities straight from hidden states, without logits of the whole vocabulary.
+"""Log-probabilities straight from hidden states, without logits of the whole vocabulary at once.
 
-The vocabulary is walked through in parts: the normaliser (Milakov & Gimelshein 2018, arXiv 1805.02867) and the expected
-output embedding, which is all that the gradient needs, are kept up to date from part to part. A part stays in the
-processor's cache, and memory does not grow with the vocabulary.
+The vocabulary is walked through in parts. Two things are kept up to date from part to part: the normaliser (Milakov and
+Gimelshein 2018, arXiv 1805.02867) and the expected output embedding; a token's own embedding less that is its gradient.
 """
 
 from __future__ import annotations
 
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-# logits that are there at a time: what a processor's cache holds, or what keeps an accelerator busy
-_LOGITS_CPU, _LOGITS_ACCELERATOR = 2**21, 2**26
+from grains_eval.errors import GrainsError
 
-_linear: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+# elements of one part's logits, of which two are there at a time; a part is one token of the vocabulary at least
+_PART_CPU, _PART_ACCELERATOR = 2**20, 2**25
 
 
-def linear_head(model: PreTrainedModel) -> nn.Linear | None:
-    """The output embeddings where logits are what they give and nothing more, tried once per model on one token.
+def plain_head(model: PreTrainedModel, hidden: Tensor, logits: Tensor) -> nn.Linear | None:
+    """The output embeddings if they make `logits` of `hidden` and nothing else does anything to them.
 
-    None where the model caps or scales its logits (Gemma 2, Cohere, Granite), where the head is quantised, adapted or
-    offloaded, and where the head itself asks for a gradient.
+    Args:
+        model: The model.
+        hidden: `[..., H]` what the output embeddings were given.
+        logits: `[..., V]` what the model returned for it.
+
+    Returns:
+        None where the model caps or scales its logits (Gemma 2, Cohere, Granite) or a hook changes them, where the
+        head is quantised, adapted, offloaded or sharded, and where it asks for a gradient itself.
     """
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear or head.weight.is_meta or (torch.is_grad_enabled() and head.weight.requires_grad):
+    if type(head) is not nn.Linear or type(head.weight.data) is not Tensor or head.weight.is_meta:
         return None
-    if model not in _linear:
-        _linear[model] = _makes_all_logits(model, head)
-    return head if _linear[model] else None
-
-
-@torch.no_grad()
-def _makes_all_logits(model: PreTrainedModel, head: nn.Linear) -> bool:
-    given: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
-    embedded = model.get_input_embeddings()(torch.tensor([[head.out_features // 2]], device=_device(model)))
-    try:
-        logits = model(inputs_embeds=embedded, use_cache=False).logits
-    finally:
-        handle.remove()
-    expected = functional.linear(given[0].to(head.weight.device), head.weight, head.bias)
-    return torch.equal(logits.float().to(expected.device), expected.float())
-
-
-def _device(model: PreTrainedModel) -> torch.device:
-    return next(model.get_input_embeddings().parameters()).device
+    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in head.parameters()):
+        return None
+    with torch.no_grad():
+        expected = functional.linear(hidden.to(head.weight.device), head.weight, head.bias)
+        return head if torch.equal(logits.float().to(expected.device), expected.float()) else None
 
 
 class _Read(torch.autograd.Function):
     """`hidden [N, H] -> log p [K]` at pairs of row and token."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: nn.Linear, rows: Tensor, tokens: Tensor) -> Tensor:  # pyright: ignore
+    def forward(  # pyright: ignore
+        ctx: Any, hidden: Tensor, head: nn.Linear, rows: Tensor, tokens: Tensor, slope: bool
+    ) -> Tensor:
         weight, bias = head.weight, cast(Tensor | None, head.bias)
-        slope = ctx.needs_input_grad[0]
-        budget = _LOGITS_CPU if hidden.device.type == "cpu" else _LOGITS_ACCELERATOR
-        width = max(1, budget // len(hidden))
-        top = torch.full((len(hidden), 1), -torch.inf, device=hidden.device)
+        elements = _PART_CPU if hidden.device.type == "cpu" else _PART_ACCELERATOR
+        width = max(1, elements // len(hidden))
+        lowest = torch.finfo(torch.float32).min
+        top = torch.full((len(hidden), 1), lowest, device=hidden.device)
         total = torch.zeros_like(top)
         expected = torch.zeros(hidden.shape if slope else (0,), device=hidden.device)
         picked = torch.zeros(len(rows), device=hidden.device)
         for start in range(0, len(weight), width):
             part = weight[start : start + width]
-            logits = functional.linear(hidden, part, None if bias is None else bias[start : start + width]).float()
+            logits = functional.linear(hidden, part, None if bias is None else bias[start : start + width])
+            logits = logits.float().clamp_min_(lowest)  # a part whose tokens are all impossible has no softmax
             # the last part that begins no later than a token is its own
             own = logits[rows, (tokens - start).clamp(0, len(part) - 1)]
             picked = torch.where(tokens >= start, own, picked)
-            risen = torch.maximum(top, logits.amax(dim=-1, keepdim=True))
-            shrunk = (top - risen).exp_()
-            likely = logits.sub_(risen).exp_()
-            total = total.mul_(shrunk).add_(likely.sum(dim=-1, keepdim=True))
+            highest, likeliest = logits.max(dim=-1, keepdim=True)
+            risen = torch.maximum(top, highest)
+            probabilities = logits.softmax(dim=-1)
+            del logits
+            share = probabilities.gather(1, likeliest)
+            mass, shrunk = (highest - risen).exp_() / share, (top - risen).exp_()
+            total, top = total.mul_(shrunk).add_(mass), risen
             if slope:
-                expected = expected.mul_(shrunk).add_(likely.to(part.dtype) @ part)
-            top = risen
+                # the likeliest token apart: rounded to half precision with it, the others would be lost
+                others = probabilities.scatter_(1, likeliest, 0.0).to(part.dtype) @ part
+                mean = torch.addcmul(others.float(), share, part[likeliest[:, 0]].float())
+                expected = expected.mul_(shrunk).addcmul_(mass, mean)
+            del probabilities
         ctx.save_for_backward(rows, tokens, weight, expected.div_(total) if slope else expected)
         return picked - (top + total.log())[rows, 0]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:  # pyright: ignore
         rows, tokens, weight, expected = ctx.saved_tensors
         gradient = torch.zeros_like(expected)
         gradient.index_add_(0, rows, upstream[:, None] * (weight[tokens].float() - expected[rows]))
-        return gradient.to(weight.dtype), None, None, None
+        return gradient.to(weight.dtype), None, None, None, None
 
 
 def logprobs_through_head(hidden: Tensor, head: nn.Linear, rows: Tensor, tokens: Tensor) -> Tensor:
     """`log softmax(head(hidden))[rows, tokens]`, differentiable once, in the hidden states.
 
     Args:
-        hidden: `[N, H]` what the output embeddings are given.
-        head: The output embeddings, see `linear_head`.
+        hidden: `[N, H]` what the output embeddings are given; rows that are not read cost nothing.
+        head: The output embeddings, see `plain_head`.
         rows: `[K]` row of each wanted token; rows may repeat.
         tokens: `[K]` token ids.
 
     Returns:
         `[K]` float32, nats.
+
+    Raises:
+        GrainsError: a token that the head has no row for.
     """
     device = head.weight.device
-    found: Tensor = _Read.apply(hidden.to(device), head, rows.to(device), tokens.to(device))  # pyright: ignore
+    if len(tokens) and int(tokens.max()) >= len(head.weight):
+        raise GrainsError(
+            f"token {int(tokens.max())} is outside the model's vocabulary of {len(head.weight)}; "
+            "the tokenizer belongs to another model"
+        )
+    read, rows = rows.unique(return_inverse=True)
+    given = hidden[read.to(hidden.device)].to(device)
+    slope = torch.is_grad_enabled() and hidden.requires_grad
+    found: Tensor = _Read.apply(given, head, rows.to(device), tokens.to(device), slope)  # pyright: ignore
     return found
