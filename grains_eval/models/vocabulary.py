@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from grains_eval.errors import GrainsError
 
 # elements of one part's logits, of which two are there at a time; a part is one token of the vocabulary at least
-_PART_CPU, _PART_ACCELERATOR = 2**20, 2**25
+_PART_CPU, _PART_ACCELERATOR = 2**21, 2**25
 
 
 def plain_head(model: PreTrainedModel, hidden: Tensor, logits: Tensor) -> nn.Linear | None:
