@@ -80,7 +80,9 @@ class Scorer:
         # the plain pass pays if its results are wanted, or if what it spares the others is more than itself
         spared = sum(resume_block(each) for each in steered)
         self._share = bool(steered) and (bool(baselines) or spared > depth)
-        needed = bool(baselines) or self._share or any(map(answers_only, steered))
+        # configurations that leave prompts as the plain model does, itself included
+        self._late = sum(map(answers_only, self.configurations)) if any(map(answers_only, steered)) else 0
+        needed = bool(baselines) or self._share or self._late
         self._plain = _Lane(Stack(model, [()]), baselines) if needed else None
         self._keep = sorted({resume_block(each) - 1 for each in steered} - {-1}) if self._share else []
         self._lanes: dict[int, list[_Lane]] = {}
@@ -88,6 +90,8 @@ class Scorer:
     def run(self, cluster: Cluster) -> None:
         """Score groups that share `cluster.prefix` tokens."""
         groups, prefix = cluster.groups, cluster.prefix
+        if self._late > 1:  # a context's row that takes in an answer is moved there
+            groups = tuple(replace(each, extendable=False) for each in groups)
         if not prefix:
             for part in batches(groups, 0, self.limits):
                 self._batch(part, 0, self._plain, None)
@@ -97,7 +101,7 @@ class Scorer:
         length = torch.tensor([prefix])
         opening = Pass({"input_ids": tokens}, length, length, False, (none, none))
         first = next(batches(groups, prefix, self.limits))
-        lanes = self._stacks(self._size(len(first), len(first[0].row) - prefix))
+        lanes = self._stacks(self._size(1, max(prefix, len(first) * (len(first[0].row) - prefix))))
         plain, waiting = self._plain, list(lanes)
         base: State | None = None
         if plain is not None:
@@ -193,7 +197,6 @@ class Scorer:
         reach = max(len(each.row) for each in groups)
         passes += [branch_pass(rows) for rows in chunks(groups, reach, self.limits.shared(size), self._vocabulary)]
         bases: Sequence[State | None] = [None] * len(passes)
-        # a context's row that takes in an answer is moved there
         late = any(lane.answers_only for lane in lanes) and all(each.tail is None for each in groups)
         context: State | None = None
         if plain is not None and (plain.configurations or self._share):

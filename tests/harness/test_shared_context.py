@@ -171,6 +171,24 @@ def test_prefixes_that_do_not_fit_together_take_turns(loaded_text, monkeypatch):
     assert score(model, asked, wanted, max_length=LIMIT) == expected
 
 
+def test_a_prefix_is_read_for_as_many_settings_as_a_pass_may_hold(loaded_text, monkeypatch):
+    model = loaded_text("llama").model
+    beginning = list(range(3, 23))
+    asked = [([*beginning, last], [8 + i, 9]) for last in (24, 25) for i in range(2)]
+    wanted = [(steering(model, [0], strength),) for strength in range(1, 8)]
+    expected = score(model, asked, wanted, max_length=LIMIT)
+    monkeypatch.setattr(plan, "_PASS_COST", 0)
+    monkeypatch.setattr(shared_context, "limits_for", lambda *_: Limits(65, 2**20, 2**26))
+    tokens = []
+    handle = model.model.layers[0].register_forward_pre_hook(
+        lambda _, arguments: tokens.append(arguments[0].shape[:2].numel())
+    )
+    found = score(model, asked, wanted, max_length=LIMIT)
+    handle.remove()
+    assert furthest(found, expected) < 1e-5
+    assert max(tokens) == 3 * len(beginning)
+
+
 def test_what_moves_nothing_is_the_baseline_bit_for_bit(loaded_text):
     model = loaded_text("qwen2").model
     nothing = ResolvedSteering({1: torch.zeros(32)}, "block_output", OPERATORS["add_renormalised"], "all")
@@ -219,10 +237,17 @@ def test_prompts_that_no_setting_moves_run_once(baseline, loaded_text, monkeypat
     for cost, opening in ((10**6, []), (0, [(1, 11)])):
         monkeypatch.setattr(plan, "_PASS_COST", cost)
         widths.clear()
-        score(model, asked, [(), *steered] if baseline else steered, max_length=LIMIT)
+        wanted = [(), *steered] if baseline else steered
+        found = score(model, asked, wanted, max_length=LIMIT)
         contexts = [(2, 1)] if opening else [(2, 12)]
         # every strength resumes from what the plain branches gave at the first block
         assert widths == [*opening, *contexts, *([(4, 1)] if baseline else []), (12, 1)]
+        assert furthest(found, [plainly(model, asked, each) for each in wanted]) < 1e-5
+        # a lone answer does not spoil it for the others
+        widths.clear()
+        score(model, [*asked, ([*beginning, 22], [8, 9])], wanted, max_length=LIMIT)
+        assert [(rows + 1, width) for rows, width in contexts] == widths[len(opening) : len(opening) + 1]
+        assert sum(rows * width > 15 for rows, width in widths) <= 1
     handle.remove()
 
 
