@@ -31,7 +31,7 @@ def bytes_per_row(model: PreTrainedModel, encoded: EncodedExample) -> int:
     """Estimated peak of one row of embeddings with gradient, in bytes.
 
     Per token and block: about 16 hidden-sized and 4 feed-forward-sized tensors kept for the backward pass, and the
-    attention weights where they are materialised; per response token three float32 rows of logits.
+    attention weights where they are materialised; at most three float32 rows of logits per response token.
     """
     config = text_config(model)
     width = torch.finfo(encoded.embeddings.dtype).bits // 8

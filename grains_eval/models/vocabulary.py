@@ -36,6 +36,8 @@ def plain_head(model: PreTrainedModel, hidden: Tensor, logits: Tensor) -> nn.Lin
         return None
     if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in head.parameters()):
         return None
+    if not bool(logits.any()):  # nought stays nought, capped or scaled
+        return None
     with torch.no_grad():
         expected = functional.linear(hidden.to(head.weight.device), head.weight, head.bias)
         return head if torch.equal(logits.float().to(expected.device), expected.float()) else None

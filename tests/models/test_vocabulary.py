@@ -142,6 +142,10 @@ def test_models_that_change_their_logits_make_them_themselves(kind):
     model = CHANGED[kind]().eval().requires_grad_(False)
     model.get_output_embeddings().weight.mul_(20.0)
     assert judged(model) is None and agree(model)
+    one = example(model, 6, (3, 3), 0)
+    rows = torch.stack([torch.zeros_like(one.embeddings), one.embeddings])
+    shared, plain = (forward.response_logprobs(model, one, rows, share_prefix=share) for share in (True, False))
+    torch.testing.assert_close(shared, plain, rtol=0, atol=1e-4)
 
 
 def test_what_is_done_to_a_head_later_is_seen(loaded_text):
