@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from grains_eval.errors import GrainsError, unknown
 
@@ -113,11 +113,11 @@ class SteeringSection(Section):
     """How the vector is applied; `auto` is chosen on development items."""
 
     layers: Auto | Literal["all"] | list[int] = "auto"
-    strength: Auto | float = "auto"
+    strength: Auto | FiniteFloat = "auto"
     unit: Literal["relative", "absolute"] = "relative"
     operator: str = "add_renormalised"
     positions: Literal["all", "prompt", "generated", "last"] = "all"
-    strengths: list[float] = Field(default_factory=lambda: [0.25, 0.5, 1.0, 2.0], description="grid for auto")
+    strengths: list[FiniteFloat] = Field(default_factory=lambda: [0.25, 0.5, 1.0, 2.0], description="grid for auto")
     candidate_layers: list[int] | None = Field(
         default=None, description="grid for auto; default at most eight, evenly spaced"
     )

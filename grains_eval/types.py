@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -132,6 +133,8 @@ class SteeringConfig:
             )
         if not isinstance(cast(Any, self.strength), Real):
             raise GrainsError(f"strength={self.strength!r} is no number; write strength=1.0")
+        if not isfinite(self.strength):
+            raise GrainsError(f"strength={self.strength!r} is not a finite number; write strength=1.0")
         for name, known in (("unit", get_args(Unit)), ("positions", get_args(Positions))):
             if getattr(self, name) not in known:
                 raise unknown(getattr(self, name), known, name)

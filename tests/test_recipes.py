@@ -34,6 +34,8 @@ def test_defaults_are_those_of_the_method():
         (["attribution.top_k=0"], "attribution.top_k: Input should be greater than or equal to 1"),
         (["attribution.top_k=some"], "attribution.top_k"),
         (["steering.strength=strong"], "steering.strength"),
+        (["steering.strength=.nan"], "steering.strength: .*finite number"),
+        (["steering.strengths=[1, .inf]"], "steering.strengths.*finite number"),
         (["steering.unit=meters"], "steering.unit"),
         (["steering.layers=77"], r"steering.layers: Input should be 'auto'; or .*'all'; or .*a valid list$"),
         (["data.path=file.jsonl"], "exactly one of 'task' and 'path'"),

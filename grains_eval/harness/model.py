@@ -71,6 +71,8 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         one_line_errors()
         expect_cpu_processes()
         self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)
+        if not isinstance(cast(Any, share_context), bool):
+            raise GrainsError(f"share_context={share_context!r} is neither true nor false")
         self.share_context = share_context
         self._documents: dict[tuple[str, Any], str] = {}
         adapters = [item.artifact.adapter for item in self.applied if item.artifact.adapter is not None]

@@ -169,9 +169,10 @@ class SharedContextMixin(_Base):
         if not together or not requests or self.backend != "causal" or not shareable(self.model):
             placed = next((each.positions for each in self.steering_configuration if each.positions != "all"), None)
             if placed is not None:
+                remedy = "this model or these requests leave only positions=all"
                 raise GrainsError(
-                    f"positions={placed} cannot be told apart when prompt and answer run together; use "
-                    "share_context=true (for this model and these requests it is not possible: use positions=all)"
+                    f"positions={placed} cannot be told apart when prompt and answer run together; "
+                    + (remedy if self.share_context else "use share_context=true")
                 )
             with self.steering():
                 return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)

@@ -38,7 +38,8 @@ def task_manager(
         include_path: Folders with the user's own tasks.
         metadata: Given to every task, as lm-eval's `--metadata`.
     """
-    folders = (str(task_directory()), *include_path)
+    given = (include_path,) if isinstance(include_path, str) else include_path
+    folders = (str(task_directory()), *given)
     own = TaskManager(include_path=list(folders), include_defaults=False, metadata=dict(metadata or {}))
     if set(names) <= set(own.all_subtasks):  # a group of ours may name tasks of the harness
         return own

@@ -149,7 +149,7 @@ def test_the_cache_never_mixes_baseline_and_steered(tiny_text, folder, tmp_path)
 
 def test_positions_need_the_shared_path_or_say_so(tiny_text, folder):
     lm = open_lm(tiny_text, vectors=folder(), positions="last", share_context=False)
-    with pytest.raises(GrainsError, match="positions=last"):
+    with pytest.raises(GrainsError, match=r"positions=last .*; use share_context=true$"):
         lm.loglikelihood(requests(), disable_tqdm=True)
 
 
@@ -157,6 +157,7 @@ def test_positions_need_the_shared_path_or_say_so(tiny_text, folder):
     ("arguments", "says"),
     [
         ({"strength": 1.0}, "model_args has 'strength' but no 'vectors'"),
+        ({"share_context": "maybe"}, "share_context='maybe' is neither true nor false"),
         ({"vectors": "FOLDER", "strength": "much"}, "strength=much is not a number"),
         ({"vectors": "FOLDER", "strength": "nan"}, "not a finite number"),
         ({"vectors": "FOLDER", "layers": 99}, "layer 99 is not in the vectors; they have layers 0-"),
