@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +136,9 @@ class Memo:
 class SharedContextMixin(_Base):
     """Log-likelihood requests through `score`; whatever it cannot do goes to the harness, under hooks.
 
+    The model that takes it in has `steering_configuration`, the `Configuration` of every forward pass, and
+    `steering()`, a context manager that applies it with hooks.
+
     Attributes:
         share_context: Whether to.
         memo: The sweep that is running, if any.
@@ -144,15 +146,6 @@ class SharedContextMixin(_Base):
 
     share_context: bool = True
     memo: Memo | None = None
-
-    @property
-    def steering_configuration(self) -> Configuration:
-        """What steers every forward pass, in order."""
-        raise NotImplementedError
-
-    def steering(self) -> AbstractContextManager[None]:
-        """Steer the model inside the block with hooks."""
-        raise NotImplementedError
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Score]:
         """See `hf`; a sweep that has scored all these requests already tokenizes nothing."""
