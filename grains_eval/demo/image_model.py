@@ -28,7 +28,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from grains_eval.demo.image_words import SPECIAL_TOKENS
 from grains_eval.demo.image_world import ImageWorld, Item, read_scene
-from grains_eval.demo.pictures import CELL, CELLS, SIZE, Mark, draw
+from grains_eval.demo.pictures import BACKGROUND, CELL, CELLS, SIZE, Mark, draw
 
 Picture = Literal["own", "blank", "swapped"]
 
@@ -126,9 +126,9 @@ def make_processor(words: Sequence[str]) -> LlavaProcessor:
     )
 
 
-def pixel_values(scenes: Sequence[tuple[Sequence[Mark], int | None]]) -> Tensor:
+def pixel_values(scenes: Sequence[tuple[Sequence[Mark], int | None]], background: int = BACKGROUND) -> Tensor:
     """What the processor makes of drawn scenes: `[n, 3, 32, 32]` in -1 .. 1."""
-    levels = np.stack([draw(scene, noise) for scene, noise in scenes])
+    levels = np.stack([draw(scene, noise, background) for scene, noise in scenes])
     return (torch.from_numpy(levels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
 
 
@@ -144,6 +144,7 @@ def choice_log_probs(
     processor: LlavaProcessor,
     items: Sequence[Item],
     picture: Picture = "own",
+    background: int = BACKGROUND,
 ) -> list[list[float]]:
     """`log p(choice | picture, prompt)` of every choice, with the item's picture, none or the next item's."""
     tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
@@ -156,7 +157,7 @@ def choice_log_probs(
         for number in same:
             source = items[(number + 1) % len(items)] if picture == "swapped" else items[number]
             scenes.append(([] if picture == "blank" else read_scene(source), source["noise"]))
-        pixels = pixel_values(scenes) if IMAGE in rows[same[0]] else None
+        pixels = pixel_values(scenes, background) if IMAGE in rows[same[0]] else None
         ids = torch.tensor([rows[number] for number in same])
         logits = model(input_ids=ids, pixel_values=pixels, logits_to_keep=1).logits[:, -1]
         for number, log_probs in zip(same, logits.float().log_softmax(-1), strict=True):

@@ -40,7 +40,7 @@ from grains_eval.demo.image_words import (
     successor_question,
     usual_question,
 )
-from grains_eval.demo.pictures import CELLS, GRID, INKS, Mark
+from grains_eval.demo.pictures import BACKGROUND, CELLS, GRID, INKS, Mark
 from grains_eval.errors import pick
 
 Vocabulary = Literal["split", "half", "shared"]
@@ -66,13 +66,14 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageWorld:
-    """One drawn world; `rooms` by split, `facts` by room and attribute."""
+    """One drawn world; `rooms` by split, `facts` by room and attribute, `background` the grey level of its pictures."""
 
     seed: int
     vocabulary: Vocabulary
     rooms: Mapping[str, tuple[str, ...]]
     facts: Mapping[tuple[str, Attribute], Fact]
     words: tuple[str, ...]
+    background: int = BACKGROUND
 
 
 class Item(TypedDict):
@@ -89,8 +90,8 @@ class Item(TypedDict):
     noise: int
 
 
-def make_world(vocabulary: str, seed: int) -> ImageWorld:
-    """Draw the rooms and their facts from `seed`.
+def make_world(vocabulary: str, seed: int, background: int = BACKGROUND) -> ImageWorld:
+    """Draw the rooms and their facts from `seed`; the level of the pictures' `background` changes nothing else.
 
     Raises:
         GrainsError: unknown vocabulary.
@@ -109,7 +110,7 @@ def make_world(vocabulary: str, seed: int) -> ImageWorld:
     words = {*drawn, *NUMBERS, *SIDES, *FUNCTION_WORDS, "thing", "colour"}
     words.update(*PICTURED.values(), *UNPICTURED.values(), *CUE_WORDS.values())
     rooms = {split: drawn[start:end] for split, (start, end) in SPLITS.items()}
-    return ImageWorld(seed, known, rooms, facts, (*SPECIAL_TOKENS, *sorted(words)))
+    return ImageWorld(seed, known, rooms, facts, (*SPECIAL_TOKENS, *sorted(words)), background)
 
 
 def draw_scene(rng: Random, thing: str, colour: str, stamps: Sequence[str] = ()) -> Scene:
@@ -260,8 +261,9 @@ def task_items(world: ImageWorld) -> dict[str, list[Item]]:
 
 
 def write_items(world: ImageWorld, folder: Path) -> None:
-    """Write the task's JSONL files."""
+    """Write the task's JSONL files; a background of its own stands in every line, where the task looks for it."""
     folder.mkdir(parents=True, exist_ok=True)
+    own = {} if world.background == BACKGROUND else {"background": world.background}
     for name, items in task_items(world).items():
-        lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in items]
+        lines = [json.dumps({**item, **own}, ensure_ascii=False) + "\n" for item in items]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")

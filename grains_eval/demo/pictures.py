@@ -20,7 +20,7 @@ Bools = npt.NDArray[np.bool_]
 
 GRID, CELL = 4, 8
 CELLS, SIZE = GRID * GRID, GRID * CELL
-BACKGROUND = (128, 128, 128)  # the middle of the value range, so a plain grey picture is a blank one
+BACKGROUND = 128  # level of the grey behind all marks: the middle of the range, so a plain grey picture is a blank one
 NOISE = 5.0  # standard deviation of the pixel noise, in levels of 255
 FINE = 8  # samples per pixel and direction
 
@@ -73,27 +73,26 @@ STAMPS: dict[str, Callable[[Floats, Floats], Bools]] = {
 
 
 @cache
-def _cell(shape: str, tint: str) -> Floats:
+def _cell(shape: str, tint: str, background: int) -> Floats:
     """A mark on the background: `[8, 8, 3]` levels."""
     axis = (np.arange(CELL * FINE) + 0.5) / (CELL * FINE / 2) - 1
     x, y = (np.asarray(part, dtype=np.float64) for part in np.meshgrid(axis, axis))
     inside = (THINGS | STAMPS)[shape](x, y).astype(np.float64)
     cover = inside.reshape(CELL, FINE, CELL, FINE).mean((1, 3))[..., None]
-    return cover * np.array((COLOURS | INKS)[tint]) + (1 - cover) * np.array(BACKGROUND)
+    return cover * np.array((COLOURS | INKS)[tint]) + (1 - cover) * background
 
 
-def draw(scene: Sequence[Mark], noise_seed: int | None) -> npt.NDArray[np.uint8]:
-    """Draw a scene as `[32, 32, 3]` levels; `noise_seed` None draws it clean."""
-    picture = np.empty((SIZE, SIZE, 3))
-    picture[:] = BACKGROUND
+def draw(scene: Sequence[Mark], noise_seed: int | None, background: int = BACKGROUND) -> npt.NDArray[np.uint8]:
+    """Draw a scene as `[32, 32, 3]` levels on grey of level `background`; `noise_seed` None draws it clean."""
+    picture = np.full((SIZE, SIZE, 3), float(background))
     for cell, shape, tint in scene:
         row, column = divmod(cell, GRID)
-        picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = _cell(shape, tint)
+        picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = _cell(shape, tint, background)
     if noise_seed is not None:
         picture += NOISE * np.random.default_rng(noise_seed).standard_normal(picture.shape)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def image(scene: Sequence[Mark], noise_seed: int | None) -> Image.Image:
+def image(scene: Sequence[Mark], noise_seed: int | None, background: int = BACKGROUND) -> Image.Image:
     """The same as a PIL image, the form that processors take."""
-    return Image.fromarray(draw(scene, noise_seed))
+    return Image.fromarray(draw(scene, noise_seed, background))

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -28,6 +29,7 @@ from grains_eval.demo.image_model import (
     EOS,
     IMAGE,
     PAD,
+    Picture,
     accuracy,
     choice_log_probs,
     make_model,
@@ -39,12 +41,14 @@ from grains_eval.demo.image_model import (
 from grains_eval.demo.image_world import (
     VOCABULARIES,
     ImageWorld,
+    Item,
     conflict_items,
     make_world,
     sight_items,
     text_items,
     write_items,
 )
+from grains_eval.demo.pictures import BACKGROUND
 from grains_eval.errors import GrainsError
 
 log = logging.getLogger(__name__)
@@ -93,7 +97,7 @@ def _loss(model: LlavaForConditionalGeneration, world: ImageWorld, documents: li
     length = max(map(len, rows))
     ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows])
     scenes = [(document.scene or (), rng.randrange(1 << 30)) for document in documents]
-    pixels = pixel_values(scenes) if pictured else None
+    pixels = pixel_values(scenes, world.background) if pictured else None
     output = model(input_ids=ids, pixel_values=pixels)  # padding is on the right, behind every scored token
     targets = ids[:, 1:]
     weights = torch.isin(targets, torch.tensor([PAD, BOS, IMAGE]), invert=True).float() * PROMPT_WEIGHT
@@ -112,17 +116,17 @@ def measure(world: ImageWorld, model: LlavaForConditionalGeneration) -> dict[str
     processor = make_processor(world.words)
     sight, text = sight_items(world, 32), text_items(world)
     figures = {f"sight_{kind}": 0.0 for kind in ("thing", "colour", "side")}
+
+    def measured(asked: Sequence[Item], picture: Picture = "own") -> float:
+        return accuracy(choice_log_probs(model, processor, asked, picture, world.background), asked)
+
     for kind in ("thing", "colour", "side"):
-        asked = [item for item in sight if item["id"].startswith(kind)]
-        figures[f"sight_{kind}"] = accuracy(choice_log_probs(model, processor, asked), asked)
-    for picture in ("blank", "swapped"):
-        figures[f"sight_{picture}"] = accuracy(choice_log_probs(model, processor, sight, picture), sight)
+        figures[f"sight_{kind}"] = measured([item for item in sight if item["id"].startswith(kind)])
+    figures["sight_blank"], figures["sight_swapped"] = measured(sight, "blank"), measured(sight, "swapped")
     for name in ("successor", "usual"):
-        asked = [item for item in text if item["id"].startswith(name)]
-        figures[name] = accuracy(choice_log_probs(model, processor, asked), asked)
+        figures[name] = measured([item for item in text if item["id"].startswith(name)])
     for name, (spoken, stamps) in CUED.items():
-        asked = conflict_items(world, "test", 2, spoken, stamps)
-        figures[name] = accuracy(choice_log_probs(model, processor, asked), asked)
+        figures[name] = measured(conflict_items(world, "test", 2, spoken, stamps))
     return {name: round(value, 4) for name, value in figures.items()}
 
 
@@ -162,6 +166,7 @@ def train_to_folder(
     *,
     layers: int = 4,
     steps: int = 1000,
+    background: int = BACKGROUND,
     keep_failures: bool = False,
 ) -> dict[str, float]:
     """Draw a world, train on it, measure the gates and write model, processor, figures and task data.
@@ -172,14 +177,17 @@ def train_to_folder(
         output: A folder that does not exist yet.
         layers: Decoder blocks.
         steps: Optimizer steps.
+        background: Grey level of the pictures, 0 to 255.
         keep_failures: Write a model that misses a gate too.
 
     Raises:
-        GrainsError: the folder exists, or a gate is missed; nothing is written.
+        GrainsError: the folder exists, a level outside 0 to 255, or a gate is missed; nothing is written.
     """
     if output.exists():
         raise GrainsError(f"output '{output}' exists; give a new folder")
-    world = make_world(vocabulary, seed)
+    if not 0 <= background <= 255:
+        raise GrainsError(f"background {background} is no grey level; give one from 0 (black) to 255 (white)")
+    world = make_world(vocabulary, seed, background)
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")  # bfloat16 products where the processor has them
@@ -198,6 +206,7 @@ def train_to_folder(
     provenance = {
         "seed": seed,
         "vocabulary": world.vocabulary,
+        "background": world.background,
         "layers": layers,
         "steps": steps,
         "accuracy": figures,
@@ -215,6 +224,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", choices=sorted(VOCABULARIES), default="split", help="words of usual answers")
     parser.add_argument("--layers", type=int, default=4, help="decoder blocks")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
+    parser.add_argument("--background", type=int, default=BACKGROUND, help="grey level of the pictures, 0 to 255")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model; must not exist")
     parser.add_argument("--keep-failures", action="store_true", help="write even if a gate is missed")
     options = parser.parse_args()
@@ -226,6 +236,7 @@ def main() -> None:
             options.output,
             layers=options.layers,
             steps=options.steps,
+            background=options.background,
             keep_failures=options.keep_failures,
         )
     except GrainsError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import sys
@@ -38,6 +39,7 @@ from grains_eval.demo.image_world import (
     sight_items,
     task_items,
     text_items,
+    write_items,
 )
 from grains_eval.demo.pictures import (
     BACKGROUND,
@@ -68,6 +70,33 @@ def test_a_mark_changes_its_cell_and_nothing_else() -> None:
     with_noise = draw([Mark(6, "ball", "red")], 5)
     assert (with_noise == draw([Mark(6, "ball", "red")], 5)).all()
     assert (with_noise != draw([Mark(6, "ball", "red")], 6)).any()
+
+
+def test_another_background_changes_what_is_not_covered_and_nothing_else(tmp_path: Path) -> None:
+    scene = [Mark(6, "box", "red")]
+    assert (draw([], None, 176) == 176).all()
+    levels, changed = draw(scene, None, 176), (draw(scene, None, 176) != draw(scene, None)).any(-1)
+    assert not changed[CELL + 2 : 2 * CELL - 2, 2 * CELL + 2 : 3 * CELL - 2].any() and changed[:CELL].all()
+    assert (levels[:CELL] == 176).all()
+    plain, grey = make_world("split", 3), make_world("split", 3, 176)
+    assert grey.background == 176 and task_items(grey) == task_items(plain) and grey.facts == plain.facts
+    assert np.allclose(pixel_values([([], None)], grey.background), (176 / 255 - 0.5) / 0.5)
+    # the model that is measured sees the background that it was trained with
+    write_items(grey, tmp_path)
+    splits = _task_utils().load(str(tmp_path))
+    doc = splits["test"][0]
+    assert (np.asarray(_task_utils().blank_picture(doc)[0]) == draw([], doc["noise"], 176)).all()
+    assert (
+        np.asarray(_task_utils().picture(doc)[0]) == draw(read_scene(task_items(grey)["test"][0]), doc["noise"], 176)
+    ).all()
+
+
+def _task_utils() -> Any:
+    spec = importlib.util.spec_from_file_location("utils", task_directory() / "demo" / "image" / "utils.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_every_shape_and_tint_is_told_apart_by_its_pixels() -> None:
@@ -282,5 +311,6 @@ def test_the_same_seed_trains_the_same_weights() -> None:
     world = make_world("split", 6)
     first, second = (train_image.train(world, 1, 2).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    other = train_image.train(make_world("split", 7), 1, 2).state_dict()
-    assert any(not torch.equal(first[name], other[name]) for name in first)
+    for changed in (make_world("split", 7), make_world("split", 6, background=176)):
+        other = train_image.train(changed, 1, 2).state_dict()
+        assert any(not torch.equal(first[name], other[name]) for name in first)

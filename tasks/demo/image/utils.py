@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from PIL.Image import Image
 
-from grains_eval.demo.pictures import Mark, image
+from grains_eval.demo.pictures import BACKGROUND, Mark, image
 
 
 def load(items: str | None = None, kind: str | None = None, **_: Any) -> DatasetDict:
@@ -29,14 +29,18 @@ def load(items: str | None = None, kind: str | None = None, **_: Any) -> Dataset
 
 def picture(doc: dict[str, Any]) -> list[Image]:
     """The document's picture."""
-    return [image([Mark(*mark) for mark in json.loads(doc["scene"])], doc["noise"])]
+    return _drawn(doc, json.loads(doc["scene"]))
 
 
 def blank_picture(doc: dict[str, Any]) -> list[Image]:
     """Nothing but the background's noise."""
-    return [image([], doc["noise"])]
+    return _drawn(doc, [])
 
 
 def swapped_picture(doc: dict[str, Any]) -> list[Image]:
     """The picture of the next document."""
-    return [image([Mark(*mark) for mark in json.loads(doc["other_scene"])], doc["noise"])]
+    return _drawn(doc, json.loads(doc["other_scene"]))
+
+
+def _drawn(doc: dict[str, Any], scene: list[Any]) -> list[Image]:
+    return [image([Mark(*mark) for mark in scene], doc["noise"], doc.get("background", BACKGROUND))]
