@@ -182,12 +182,12 @@ class Comparison:
         p: Two-sided p-value.
         adjusted_p: Holm-adjusted over the rows of methods, or over those of controls.
         test: Name of the test that gave `p`.
-        helped: Items that got better.
-        harmed: Items that got worse.
+        helped: Items that got better; where no direction is declared, items that rose.
+        harmed: Items that got worse; where no direction is declared, items that fell.
         unchanged: Items that did not move.
         excluded: Items left out because they built or tuned the vector.
         clusters: Number of clusters, None when items count as independent.
-        higher_is_better: Direction of the metric.
+        higher_is_better: Direction of the metric; None where nobody declared it, and then there is no verdict.
         method: What was compared with the baseline.
         permutation_p: p of the seeded sign-flip test, beside `p`.
         anti_steered: Share of items pushed the wrong way, also where the metric did not flip.
@@ -211,7 +211,7 @@ class Comparison:
     unchanged: int
     excluded: int = 0
     clusters: int | None = None
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     method: str = ""
     permutation_p: float = float("nan")
     anti_steered: float = float("nan")

@@ -46,6 +46,7 @@ _OF_RUNS = {
     "margin": "the recipe's key is evaluation.margin: --set evaluation.margin=0.02",
     "metrics": "the recipe's key for the metric of the headline is evaluation.metrics: --set evaluation.metrics.TASK=A",
     "controls": "its controls are made and named by the study; or compare the folders in OUTPUT_PATH/runs",
+    "higher_is_better": "a task's own YAML says it (metric_list); or compare the folders in OUTPUT_PATH/runs",
     "clusters": "a task's own YAML says it (metadata.cluster_key); or compare the folders in OUTPUT_PATH/runs",
 }
 _OF_RECIPES = ("methods", "resume", "model_args", "device", "batch_size", "overrides", "include_path")
@@ -68,6 +69,13 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TASK=FIELD",
         help="field of the documents by which items belong together; repeated or with commas "
         "(default: the task's metadata.cluster_key)",
+    )
+    runs.add_argument(
+        "--higher_is_better",
+        action="append",
+        default=[],
+        metavar="METRIC=true|false",
+        help="direction of a metric that its task declares none for; repeated or with commas",
     )
     report = parser.add_argument_group("report")
     report.add_argument("--alpha", type=float, metavar="SHARE", help="level of tests and intervals (default 0.05)")
@@ -121,7 +129,8 @@ def _compare(options: argparse.Namespace) -> None:
         tasks=options.tasks,
         metrics=options.metrics,
         preserve=options.preserve,
-        clusters=_pairs(options.clusters),
+        clusters=_pairs("clusters", "TASK=FIELD", options.clusters, "mmlu_anatomy=subject"),
+        higher_is_better=_directions(options.higher_is_better),
         controls=options.controls,
         overwrite=options.overwrite,
         **shown,
@@ -133,15 +142,26 @@ def _given(options: argparse.Namespace, flag: str) -> bool:
     return value is not None and value is not False and value != []  # 0 is a value
 
 
-def _pairs(texts: Sequence[str]) -> dict[str, str]:
+def _pairs(flag: str, form: str, texts: Sequence[str], example: str) -> dict[str, str]:
     """`["a=x,b=y", "c=z"]` as a table."""
     found: dict[str, str] = {}
     for pair in (pair for text in texts for pair in names(text)):
-        task, _, field = pair.partition("=")
-        if not task or not field:
-            raise GrainsError(f"--clusters '{pair}' is no TASK=FIELD; write for example mmlu_anatomy=subject")
-        found[task] = field
+        name, _, value = pair.partition("=")
+        if not name or not value:
+            raise GrainsError(f"--{flag} '{pair}' is no {form}; write for example {example}")
+        found[name] = value
     return found
+
+
+def _directions(texts: Sequence[str]) -> dict[str, bool]:
+    given = _pairs("higher_is_better", "METRIC=true|false", texts, "wer=false")
+    known = {"true": True, "false": False}
+    for metric, value in given.items():
+        if value.lower() not in known:
+            raise GrainsError(
+                f"--higher_is_better '{metric}={value}' says neither true nor false; write {metric}=false"
+            )
+    return {metric: known[value.lower()] for metric, value in given.items()}
 
 
 def _sweep_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ from grains_eval.report.roles import (
 )
 from grains_eval.report.runs import Run, name_runs, read_run
 from grains_eval.report.verdict import judge
+from grains_eval.types import Comparison
 
 
 def compare_runs(
@@ -41,6 +42,7 @@ def compare_runs(
     headline_metrics: Mapping[str, str] | None = None,
     preserve: Sequence[str] | None = None,
     clusters: Mapping[str, str] | None = None,
+    higher_is_better: Mapping[str, bool] | None = None,
     exclude: Collection[str] | None = None,
     subtasks: bool = False,
     prompts_may_differ: Collection[str] | bool = False,
@@ -71,6 +73,7 @@ def compare_runs(
         preserve: Preservation tasks or groups; default: known benchmarks of general skill, and tasks whose
             metadata says `preserve: true`.
         clusters: Document field that names the cluster, by task or group.
+        higher_is_better: Direction by metric, for those that no task declares one for; without it they get no verdict.
         exclude: Document hashes to leave out, on top of those that built or tuned any run's vector.
         subtasks: Also give a row to each task of an aggregated group.
         prompts_may_differ: Runs that prompt differently by design; prompting artifacts are recognised.
@@ -117,6 +120,7 @@ def compare_runs(
             tasks=only,
             metrics=wanted,
             clusters=clusters or {},
+            higher_is_better=higher_is_better,
             subtasks=subtasks,
             prompts_may_differ=prompts_may_differ is True or bool({first.name, second.name} & set(free)),
             seed=seed,
@@ -140,7 +144,9 @@ def compare_runs(
     chosen = headline_rows(rows, headline_metrics or {})
     comparisons = [row.comparison for row in chosen]
     targets = [c for c in comparisons if c.task not in kept]
-    verdicts = tuple(judge(c, margin, alpha=alpha) for c in comparisons if c.task in kept)
+    undirected = [c for c in comparisons if c.higher_is_better is None]
+    verdicts = tuple(judge(c, margin, alpha=alpha) for c in comparisons if c.task in kept and c not in undirected)
+    remarks.extend(dict.fromkeys(_ask_direction(c) for c in undirected))
     rivals = against_controls(chosen, runs, controlled, kept, alpha, rows_of)
     report = ReportData(
         title=title or _title([run.name for run in others], baseline.name),
@@ -180,6 +186,14 @@ def compare_runs(
 
         render_terminal(report, console, folder=output)
     return report
+
+
+def _ask_direction(row: Comparison) -> str:
+    metric = row.metric.partition(",")[0]
+    return (
+        f"{row.task}: nobody declared whether a higher {metric} is better, so it has no verdict; pass "
+        f"--higher_is_better {metric}=true or {metric}=false, or declare it in the task's metric_list"
+    )
 
 
 def _read(

@@ -46,6 +46,7 @@ def compare(
     tasks: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     clusters: Mapping[str, str] | None = None,
+    higher_is_better: Mapping[str, bool] | None = None,
     subtasks: bool = False,
     prompts_may_differ: bool = False,
     seed: int = 0,
@@ -60,6 +61,7 @@ def compare(
         tasks: Tasks or groups to restrict to.
         metrics: Metrics to restrict to.
         clusters: Document field that names the cluster, by task or group; default: the task's `cluster_key`.
+        higher_is_better: Direction by metric, for those that no task declares one for.
         subtasks: Also give a row to each task of an aggregated group.
         prompts_may_differ: Accept other prompts for the same documents (prompting baselines).
         seed: Seed of resampling tests.
@@ -78,6 +80,7 @@ def compare(
         tasks=tasks,
         metrics=metrics,
         clusters=clusters or {},
+        higher_is_better=higher_is_better or {},
         subtasks=subtasks,
         prompts_may_differ=prompts_may_differ,
         seed=seed,
@@ -97,6 +100,7 @@ def compare_pair(
     subtasks: bool,
     prompts_may_differ: bool,
     seed: int,
+    higher_is_better: Mapping[str, bool] | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Rows of one pair of runs, not yet adjusted, and notes for the reader."""
     prompts_may_differ = prompts_may_differ or other.instructed or baseline.instructed
@@ -109,10 +113,11 @@ def compare_pair(
         measured[task] = []
         for paired in pair(baseline, other, task, exclude, prompts_may_differ=prompts_may_differ):
             known.update(paired.baseline[0].values)
-            found, remarks = measure(baseline, other, paired, fields.get(task), metrics)
+            found, remarks = measure(baseline, other, paired, fields.get(task), metrics, higher_is_better)
             measured[task].extend(found)
             notes.extend(remarks)
     check_known(metrics, known)
+    check_known(list(higher_is_better or {}), known, "metric to declare a direction for")
     if not any(measured.values()):
         raise GrainsError(
             f"nothing to compare between '{baseline.name}' and '{other.name}': no metric of theirs is a"
@@ -189,7 +194,7 @@ def _comparison(
         clusters=estimate.clusters,
         higher_is_better=metrics[0].higher_is_better,
         permutation_p=estimate.permutation_p,
-        anti_steered=float(np.mean(pushed < 0)),
+        anti_steered=float(np.mean(pushed < 0)) if has_right_way(metrics) else math.nan,
         # An effect that there cannot be is found by nobody.
         minimum_detectable_effect=detectable if detectable <= reach else math.nan,
         scale=metrics[0].scale,
@@ -204,9 +209,14 @@ def _reach(metric: PairedMetric) -> float:
 
 
 def gain(metric: PairedMetric) -> Array:
-    """`[n]` per-item change of the metric, positive where it got better."""
+    """`[n]` per-item change of the metric, positive where it got better, or rose where no direction is declared."""
     change = metric.steered - metric.baseline
-    return change if metric.higher_is_better else -change
+    return -change if metric.higher_is_better is False else change
+
+
+def has_right_way(metrics: Sequence[PairedMetric]) -> bool:
+    """Whether items can be pushed the right way: they have margins, or the metric a direction."""
+    return all(metric.margins is not None or metric.higher_is_better is not None for metric in metrics)
 
 
 def push(metric: PairedMetric) -> Array:

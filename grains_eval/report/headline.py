@@ -12,6 +12,8 @@ from grains_eval.types import Comparison
 
 NO_PRESERVATION = "No preservation task was compared, so what this cost elsewhere is unknown."
 
+UNDECLARED = "; whether that is better is not declared"
+
 
 def headline(
     targets: Sequence[Comparison],
@@ -69,15 +71,19 @@ def _single(row: Comparison, alpha: float) -> str:
         if math.isfinite(detectable) and detectable > 0:
             ending = f"; a change of {level(detectable, row.scale)} would have been found with 80 % power"
         return f"no change of {row.task} {row.metric} is shown, {numbers}{ending}"
-    verb = "improves" if found == "better" else "worsens"
+    verb = {"better": "improves", "worse": "worsens", "changed": "changes"}[found]
     return (
         f"{verb} {row.task} {row.metric} from {level(row.baseline, row.scale)} to "
-        f"{level(row.steered, row.scale)}, {numbers}"
+        f"{level(row.steered, row.scale)}, {numbers}{UNDECLARED if found == 'changed' else ''}"
     )
 
 
 def _several(rows: Sequence[Comparison], alpha: float) -> str:
     name = f"{rows[0].task} {rows[0].metric}"
+    if rows[0].higher_is_better is None:
+        moved = [row for row in rows if answer(row, alpha) == "changed"]
+        listed = f": {_listed(moved)}" if moved else ""
+        return f"{name} is shown to change under {len(moved)} of {len(rows)} methods{listed}{UNDECLARED}"
     better = sorted((r for r in rows if answer(r, alpha) == "better"), key=gain, reverse=True)
     worse = sorted((r for r in rows if answer(r, alpha) == "worse"), key=gain)
     best = max(rows, key=gain)

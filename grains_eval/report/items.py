@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from grains_eval.report.compare import Row, gain, push
+from grains_eval.report.compare import Row, gain, has_right_way, push
 from grains_eval.report.data import Changes, ItemChange
 from grains_eval.report.measures import PairedMetric, log_likelihoods, right_choice
 from grains_eval.report.runs import Sample
@@ -28,6 +28,8 @@ def changes(row: Row, shown: int) -> Changes:
     helped = [i for i in order[:shown] if gains[i] > 0 or pushes[i] > 0]
     harmed = [i for i in order[::-1][:shown] if gains[i] < 0 or pushes[i] < 0]
     margins = all(metric.margins is not None for metric in row.metrics)
+    if not has_right_way(row.metrics):
+        helped = harmed = []
     return Changes(
         method=row.comparison.method,
         task=row.comparison.task,

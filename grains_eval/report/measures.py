@@ -31,7 +31,12 @@ _DEFAULTS = {
     "brier_score": "brier_score",
     "bypass": "bypass",
 }
-_LOWER_IS_BETTER = {"ter", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score"}
+# Directions of lm-eval's own metrics (`lm_eval.api.metrics`), for results that do not hold them.
+REGISTERED = {
+    **dict.fromkeys(("ter", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score"), False),
+    **dict.fromkeys(("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "acc_all", "exact_match"), True),
+    **dict.fromkeys(("likelihood", "mcc", "f1", "bleu", "chrf", "chrf++"), True),
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class PairedMetric:
         task: Task, or group of tasks.
         metric: Metric, with its filter where that is not `none`.
         key: lm-eval's key in the results (`acc,none`).
-        higher_is_better: Its direction.
+        higher_is_better: Its direction; None where nobody declared it.
         baseline: `[n]` item scores of the baseline.
         steered: `[n]` item scores of the other run.
         pairs: `[n]` the samples behind them.
@@ -56,7 +61,7 @@ class PairedMetric:
     task: str
     metric: str
     key: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     baseline: Array
     steered: Array
     pairs: tuple[tuple[Sample, Sample], ...]
@@ -73,6 +78,7 @@ def measure(
     paired: PairedTask,
     cluster_key: str | None = None,
     metrics: Sequence[str] | None = None,
+    directions: Mapping[str, bool] | None = None,
 ) -> tuple[list[PairedMetric], list[str]]:
     """Every metric of a paired task, and notes on those that cannot be compared.
 
@@ -82,6 +88,7 @@ def measure(
         paired: Its samples.
         cluster_key: Field of the document that names the cluster; default: that of the task's metadata.
         metrics: Metrics to restrict to.
+        directions: Whether higher is better, by metric, over what the runs say.
 
     Raises:
         GrainsError: a document lacks the cluster field.
@@ -104,7 +111,7 @@ def measure(
             "task": paired.task,
             "metric": label,
             "key": f"{name},{paired.filter}",
-            "higher_is_better": _direction(baseline, paired.task, name),
+            "higher_is_better": _direction((baseline, other), paired.task, name, directions or {}),
             "pairs": tuple(zip(paired.baseline, paired.steered, strict=True)),
             "clusters": clusters,
             "excluded": 0,
@@ -187,9 +194,14 @@ def _aggregation(run: Run, task: str, name: str) -> str:
     return declared if isinstance(declared, str) else _DEFAULTS.get(name, "mean")
 
 
-def _direction(run: Run, task: str, name: str) -> bool:
-    known = run.setting("higher_is_better", task, name)
-    return known if isinstance(known, bool) else name not in _LOWER_IS_BETTER
+def _direction(runs: Sequence[Run], task: str, name: str, declared: Mapping[str, bool]) -> bool | None:
+    """Whether higher is better: as the user says, as a run logged it, else as lm-eval's own metric of that name.
+
+    lm-eval logs null for a metric that is neither its own nor declared in the task's `metric_list`.
+    """
+    logged = [run.setting("higher_is_better", task, name) for run in runs]
+    said = [declared.get(name), *logged]
+    return next((known for known in said if isinstance(known, bool)), REGISTERED.get(name))
 
 
 def _disagreement(metric: PairedMetric, baseline: Run, other: Run) -> str | None:

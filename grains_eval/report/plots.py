@@ -128,8 +128,8 @@ def forest(rows: Sequence[Comparison], controls: frozenset[str], bands: Sequence
         axes.axvline(0, color=INK, linewidth=1, linestyle=":")
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
-        arrow = "higher" if higher else "lower"
-        axes.set_xlabel(f"change of {metric}{' in points' if scale else ''} ({arrow} is better)")
+        better = {True: "higher is better", False: "lower is better", None: "no direction declared"}[higher]
+        axes.set_xlabel(f"change of {metric}{' in points' if scale else ''} ({better})")
         label = f"Change of {key[0]} {metric} with intervals for {runs} runs; as in the table."
         return _svg(figure, name, label)
 

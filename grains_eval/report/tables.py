@@ -46,7 +46,7 @@ def cells(row: Comparison, alpha: float) -> tuple[str, ...]:
     """The texts of one row, in the order of `COLUMNS`."""
     return (
         row.task,
-        row.metric + ("" if row.higher_is_better else " ↓"),
+        row.metric + {True: "", False: " ↓", None: " ?"}[row.higher_is_better],
         row.method,
         level(row.baseline, row.scale),
         level(row.steered, row.scale),
@@ -94,12 +94,12 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
     left_out = next((names for width, names in _LEFT_OUT if console.width < width), frozenset[str]())
     kept = [name for name in _TERMINAL if name not in left_out]
     shown = [index for index, (name, _) in enumerate(COLUMNS) if name in kept]
-    styles = {"better": "bold", "worse": "bold", "not shown": ""}
+    styles = {"better": "bold", "worse": "bold", "changed": "bold", "not shown": ""}
     drawn = {member for band in report.bands for member in band.members}
     keys = dict.fromkeys((row.comparison.task, row.comparison.metric) for row in report.rows)
     for key in keys:
         rows = [row.comparison for row in report.rows if (row.comparison.task, row.comparison.metric) == key]
-        better = "" if rows[0].higher_is_better else ", lower is better"
+        better = {True: "", False: ", lower is better", None: ", no direction declared"}[rows[0].higher_is_better]
         table = Table(title=escape(f"{key[0]}, {key[1]}{better}, {rows[0].n:,} items"), title_justify="left")
         for index in shown:
             name, numeric = COLUMNS[index]
@@ -169,6 +169,7 @@ def control_lines(report: ReportData) -> list[str]:
         verb = {
             "better": "is better than",
             "worse": "is worse than",
+            "changed": "differs from",
             "not shown": "is not shown to differ from",
         }[found]
         lines.append(

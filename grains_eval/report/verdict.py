@@ -59,7 +59,7 @@ def judge(
         power: For the number of items that would tell.
     """
     margin *= comparison.scale or abs(comparison.baseline)
-    sign = 1.0 if comparison.higher_is_better else -1.0
+    sign = -1.0 if comparison.higher_is_better is False else 1.0
     gain = sign * comparison.difference
     low, high = sorted((sign * comparison.interval[0], sign * comparison.interval[1]))
     answer: Answer = "cannot tell"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from grains_eval.types import Comparison
 
@@ -73,13 +74,18 @@ def confidence(alpha: float) -> str:
     return f"{(1 - alpha) * 100:.12g} %"
 
 
-def answer(comparison: Comparison, alpha: float) -> str:
-    """What a row shows after adjustment: better, worse, or neither."""
+Answer = Literal["better", "worse", "changed", "not shown"]
+
+
+def answer(comparison: Comparison, alpha: float) -> Answer:
+    """What a row shows after adjustment: better, worse, changed where no direction is declared, or nothing."""
     if not comparison.adjusted_p < alpha:
         return "not shown"
+    if comparison.higher_is_better is None:
+        return "changed"
     return "better" if (comparison.difference > 0) == comparison.higher_is_better else "worse"
 
 
 def gain(comparison: Comparison) -> float:
-    """The difference, turned so that positive is better."""
-    return comparison.difference if comparison.higher_is_better else -comparison.difference
+    """The difference, turned so that positive is better; as it is where no direction is declared."""
+    return -comparison.difference if comparison.higher_is_better is False else comparison.difference

@@ -107,6 +107,8 @@ def test_a_bug_keeps_its_traceback():
         (["compare", "one", "two", "--alpha", "1"], "alpha 1 is no level of a test; give a share above 0"),
         (["compare", "one", "two", "--margin", "0"], "margin 0 is no tolerated loss; give a share above 0"),
         (["compare", "one", "two", "--clusters", "subject"], "--clusters 'subject' is no TASK=FIELD"),
+        (["compare", "one", "two", "--higher_is_better", "wer"], "'wer' is no METRIC=true|false; write"),
+        (["compare", "one", "two", "--higher_is_better", "wer=low"], "'wer=low' says neither true nor false"),
         (["compare", "one", "two", "--methods", "caa"], "--methods applies to --config"),
         (["compare", "one", "two", "-a", "pretrained=x"], "--model_args applies to --config"),
         (["compare", "one", "two", "--set", "data.examples=3"], "--set applies to --config"),
@@ -179,6 +181,7 @@ def test_compare_hands_its_flags_to_the_comparison(monkeypatch):
     seen = {}
     monkeypatch.setattr("grains_eval.report.compare_runs", lambda *places, **choices: seen.update(choices))
     words = "compare a b --alpha 0.1 --margin 0.02 --tasks t,u --metrics acc --preserve u --subtasks --title T"
+    words += " --higher_is_better wer=false,up=True"
     assert cli.main([*words.split(), "--clusters", "t=x,u=y.z", "--clusters", "v=w", "--controls", "x"]) == 0
     assert seen == {
         "alpha": 0.1,
@@ -189,6 +192,7 @@ def test_compare_hands_its_flags_to_the_comparison(monkeypatch):
         "subtasks": True,
         "title": "T",
         "clusters": {"t": "x", "u": "y.z", "v": "w"},
+        "higher_is_better": {"wer": False, "up": True},
         "controls": ["x"],
         "overwrite": False,
     }
