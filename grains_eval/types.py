@@ -193,6 +193,11 @@ class Comparison:
         anti_steered: Share of items pushed the wrong way, also where the metric did not flip.
         minimum_detectable_effect: True difference that this comparison finds with 80 % power.
         scale: What counts as a whole: 1 for shares, 100 for BLEU and its like, 0 where nothing does.
+        estimand: What the difference is a difference of: "these subtasks", "subtasks like these"; empty for one task.
+        assumption: What `p` and `interval` rest on, as a clause.
+        guaranteed: Whether the error rates hold at every number of items, given the assumption; else approximate.
+        units_needed: Clusters (items where there are none) that a test needs at least, where there are too few for
+            one: `p` and `interval` are then NaN.
     """
 
     task: str
@@ -217,3 +222,7 @@ class Comparison:
     anti_steered: float = float("nan")
     minimum_detectable_effect: float = float("nan")
     scale: float = 1.0
+    estimand: str = ""
+    assumption: str = ""
+    guaranteed: bool = False
+    units_needed: int | None = None

@@ -22,6 +22,7 @@ from grains_eval.report.power import (
 )
 from grains_eval.types import Comparison
 
+_COUNTS = ("clusters", "units_needed")
 FEW_MOVED = 10  # a pilot in which fewer items changed says little about how many will
 
 
@@ -133,8 +134,8 @@ def read_pilot(
 def _comparison(row: dict[str, Any]) -> Comparison:
     known: dict[str, Any] = {field.name: row[field.name] for field in fields(Comparison)}
     low, high = (math.nan if end is None else end for end in known["interval"])
-    # JSON has no NaN; only the number of clusters may be missing
-    known |= {key: math.nan for key, value in known.items() if value is None and key != "clusters"}
+    # JSON has no NaN; only counts may be missing
+    known |= {key: math.nan for key, value in known.items() if value is None and key not in _COUNTS}
     known["interval"] = (low, high)
     return Comparison(**known)
 
