@@ -130,6 +130,10 @@ class Evaluation(Section):
     preserve: list[str] = Field(default_factory=list[str])
     metrics: dict[str, str] = Field(default_factory=dict[str, str], description="headline metric of a task")
     margin: Annotated[float, Field(gt=0)] = Field(default=0.01, description="non-inferiority margin on preserved tasks")
+    likelihood_margin: Annotated[FiniteFloat, Field(ge=0)] = Field(
+        default=0.1,
+        description="nats a token that mean log p(y+) may fall on development examples at a chosen setting",
+    )
     limit: int | None = None
     control_draws: Annotated[int, Field(ge=0)] = Field(
         default=5, description="draws of each random control in a comparison"

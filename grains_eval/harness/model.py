@@ -105,7 +105,9 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
 
     @property
     def steering_configuration(self) -> tuple[ResolvedSteering, ...]:
-        """What is applied to every forward pass, in order; empty for the plain model."""
+        """What is applied to every forward pass, in order; empty for the plain model. A sweep says what is active."""
+        if self.memo is not None:
+            return tuple(self.memo.configurations[self.memo.active])
         return tuple(item.resolved for item in self.applied if item.resolved is not None)
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate, simple_evaluate
 from lm_eval.tasks import TaskManager
 
@@ -21,7 +22,9 @@ from grains_eval.errors import GrainsError
 from grains_eval.harness.arguments import AppliedArtifact
 from grains_eval.harness.evaluate import prompt_facts
 from grains_eval.harness.model import SteeringMixin
+from grains_eval.harness.rows import Score
 from grains_eval.harness.shared_context import Memo
+from grains_eval.harness.stacking import Configuration
 from grains_eval.steering import check_width
 
 Setting = Sequence[AppliedArtifact]
@@ -103,6 +106,39 @@ def evaluate_settings(
     finally:
         lm.applied, lm.memo = own, None
     return results
+
+
+def score_configurations(
+    lm: SteeringMixin,
+    requests: Sequence[Instance],
+    configurations: Sequence[Configuration],
+    disable_tqdm: bool = False,
+) -> list[list[Score]]:
+    """Score log-likelihood requests under many configurations as evaluations would, pictures included.
+
+    Args:
+        lm: A `grains_hf` model; its own setting is put aside and comes back afterwards.
+        requests: As a task makes them.
+        configurations: What steers; the empty one is the unsteered model.
+        disable_tqdm: Show no progress.
+
+    Returns:
+        Per configuration and request, the sum in nats and whether every token was the most likely one. One pass gives
+        all configurations where contexts can be shared, else one pass each does.
+
+    Raises:
+        GrainsError: a request that the model cannot take, or positions that its plain path cannot tell apart.
+    """
+    own, lm.applied = lm.applied, ()
+    found: list[list[Score]] = []
+    try:
+        lm.memo = Memo(configurations)
+        for index in range(len(configurations)):
+            lm.memo.active = index
+            found.append(lm.loglikelihood(list(requests), disable_tqdm=disable_tqdm))
+    finally:
+        lm.applied, lm.memo = own, None
+    return found
 
 
 def _configuration(setting: Setting) -> tuple[Any, ...]:

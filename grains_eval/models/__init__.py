@@ -1,7 +1,7 @@
 """Load models, find their blocks, encode examples and run the decoder from merged embeddings."""
 
 from grains_eval.models.encoded import EncodedExample
-from grains_eval.models.encoding import encode
+from grains_eval.models.encoding import encode, prompt_text
 from grains_eval.models.loading import LoadedModel, load
 
-__all__ = ["EncodedExample", "LoadedModel", "encode", "load"]
+__all__ = ["EncodedExample", "LoadedModel", "encode", "load", "prompt_text"]

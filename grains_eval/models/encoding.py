@@ -5,8 +5,22 @@ from __future__ import annotations
 from grains_eval.errors import GrainsError
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.loading import LoadedModel
-from grains_eval.models.text import encode_text
+from grains_eval.models.text import encode_text, render
 from grains_eval.types import PreferenceExample
+
+
+def prompt_text(loaded: LoadedModel, example: PreferenceExample) -> str:
+    """The prompt as the harness is given it: chat rendered, the model's placeholders where its pictures go.
+
+    Raises:
+        GrainsError: images for a text-only model, or pictures and placeholders that do not fit.
+    """
+    if not example.images:
+        return render(loaded, example.prompt)[0]
+    _check_sees(loaded, example)
+    from grains_eval.models.vision import pictured_prompt
+
+    return pictured_prompt(loaded, example)
 
 
 def encode(loaded: LoadedModel, example: PreferenceExample, visual_baseline: str = "blank") -> EncodedExample:
@@ -22,11 +36,15 @@ def encode(loaded: LoadedModel, example: PreferenceExample, visual_baseline: str
     """
     if not example.images:
         return encode_text(loaded, example)
+    _check_sees(loaded, example)
+    from grains_eval.models.vision import encode_vision
+
+    return encode_vision(loaded, example, visual_baseline)
+
+
+def _check_sees(loaded: LoadedModel, example: PreferenceExample) -> None:
     if not loaded.is_vision_language:
         raise GrainsError(
             f"example {example.id} has {len(example.images)} image(s) but {type(loaded.model).__name__} takes none; "
             "choose a vision-language checkpoint or drop data.images"
         )
-    from grains_eval.models.vision import encode_vision
-
-    return encode_vision(loaded, example, visual_baseline)

@@ -66,6 +66,16 @@ def _prepare(loaded: LoadedModel, example: PreferenceExample) -> tuple[ImageLM, 
     return lm, _Prompt(text, trailing, spans, checked, where)
 
 
+def pictured_prompt(loaded: LoadedModel, example: PreferenceExample) -> str:
+    """The prompt with the model's own placeholders, trailing spaces included.
+
+    Raises:
+        GrainsError: pictures or placeholders that do not fit.
+    """
+    _, prompt = _prepare(loaded, example)
+    return prompt.text + prompt.trailing
+
+
 def _responses(lm: ImageLM, example: PreferenceExample, prompt: _Prompt) -> list[Tensor]:
     """Ids of `y+` and `y-`, each checked to extend the prompt."""
     found: list[Tensor] = []

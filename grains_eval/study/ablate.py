@@ -19,7 +19,7 @@ from grains_eval.study.build import build_context_with_cache, weights_fingerprin
 from grains_eval.study.cache import AttributionCache
 from grains_eval.study.compare import SCORES, compare_variants
 from grains_eval.study.faithfulness import faithfulness, faithfulness_figure
-from grains_eval.study.runs import load_lm
+from grains_eval.study.loading import load_lm
 from grains_eval.vectors.context import silent
 
 _COUNTS = (1, 2, 5, 10, 20)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from grains_eval.artifacts import check_replaceable, package_versions, save
 from grains_eval.attribution import ATTRIBUTION_METHODS, SELECTIONS, attribute
 from grains_eval.errors import GrainsError, pick, unknown
-from grains_eval.models import EncodedExample, LoadedModel, encode, load
+from grains_eval.models import EncodedExample, LoadedModel, encode
 from grains_eval.models.blocks import find_blocks
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import AttributionConfig, Recipe
@@ -25,8 +25,9 @@ from grains_eval.steering import OPERATORS, check_layer
 from grains_eval.study.cache import AttributionCache
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.distributed import is_first_process, processes
+from grains_eval.study.loading import load_plain
 from grains_eval.study.making import METHOD_NAMES, METHODS, PROMPT, Job, instruction_of, leaves_open
-from grains_eval.study.tune import Choice, CurvePoint
+from grains_eval.study.tune import Choice
 from grains_eval.types import Attribution, PreferenceExample
 from grains_eval.vectors import BuildContext
 from grains_eval.vectors.context import Progress, silent
@@ -77,18 +78,19 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
 
 # model arguments that change no number worth telling apart
 _RUNTIME = frozenset({"device", "batch_size", "max_batch_size", "softmax_dtype"})
-_CURVE = ("accuracy", "lower", "upper", "margin", "n", "preserved")
 
 
-def _described(point: CurvePoint) -> dict[str, Any]:
-    """A point of a development curve as JSON values; what was not measured is None."""
-    numbers = {name: getattr(point, name) for name in _CURVE}
-    layers = None if point.config.layers is None else list(point.config.layers)
-    return {
-        "layers": layers,
-        "strength": point.config.strength,
-        **{name: value if value == value else None for name, value in numbers.items()},
-    }
+def _curve(choice: Choice) -> list[dict[str, Any]]:
+    """The points of a development curve as JSON values; one of them is the chosen one."""
+    return [
+        {
+            "layers": None if point.config.layers is None else list(point.config.layers),
+            "strength": point.config.strength,
+            **point.numbers(),
+            "is_chosen": point is choice.point,
+        }
+        for point in choice.points
+    ]
 
 
 def check_steering(loaded: LoadedModel, recipe: Recipe) -> None:
@@ -142,7 +144,7 @@ def provenance(
         "examples": len(examples.build),
         "doc_hashes": hashes,
         "chosen_by": choice.reason if choice else None,
-        "development_curve": [_described(point) for point in choice.points] if choice else [],
+        "development_curve": _curve(choice) if choice else [],
         "versions": package_versions(),
     }
 
@@ -202,7 +204,7 @@ def build_from_recipe(
         )
     if method not in METHODS:
         raise unknown(method, METHOD_NAMES, "method")
-    loaded = loaded or load(model_args)
+    loaded = loaded or LoadedModel.of(load_plain(model_args))
     check_steering(loaded, recipe)
     group = processes()
     examples = examples or load_examples(recipe.data, loaded, include_path)

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.models.huggingface import HFLM
+from torch import Tensor
 
 from grains_eval.errors import GrainsError
+from grains_eval.harness.multimodal import images_of
 from grains_eval.harness.rows import Score
-from grains_eval.harness.shared_context import score
-from grains_eval.harness.sharing import shareable
 from grains_eval.harness.stacking import Configuration
-from grains_eval.models import EncodedExample, LoadedModel, encode
-from grains_eval.models.forward import response_logprobs
+from grains_eval.harness.sweep import score_configurations
+from grains_eval.models import LoadedModel, prompt_text
 from grains_eval.preferences import doc_hash, load_task, task_manager
 from grains_eval.preferences.splits import draw
 from grains_eval.preferences.tasks import split_docs
 from grains_eval.recipes import Recipe
-from grains_eval.steering import applied
 from grains_eval.types import PreferenceExample
 from grains_eval.vectors.context import Progress, silent
 
@@ -36,12 +34,12 @@ class ChoiceItem:
 
     Attributes:
         doc_hash: Its document.
-        requests: Token ids of context and continuation, one per choice.
+        requests: What lm-eval would ask of the model, one per choice, pictures included.
         gold: Indices of right choices.
     """
 
     doc_hash: str
-    requests: tuple[tuple[list[int], list[int]], ...]
+    requests: tuple[Instance, ...]
     gold: frozenset[int]
 
 
@@ -50,12 +48,12 @@ class DevelopmentSet:
     """Disjoint from what builds the vector and from what is reported.
 
     Attributes:
-        preference: Encoded preference examples.
+        preference: Preference examples.
         preserved: Items whose accuracy must not fall.
         notes: What could not be had, in words.
     """
 
-    preference: tuple[EncodedExample, ...]
+    preference: tuple[PreferenceExample, ...]
     preserved: tuple[ChoiceItem, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -70,9 +68,10 @@ def development_set(
     recipe: Recipe,
     include_path: Sequence[str] = (),
 ) -> DevelopmentSet:
-    """Encode preference examples and draw as many items of the preserved tasks, evenly over their subtasks.
+    """Draw as many items of the preserved tasks as there are preference examples, evenly over their subtasks.
 
-    Preserved tasks that are no text multiple choice, or whose data cannot be had, are left out and noted.
+    Preserved tasks that are no multiple choice, that this model cannot see, or whose data cannot be had, are left out
+    and noted.
     """
     notes: list[str] = []
     tasks: list[ConfigurableTask] = []
@@ -83,17 +82,33 @@ def development_set(
                 tasks.append(load_task(name, include_path, recipe.data.metadata))
             else:
                 leaves = cast("dict[str, ConfigurableTask]", manager.load([name])["tasks"])
-                choices = (task for task in leaves.values() if task.OUTPUT_TYPE == "multiple_choice")
-                tasks.extend(task for task in choices if not getattr(task, "multiple_input", False))
+                fit = {leaf: task for leaf, task in leaves.items() if _is_choice(task)}
+                tasks.extend(fit.values())
+                notes.extend(
+                    f"'{leaf}' is not watched while choosing: it is no multiple choice over answers"
+                    for leaf in leaves.keys() - fit.keys()
+                )
         except Exception as error:  # an unreachable hub must not stop a build, but it must be said
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             notes.append(f"'{name}' is not watched while choosing: {reason}")
     share = -(-recipe.data.development // len(tasks)) if tasks else 0
-    items = [item for task in tasks for item in _items(loaded, task, share, recipe)]
+    items: list[ChoiceItem] = []
+    for task in tasks:
+        found = _items(loaded, task, share, recipe)
+        if not loaded.is_vision_language and any(images_of(one) for item in found for one in item.requests):
+            notes.append(
+                f"'{task.task_name}' is not watched while choosing: it shows pictures, {type(loaded.model).__name__} "
+                "reads text only"
+            )
+        else:
+            items.extend(found)
     for note in notes:
         logger.warning("%s", note)
-    encoded = tuple(encode(loaded, example, recipe.attribution.visual_baseline) for example in preference)
-    return DevelopmentSet(encoded, tuple(items[: recipe.data.development]), tuple(notes))
+    return DevelopmentSet(tuple(preference), tuple(items[: recipe.data.development]), tuple(notes))
+
+
+def _is_choice(task: ConfigurableTask) -> bool:
+    return task.OUTPUT_TYPE == "multiple_choice" and not getattr(task, "multiple_input", False)
 
 
 def _items(loaded: LoadedModel, task: ConfigurableTask, count: int, recipe: Recipe) -> list[ChoiceItem]:
@@ -115,65 +130,65 @@ def _items(loaded: LoadedModel, task: ConfigurableTask, count: int, recipe: Reci
         )
         choices: list[str] = task.doc_to_choice(doc)
         made = task.construct_requests(doc=doc, ctx=context, metadata=(task.task_name, index, 1), **chat)
-        requests = cast("list[Any]", made)[: len(choices)]
-        if any(len(request.args) > 2 for request in requests):
-            continue  # a picture: the text of a preserved task says little without it
         target = task.doc_to_target(doc)
         gold = target if isinstance(target, list) else [target]
         found.append(
             ChoiceItem(
                 doc_hash(doc),
-                tuple(loaded.lm._encode_pair(*request.args[:2]) for request in requests),
+                tuple(cast("list[Instance]", made)[: len(choices)]),
                 frozenset(choices.index(g) if isinstance(g, str) else int(g) for g in gold),
             )
         )
     return found
 
 
-@torch.no_grad()
-def preference_margins(
+def preference_logprobs(
     loaded: LoadedModel,
-    examples: Sequence[EncodedExample],
+    examples: Sequence[PreferenceExample],
     configurations: Sequence[Configuration],
     progress: Progress = silent,
-) -> torch.Tensor:
-    """`log p(y+ | x) - log p(y- | x)` of `N` examples under `S` configurations: `[S, N]` float32, nats."""
+) -> Tensor:
+    """`log p(y+ | x)` and `log p(y- | x)` of `N` examples under `S` configurations: `[S, N, 2]` float32, nats.
+
+    Raises:
+        GrainsError: no examples, or one that the model cannot take.
+    """
     if not examples:
         raise GrainsError("there are no development examples; set data.development above 0")
-    if any(example.decoder_keywords for example in examples):  # pictures: replay the decoder
-        rows: list[list[float]] = [[] for _ in configurations]
-        for example in progress(examples, "development examples"):
-            for row, configuration in zip(rows, configurations, strict=True):
-                pair = _replayed(loaded, example, configuration)
-                row.append(pair[0] - pair[1])
-        return torch.tensor(rows)
-    requests = [
-        (example.input_ids.tolist(), response.tolist())
-        for example in examples
-        for response in (example.chosen, example.rejected)
+    requests = [request for example in examples for request in _requests(loaded, example)]
+    scores = _score(loaded, requests, configurations, progress)
+    return torch.tensor([[each[0] for each in found] for found in scores]).view(len(scores), len(examples), 2)
+
+
+def _requests(loaded: LoadedModel, example: PreferenceExample) -> list[Instance]:
+    """What the harness would be asked of `y+` and of `y-`."""
+    prompt = prompt_text(loaded, example)
+    shown: tuple[Any, ...] = ({"visual": list(example.images)},) if example.images else ()
+    source, _, number = example.id.rpartition(":")  # names the example in errors
+    return [
+        Instance("loglikelihood", {}, (prompt, response, *shown), index, metadata=(source, number, 1))  # pyright: ignore[reportArgumentType]
+        for index, response in enumerate((example.chosen, example.rejected))
     ]
-    scores = _score(loaded, requests, configurations)
-    sums = torch.tensor([[each[0] for each in found] for found in scores])
-    return sums[:, 0::2] - sums[:, 1::2]
 
 
-def _replayed(loaded: LoadedModel, example: EncodedExample, configuration: Configuration) -> list[float]:
-    if not configuration:
-        return response_logprobs(loaded.model, example, example.embeddings[None])[0].tolist()
-    with applied(loaded.model, configuration[0]):
-        return _replayed(loaded, example, configuration[1:])
+def chosen_lengths(loaded: LoadedModel, examples: Sequence[PreferenceExample]) -> Tensor:
+    """Tokens of each `y+`, `[N]`."""
+    pairs = [loaded.lm._encode_pair(prompt_text(loaded, example), example.chosen) for example in examples]
+    return torch.tensor([len(answer) for _, answer in pairs])
 
 
 def preserved_accuracy(
-    loaded: LoadedModel, items: Sequence[ChoiceItem], configurations: Sequence[Configuration]
+    loaded: LoadedModel,
+    items: Sequence[ChoiceItem],
+    configurations: Sequence[Configuration],
+    progress: Progress = silent,
 ) -> list[float]:
-    """Accuracy per configuration, one pass for all; NaN where there is nothing to preserve."""
+    """Accuracy per configuration; NaN where there is nothing to preserve."""
     if not items:
         return [float("nan")] * len(configurations)
     requests = [request for item in items for request in item.requests]
-    scores = _score(loaded, requests, configurations)
     accuracies: list[float] = []
-    for found in scores:
+    for found in _score(loaded, requests, configurations, progress):
         right, start = 0, 0
         for item in items:
             values = [each[0] for each in found[start : start + len(item.requests)]]
@@ -184,25 +199,7 @@ def preserved_accuracy(
 
 
 def _score(
-    loaded: LoadedModel, requests: Sequence[tuple[list[int], list[int]]], configurations: Sequence[Configuration]
+    loaded: LoadedModel, requests: Sequence[Instance], configurations: Sequence[Configuration], progress: Progress
 ) -> list[list[Score]]:
-    """Per configuration and request, in float32 as comparisons score; in one pass where contexts can be shared."""
-    lm = loaded.lm
-    if shareable(loaded.model):
-        return score(
-            loaded.model,
-            requests,
-            configurations,
-            max_length=lm.max_length,
-            batch_size=lm.batch_size,
-            softmax_dtype=torch.float32,
-        )
-    plain: Any = HFLM._loglikelihood_tokens  # pyright: ignore[reportAttributeAccessIssue] - see HarnessModel
-    found: list[list[Score]] = []
-    for configuration in configurations:
-        with ExitStack() as stack:
-            for resolved in configuration:
-                stack.enter_context(applied(loaded.model, resolved))
-            named = [(("", ""), context, answer) for context, answer in requests]
-            found.append(plain(lm, named, disable_tqdm=True))
-    return found
+    """Per configuration and request, by the path that evaluations take, whatever that is for this model."""
+    return score_configurations(loaded.lm, requests, configurations, disable_tqdm=progress is silent)

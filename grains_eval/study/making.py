@@ -81,7 +81,7 @@ def make_adapter(job: Job) -> Made:
 
     trained = adapters.train(context.loaded, context.examples, options, context.recipe.seed, measure, context.progress)
     if points:
-        choice = choose(points, context.recipe.evaluation.margin)
+        choice = choose(points, context.recipe.evaluation)
     else:
         reason = "as the last: there are no development examples"
         choice = Choice(SteeringConfig((), float(options.epochs)), reason)

@@ -10,16 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from grains_eval.errors import GrainsError
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.evaluate import evaluate, write_run
-from grains_eval.harness.model import GrainsHF, SteeringMixin
+from grains_eval.harness.model import SteeringMixin
 from grains_eval.harness.sweep import evaluate_settings
 from grains_eval.preferences import task_manager
 from grains_eval.recipes import Recipe
 from grains_eval.study.build import weights_fingerprint
+from grains_eval.study.loading import load_lm
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +42,6 @@ class PlannedRun:
     def artifacts(self) -> tuple[AppliedArtifact, ...]:
         """What steers the run."""
         return parse_steering(**self.steering) if self.steering else ()
-
-
-def load_lm(model_args: Mapping[str, Any]) -> SteeringMixin:
-    """The plain model as lm-eval holds it, ready to be steered by one artifact after another."""
-    device = {} if "device" in model_args else {"device": "cuda" if torch.cuda.is_available() else "cpu"}
-    # half-precision log-softmax sums are off by .1 to .3 nats, more than many a paired difference
-    return GrainsHF.create_from_arg_obj({"softmax_dtype": "float32", **model_args, **device})
 
 
 def run_all(

@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from grains_eval.errors import GrainsError
-from grains_eval.models import LoadedModel, load
+from grains_eval.models import LoadedModel
 from grains_eval.models.blocks import find_blocks
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import Recipe
@@ -25,6 +25,7 @@ from grains_eval.study.build import build_context_with_cache, weights_fingerprin
 from grains_eval.study.cache import AttributionCache
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.figures import strength_curves
+from grains_eval.study.loading import load_plain
 from grains_eval.study.tune import Choice, CurvePoint, choose, curve, grid
 from grains_eval.vectors import run_method
 from grains_eval.vectors.context import silent
@@ -38,7 +39,7 @@ class SweepResult:
 
     Attributes:
         choices: The chosen setting and its curve, by what was varied (`top_k=5, examples=50`).
-        best: Key of the choice with the largest lower bound.
+        best: Key of the best-ranked choice.
     """
 
     choices: Mapping[str, Choice]
@@ -83,7 +84,7 @@ def sweep(
     if not recipe.data.development:
         raise GrainsError("a sweep needs development examples; set data.development above 0")
     open_recipe = recipe.variant("sweep", {"steering": {"layers": "auto", "strength": "auto"}})
-    loaded = load(model_args)
+    loaded = LoadedModel.of(load_plain(model_args))
     for layer in layers or ():
         check_layer(layer, len(find_blocks(loaded.model)))
     drawn = load_examples(
@@ -98,7 +99,7 @@ def sweep(
             name = f"top_k={k}, examples={count}"
             part = Examples(drawn.build[:count], drawn.development)
             choices[name] = _measure(loaded, variant, part, development, layers, strengths, cache, progress)
-    best = max(choices, key=lambda name: _bound(choices[name]))
+    best = max(choices, key=lambda name: choices[name].point.rank)
     _write(output, choices, best, development)
     shutil.rmtree(cache.folder, ignore_errors=True)
     if console is not None:
@@ -125,18 +126,15 @@ def _measure(
     context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
     vectors = run_method(context).vectors
     settings = grid(vectors, recipe, layers, strengths)
-    return choose(curve(loaded, vectors, development, settings, progress), recipe.evaluation.margin)
-
-
-def _bound(choice: Choice) -> float:
-    """Lower bound of the chosen point; that of the unsteered model where nothing was allowed."""
-    return next((p.lower for p in choice.points if p.config == choice.config), choice.points[0].lower)
+    return choose(curve(loaded, vectors, development, settings, progress), recipe.evaluation)
 
 
 def table(name: str, choice: Choice) -> Table:
     """One curve for the terminal; the chosen point is marked."""
     shown = Table(title=name, caption=choice.reason)
-    for column in ("block", "strength", "accuracy", "95 % interval", "margin (nats)", "preserved", ""):
+    unsteered = choice.points[0]
+    changes = ("Δ log p(y+)", "Δ log p(y−)")
+    for column in ("block", "strength", "accuracy", "95 % interval", "margin (nats)", *changes, "preserved", ""):
         shown.add_column(column, justify="left" if column in {"block", ""} else "right")
     for index, point in enumerate(choice.points):
         blocks = (
@@ -148,6 +146,8 @@ def table(name: str, choice: Choice) -> Table:
             f"{point.accuracy:.3f}",
             f"{point.lower:.3f} to {point.upper:.3f}",
             f"{point.margin:+.2f}",
+            f"{point.log_p_chosen - unsteered.log_p_chosen:+.2f}",
+            f"{point.log_p_rejected - unsteered.log_p_rejected:+.2f}",
             "–" if point.preserved != point.preserved else f"{point.preserved:.3f}",
             "chosen" if point.config == choice.config else "",
         )
@@ -156,8 +156,7 @@ def table(name: str, choice: Choice) -> Table:
 
 def _row(name: str, point: CurvePoint) -> dict[str, Any]:
     config = asdict(replace(point.config, layers=None if point.config.layers is None else tuple(point.config.layers)))
-    measured = {key: getattr(point, key) for key in ("accuracy", "lower", "upper", "margin", "n", "preserved")}
-    return {"varied": name, **config, **{k: None if v != v else v for k, v in measured.items()}}
+    return {"varied": name, **config, **point.numbers()}
 
 
 def _write(output: Path, choices: Mapping[str, Choice], best: str, development: DevelopmentSet) -> None:

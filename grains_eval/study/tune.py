@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import cast
 
 from statsmodels.stats.proportion import proportion_confint
@@ -12,9 +12,9 @@ from statsmodels.stats.proportion import proportion_confint
 from grains_eval.errors import GrainsError
 from grains_eval.harness.stacking import Configuration
 from grains_eval.models import LoadedModel
-from grains_eval.recipes import Recipe
+from grains_eval.recipes import Evaluation, Recipe
 from grains_eval.steering import resolve
-from grains_eval.study.development import DevelopmentSet, preference_margins, preserved_accuracy
+from grains_eval.study.development import DevelopmentSet, chosen_lengths, preference_logprobs, preserved_accuracy
 from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors import METHOD_STEERING, steering_section
 from grains_eval.vectors.context import Progress, silent
@@ -34,6 +34,9 @@ class CurvePoint:
         lower: Lower end of its 95 % Wilson interval.
         upper: Upper end.
         margin: Mean of `log p(y+ | x) - log p(y- | x)`, nats.
+        log_p_chosen: Mean of `log p(y+ | x)`, nats.
+        log_p_rejected: Mean of `log p(y- | x)`, nats.
+        log_p_chosen_per_token: Mean of `log p(y+ | x)` over the number of tokens of `y+`, nats.
         n: Number of preference examples.
         preserved: Accuracy on the preserved items; NaN without any.
         preserved_n: Number of those.
@@ -44,9 +47,22 @@ class CurvePoint:
     lower: float
     upper: float
     margin: float
+    log_p_chosen: float
+    log_p_rejected: float
+    log_p_chosen_per_token: float
     n: int
     preserved: float
     preserved_n: int = 0
+
+    @property
+    def rank(self) -> tuple[float, float, float]:
+        """Larger is better: the lower bound, then the margin, then less strength (for LoRA, fewer epochs)."""
+        return self.lower, self.margin, -abs(self.config.strength)
+
+    def numbers(self) -> dict[str, float | None]:
+        """What was measured, as JSON values; None where it was not."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "config"}
+        return {name: value if value == value else None for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,11 @@ class Choice:
     config: SteeringConfig
     reason: str | None
     points: tuple[CurvePoint, ...] = ()
+
+    @property
+    def point(self) -> CurvePoint:
+        """What was measured at the chosen setting, that of the unsteered model where strength 0 was chosen."""
+        return next((point for point in self.points if point.config == self.config), self.points[0])
 
 
 def fixed_setting(recipe: Recipe) -> SteeringConfig | None:
@@ -131,49 +152,76 @@ def curve(
     tried = [SteeringConfig(strength=0.0), *settings]
     resolved = [resolve(vectors, setting) for setting in tried]
     configurations: list[Configuration] = [() if one is None else (one,) for one in resolved]
-    margins = preference_margins(loaded, development.preference, configurations, progress)
-    preserved = preserved_accuracy(loaded, development.preserved, configurations)
+    logprobs = preference_logprobs(loaded, development.preference, configurations, progress)
+    lengths = chosen_lengths(loaded, development.preference)
+    preserved = preserved_accuracy(loaded, development.preserved, configurations, progress)
     points: list[CurvePoint] = []
-    for setting, row, kept in zip(tried, margins, preserved, strict=True):
-        right, n = int((row > 0).sum()), len(row)
+    for setting, rows, kept in zip(tried, logprobs, preserved, strict=True):
+        chosen, rejected = rows.unbind(-1)
+        margins = chosen - rejected
+        right, n = int((margins > 0).sum()), len(margins)
         lower, upper = cast("tuple[float, float]", proportion_confint(right, n, method="wilson"))
-        watched = len(development.preserved)
-        points.append(CurvePoint(setting, right / n, float(lower), float(upper), float(row.mean()), n, kept, watched))
+        points.append(
+            CurvePoint(
+                config=setting,
+                accuracy=right / n,
+                lower=float(lower),
+                upper=float(upper),
+                margin=float(margins.mean()),
+                log_p_chosen=float(chosen.mean()),
+                log_p_rejected=float(rejected.mean()),
+                log_p_chosen_per_token=float((chosen / lengths).mean()),
+                n=n,
+                preserved=kept,
+                preserved_n=len(development.preserved),
+            )
+        )
     return points
 
 
-def choose(points: Sequence[CurvePoint], margin: float) -> Choice:
-    """The point with the largest lower confidence bound among those that keep the preserved tasks.
+def choose(points: Sequence[CurvePoint], evaluation: Evaluation) -> Choice:
+    """The best-ranked point among those that keep the preserved tasks and leave `y+` as likely as it was.
 
-    Kept means that accuracy on the preserved development items fell by no more than `margin`, or by one item where the
-    margin is finer than that: a set of 24 cannot tell a loss of one point. Ties go to the smaller strength, then to
-    the larger mean margin. Where no setting keeps them, or none is better than the unsteered model,
-    the choice is strength 0, and the reason says so: there is no fallback to an unconstrained choice.
+    The rank is the lower confidence bound of preference accuracy; ties go to the larger mean margin, then to the
+    smaller strength. Preserved tasks are kept where accuracy on their development items fell by no more than
+    `margin`, or by one item where the margin is finer than that: a set of 24 cannot tell a loss of one point. `y+` is
+    as likely as it was where its mean log-probability per token fell by no more than `likelihood_margin`: preferring
+    `y+` by making everything less likely is damage (Pal et al. 2024, arXiv 2402.13228, on the same in DPO). Where
+    no setting meets both, or none is better than the unsteered model, the choice is strength 0, and the reason says
+    so: there is no fallback to an unconstrained choice.
     """
     unsteered, settings = points[0], list(points[1:])
     watched = unsteered.preserved == unsteered.preserved
-    allowance = max(margin, 1 / unsteered.preserved_n) if unsteered.preserved_n else margin
-    allowed = [p for p in settings if not watched or p.preserved >= unsteered.preserved - allowance - 1e-12]
+    lost = max(evaluation.margin, 1 / unsteered.preserved_n) if unsteered.preserved_n else evaluation.margin
+    keeping = [p for p in settings if not watched or p.preserved >= unsteered.preserved - lost - 1e-12]
+    least = unsteered.log_p_chosen_per_token - evaluation.likelihood_margin
+    allowed = [p for p in keeping if p.log_p_chosen_per_token >= least - 1e-9]
     constraint = (
-        f"with accuracy on preserved items within {allowance:.3g} of {unsteered.preserved:.3f}"
+        f"with accuracy on preserved items within {lost:.3g} of {unsteered.preserved:.3f}"
         if watched
         else "with no preserved items to watch"
-    )
+    ) + f" and log p(y+) at most {evaluation.likelihood_margin:g} nats a token below the unsteered model's"
+    refused = f"; {len(keeping) - len(allowed)} settings were refused for log p(y+) alone"
+    refused = refused.replace("settings were", "setting was") if len(keeping) - len(allowed) == 1 else refused
+    refused = refused if len(keeping) > len(allowed) else ""
     if not allowed:
-        reason = f"none of {len(settings)} settings was {constraint}: strength 0, the unsteered model"
+        reason = f"none of {len(settings)} settings was {constraint}: strength 0, the unsteered model{refused}"
         logger.warning("%s", reason)
         return Choice(replace(settings[0].config, strength=0.0), reason, tuple(points))
-    best = max(allowed, key=lambda p: (p.lower, -abs(p.config.strength), p.margin))
+    best = max(allowed, key=lambda point: point.rank)
     if best.lower <= unsteered.lower:
         reason = (
             f"strength 0, since none of {len(settings)} settings, {constraint}, prefers y+ more often than the "
             f"unsteered model on {best.n} development examples ({best.accuracy:.3f} against {unsteered.accuracy:.3f})"
+            f"{refused}"
         )
         logger.warning("%s", reason)
         return Choice(replace(best.config, strength=0.0), reason, tuple(points))
     reason = (
         f"among {len(settings)} settings on {best.n} development examples, {constraint}: preference accuracy "
-        f"{best.accuracy:.3f} (95 % lower bound {best.lower:.3f}), unsteered {unsteered.accuracy:.3f}"
+        f"{best.accuracy:.3f} (95 % lower bound {best.lower:.3f}), unsteered {unsteered.accuracy:.3f}; "
+        f"mean log p(y+) {unsteered.log_p_chosen:.2f} to {best.log_p_chosen:.2f} nats, "
+        f"log p(y-) {unsteered.log_p_rejected:.2f} to {best.log_p_rejected:.2f}{refused}"
     )
     return Choice(best.config, reason, tuple(points))
 
@@ -204,6 +252,6 @@ def choose_setting(
             "steering.layers or steering.strength is auto but data.development is 0; "
             "give development examples, or fix both"
         )
-    chosen = choose(curve(loaded, vectors, development, grid(vectors, recipe), progress), recipe.evaluation.margin)
+    chosen = choose(curve(loaded, vectors, development, grid(vectors, recipe), progress), recipe.evaluation)
     notes = "".join(f"; {note}" for note in development.notes)
     return replace(chosen, reason=f"{chosen.reason}{notes}")

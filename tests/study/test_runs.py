@@ -17,7 +17,8 @@ from grains_eval.harness import sweep as sweep_room
 from grains_eval.recipes import load_recipe
 from grains_eval.report.runs import read_run
 from grains_eval.study import runs as room
-from grains_eval.study.runs import NOTE, PlannedRun, load_lm, run_all
+from grains_eval.study.loading import load_lm
+from grains_eval.study.runs import NOTE, PlannedRun, run_all
 from grains_eval.tasks_path import task_directory
 from grains_eval.types import SteeringConfig, SteeringVectors
 

@@ -7,23 +7,62 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grains_eval.recipes import parse_recipe
-from grains_eval.study.tune import CurvePoint, choose, grid
+from grains_eval.recipes import Evaluation, parse_recipe
+from grains_eval.study import tune
+from grains_eval.study.tune import CurvePoint, grid
 from grains_eval.types import SteeringConfig, SteeringVectors
 
 
-def point(strength, lower, preserved=0.9, margin=1.0, layer=1):
-    return CurvePoint(SteeringConfig((layer,), strength), lower + 0.1, lower, lower + 0.2, margin, 50, preserved)
+def point(strength, lower, preserved=0.9, margin=1.0, layer=1, likely=-1.0):
+    return CurvePoint(
+        config=SteeringConfig((layer,), strength),
+        accuracy=lower + 0.1,
+        lower=lower,
+        upper=lower + 0.2,
+        margin=margin,
+        log_p_chosen=3 * likely,
+        log_p_rejected=3 * likely - margin,
+        log_p_chosen_per_token=likely,
+        n=50,
+        preserved=preserved,
+    )
+
+
+def choose(points, margin, **changes):
+    return tune.choose(points, Evaluation(margin=margin, **changes))
 
 
 BASE = point(0.0, 0.2)
 
 
-def test_the_largest_lower_bound_wins_and_ties_go_to_the_smaller_strength():
+def test_the_largest_lower_bound_wins_then_the_margin_then_less_strength():
     assert choose([BASE, point(1, 0.5), point(2, 0.6)], 0.01).config.strength == 2
     assert choose([BASE, point(2, 0.6), point(1, 0.6)], 0.01).config.strength == 1
+    saturated = [point(epoch, 0.6, margin=epoch / 4) for epoch in (2, 8, 16)]
+    assert choose([BASE, *saturated], 0.01).config.strength == 16
     best = choose([BASE, point(1, 0.6, margin=1.0, layer=1), point(1, 0.6, margin=2.0, layer=2)], 0.01)
     assert best.config.layers == (2,)
+
+
+def test_a_setting_that_makes_the_preferred_answer_less_likely_is_not_chosen():
+    gentle, damaging = point(1, 0.5, likely=-1.05), point(2, 0.9, margin=5.0, likely=-3.0)
+    chosen = choose([BASE, gentle, damaging], 0.01)
+    assert chosen.config.strength == 1
+    assert "log p(y+) at most 0.1 nats a token below" in chosen.reason
+    assert "mean log p(y+) -3.00 to -3.15 nats, log p(y-) -4.00 to -4.15" in chosen.reason
+    assert "1 setting was refused for log p(y+) alone" in chosen.reason
+    assert choose([BASE, gentle, damaging], 0.01, likelihood_margin=2.0).config.strength == 2
+    assert choose([BASE, gentle, damaging], 0.01, likelihood_margin=0).config.strength == 0
+    # what was not a number is no answer that is as likely as before
+    assert choose([BASE, point(1, 0.9, likely=float("nan"))], 0.01).config.strength == 0
+
+
+def test_the_chosen_point_is_at_hand():
+    chosen = choose([BASE, point(1, 0.5), point(2, 0.6)], 0.01)
+    assert chosen.point is chosen.points[2]
+    refused = choose([BASE, point(1, 0.1)], 0.01)
+    assert refused.point is BASE
+    assert refused.point.numbers()["log_p_chosen_per_token"] == -1.0
 
 
 def test_a_setting_that_costs_too_much_is_not_chosen():
