@@ -49,7 +49,7 @@ def run_card(run: Run, role: Role) -> RunCard:
     return RunCard(
         name=run.name,
         role=role,
-        file=run.file.name,
+        file=", ".join(file.name for file in run.files),
         digest=run.digest,
         facts=tuple((label, text) for label, text in facts if text),
     )

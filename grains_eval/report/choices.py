@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from grains_eval.errors import GrainsError, unknown
-from grains_eval.report.pairing import leaf_tasks
-from grains_eval.report.runs import Run
+from grains_eval.report.runs import Run, leaf_tasks
 
 SMALLEST_ALPHA = 1e-12
 
@@ -47,7 +46,7 @@ def clusters_by_task(clusters: Mapping[str, str], baseline: Run, tasks: Sequence
     """
     fields: dict[str, str] = {}
     for name, field in clusters.items():
-        leaves = leaf_tasks(baseline, name) or (name,)
+        leaves = leaf_tasks(baseline.results, name) or (name,)
         if not set(leaves) <= set(baseline.tasks):
             raise unknown(name, {*tasks, *baseline.results.get("groups", {})}, "task to cluster")
         fields |= dict.fromkeys(leaves, field)

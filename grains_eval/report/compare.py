@@ -14,9 +14,9 @@ from grains_eval.report import corpus, statistics
 from grains_eval.report.choices import check_known, check_levels, clusters_by_task
 from grains_eval.report.elementary import holm
 from grains_eval.report.measures import PairedMetric, measure, total
-from grains_eval.report.pairing import check, common_tasks, leaf_tasks, pair
+from grains_eval.report.pairing import check, common_tasks, pair
 from grains_eval.report.power import minimum_detectable_effect
-from grains_eval.report.runs import Run, name_runs, read_run
+from grains_eval.report.runs import Run, leaf_tasks, name_runs, read_run
 from grains_eval.report.statistics import Array, Estimate
 from grains_eval.types import Comparison
 
@@ -103,9 +103,9 @@ def compare_pair(
     higher_is_better: Mapping[str, bool] | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Rows of one pair of runs, not yet adjusted, and notes for the reader."""
-    prompts_may_differ = prompts_may_differ or other.instructed or baseline.instructed
     names = common_tasks(baseline, other, tasks)
-    notes = check(baseline, other, names, prompts_may_differ=prompts_may_differ)
+    notes = [*baseline.notes, *other.notes, *check(baseline, other, names, prompts_may_differ=prompts_may_differ)]
+    prompts_may_differ = prompts_may_differ or other.instructed or baseline.instructed
     fields = clusters_by_task(clusters, baseline, names)
     measured: dict[str, list[PairedMetric]] = {}
     known: set[str] = set()
@@ -235,7 +235,7 @@ def _groups(
 ) -> tuple[list[Row], set[str], list[str]]:
     """Rows of the groups that lm-eval itself aggregated, the outermost ones; and the tasks they cover."""
     names = [name for name in baseline.results.get("groups", {}) if name in other.results.get("groups", {})]
-    leaves = {name: leaf_tasks(baseline, name) for name in names}
+    leaves = {name: leaf_tasks(baseline.results, name) for name in names}
     covered = {name: set(leaves[name]) <= set(measured) for name in names}
     outer = [
         name for name in names if covered[name] and not any(covered[o] and _is_under(baseline, name, o) for o in names)
@@ -244,7 +244,7 @@ def _groups(
     grouped: set[str] = set()
     notes: list[str] = []
     for name in outer:
-        if leaf_tasks(other, name) != leaves[name]:
+        if leaf_tasks(other.results, name) != leaves[name]:
             raise GrainsError(
                 f"group '{name}' has other subtasks in '{baseline.name}' than in '{other.name}'; use one version of it"
             )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grains_eval.errors import GrainsError, unknown
-from grains_eval.report.runs import Run, Sample
+from grains_eval.report.conditions import SCORING, model_arguments, model_differences, task_differences
+from grains_eval.report.runs import Run, Sample, leaf_tasks
 
 # Settings of a run that change every prompt: what, key in the results, command-line flag.
 _PROMPT_SETTINGS = (
@@ -49,7 +50,7 @@ def common_tasks(baseline: Run, other: Run, wanted: Sequence[str] | None = None)
     """
     first, second = baseline.tasks, other.tasks
     if wanted is not None:
-        leaves = [leaf for name in wanted for leaf in (leaf_tasks(baseline, name) or (name,))]
+        leaves = [leaf for name in wanted for leaf in (leaf_tasks(baseline.results, name) or (name,))]
         for name in leaves:
             if name not in first:
                 raise unknown(name, {*first, *baseline.results.get("groups", {})}, "task")
@@ -69,32 +70,25 @@ def common_tasks(baseline: Run, other: Run, wanted: Sequence[str] | None = None)
     return first
 
 
-def leaf_tasks(run: Run, group: str) -> tuple[str, ...]:
-    """The leaf tasks under a group, through nested groups; empty when it is no group."""
-    children = run.setting("group_subtasks", group)
-    if not isinstance(children, list):
-        return ()
-    leaves: list[str] = []
-    for child in children:
-        leaves.extend(leaf_tasks(run, str(child)) or (str(child),))
-    return tuple(dict.fromkeys(leaves))
-
-
 def check(baseline: Run, other: Run, tasks: Sequence[str], *, prompts_may_differ: bool = False) -> list[str]:
-    """Refuse runs that were asked differently; return what should only be known.
+    """Refuse runs that were asked or scored differently; return what should only be known.
+
+    A prompting run may differ from the other in its instruction, and in a system instruction, which is noted.
+
+    Args:
+        baseline: First run.
+        other: Second run.
+        tasks: Leaf tasks to compare.
+        prompts_may_differ: The user says that prompts differ by design: shots and templates are noted, not refused.
 
     Raises:
-        GrainsError: another task version, few-shot count, chat template, system instruction or limit.
+        GrainsError: another task version, few-shot count, chat template, system instruction or limit; other settings of
+            generation or scoring; or one model that reads its input differently.
     """
+    notes: list[str] = []
+    instructed = baseline.instructed or other.instructed
     for task in tasks:
-        _same(
-            baseline,
-            other,
-            f"task '{task}': versions",
-            "versions",
-            task,
-            advice="use one version of the task",
-        )
+        _same(baseline, other, f"task '{task}': versions", "versions", task, advice="use one version of the task")
         if not prompts_may_differ:
             _same(
                 baseline,
@@ -104,25 +98,59 @@ def check(baseline: Run, other: Run, tasks: Sequence[str], *, prompts_may_differ
                 task,
                 advice="use the same --num_fewshot",
             )
-    if not prompts_may_differ:
-        for what, key, flag in _PROMPT_SETTINGS:
-            # What one run did not record is left to the prompts' own hashes.
-            if baseline.setting(key) is not None and other.setting(key) is not None:
-                _same(baseline, other, what, key, advice=f"use the same --{flag}")
+        elif baseline.setting("n-shot", task) != other.setting("n-shot", task):
+            notes.append(_differ(baseline, other, f"task '{task}': few-shot examples", "n-shot", task))
+    for what, key, flag in _PROMPT_SETTINGS:
+        first, second = baseline.setting(key), other.setting(key)
+        # What one run did not record is left to the prompts' own hashes, where they are compared.
+        unknown_to_one = first is None or second is None
+        if first == second or (unknown_to_one and not (instructed or prompts_may_differ)):
+            continue
+        if prompts_may_differ or (instructed and key != "chat_template_sha"):
+            notes.append(_differ(baseline, other, what, key))
+        else:
+            _same(baseline, other, what, key, advice=f"use the same --{flag}")
     for task in tasks:
         _same(
             baseline, other, f"task '{task}': numbers of documents", "n-samples", task, "effective",
             advice="use the same --limit",
         )  # fmt: skip
-    return _warnings(baseline, other)
+    same_prompts = not (instructed or prompts_may_differ)
+    found = model_differences(baseline.results, other.results)
+    for task in tasks:
+        found += task_differences(baseline.results, other.results, task, same_prompts=same_prompts)
+    for difference in found:
+        said = difference.says(baseline.name, other.name)
+        if difference.refused and not (prompts_may_differ and difference.name not in SCORING):
+            advice = "use one version of the task" if difference.task else f"use the same {difference.name} for both"
+            raise GrainsError(f"{said}; {advice}")
+        notes.append(said)
+    for run in (baseline, other):
+        if not model_arguments(run.results):
+            notes.append(f"'{run.name}' does not record its model arguments, so that they could not be compared")
+    return [*_scoring_paths(baseline, other), *_once(notes, tasks)]
+
+
+def _once(notes: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """Notes that say the same of many tasks, said of the first of them."""
+    found: dict[str, list[str]] = {}
+    for note in notes:
+        name = next((task for task in tasks if note.startswith(f"task '{task}': ")), "")
+        found.setdefault(note.removeprefix(f"task '{name}': ") if name else note, []).append(name)
+    return [
+        said if not names[0] else f"task '{names[0]}'{f' and {len(names) - 1} more' if names[1:] else ''}: {said}"
+        for said, names in found.items()
+    ]
 
 
 def _same(baseline: Run, other: Run, what: str, *path: str, advice: str) -> None:
-    first, second = baseline.setting(*path), other.setting(*path)
-    if first != second:
-        raise GrainsError(
-            f"{what} differ: {_short(first)} in '{baseline.name}', {_short(second)} in '{other.name}'; {advice}"
-        )
+    if baseline.setting(*path) != other.setting(*path):
+        raise GrainsError(f"{_differ(baseline, other, what, *path)}; {advice}")
+
+
+def _differ(baseline: Run, other: Run, what: str, *path: str) -> str:
+    first, second = (_short(run.setting(*path)) for run in (baseline, other))
+    return f"{what} differ: {first} in '{baseline.name}', {second} in '{other.name}'"
 
 
 def _suspects(baseline: Run, other: Run) -> str:
@@ -136,25 +164,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else text[:12] + "…"
 
 
-def _warnings(baseline: Run, other: Run) -> list[str]:
-    found: list[str] = []
+def _scoring_paths(baseline: Run, other: Run) -> list[str]:
     first, second = (str(run.setting("config", "scoring_path") or "plain") for run in (baseline, other))
-    if first != second:
-        found.append(
-            f"'{baseline.name}' was scored on the {first} path and '{other.name}' on the {second} path: "
-            "equal inputs may differ in the last digits; use share_context=false for both, or for neither"
-        )
-    for label, path in (
-        ("lm_eval versions", ("lm_eval_version",)),
-        ("transformers versions", ("transformers_version",)),
-        ("number formats", ("config", "model_dtype")),
-        ("generation settings", ("config", "gen_kwargs")),
-        ("models", ("model_name",)),
-    ):
-        first, second = baseline.setting(*path), other.setting(*path)
-        if first is not None and second is not None and first != second:
-            found.append(f"{label} differ: {first} in '{baseline.name}', {second} in '{other.name}'")
-    return found
+    if first == second:
+        return []
+    return [
+        f"'{baseline.name}' was scored on the {first} path and '{other.name}' on the {second} path: "
+        "equal inputs may differ in the last digits; use share_context=false for both, or for neither"
+    ]
 
 
 def pair(
@@ -220,6 +237,11 @@ def _join(
         if left[key].target_hash != right[key].target_hash:
             raise GrainsError(
                 f"task '{task}', document {left[key].doc_id}: targets differ between '{baseline.name}' and "
+                f"'{other.name}'; use one version of the task"
+            )
+        if [text.strip() for text in left[key].choices] != [text.strip() for text in right[key].choices]:
+            raise GrainsError(
+                f"task '{task}', document {left[key].doc_id}: choices differ between '{baseline.name}' and "
                 f"'{other.name}'; use one version of the task"
             )
         if not prompts_may_differ and left[key].prompt_hash != right[key].prompt_hash:

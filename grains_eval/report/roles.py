@@ -10,8 +10,7 @@ from grains_eval.errors import GrainsError, unknown
 from grains_eval.report.choices import check_known
 from grains_eval.report.compare import Row, adjust
 from grains_eval.report.data import AgainstControl, Band
-from grains_eval.report.pairing import leaf_tasks
-from grains_eval.report.runs import Run, method_of
+from grains_eval.report.runs import Run, leaf_tasks, method_of
 from grains_eval.report.wording import answer, gain
 
 # The metric that speaks for a task when nobody says: the first of these that it has, else its first.
@@ -70,7 +69,7 @@ def headline_rows(rows: Sequence[Row], wanted: Mapping[str, str]) -> list[Row]:
 def preserved(baseline: Run, tasks: Sequence[str], preserve: Sequence[str] | None) -> set[str]:
     """Tasks whose score must not fall: those that were named, else known benchmarks of general skill."""
     if preserve is not None:
-        leaves = {leaf for name in preserve for leaf in leaf_tasks(baseline, name)}
+        leaves = {leaf for name in preserve for leaf in leaf_tasks(baseline.results, name)}
         return {task for task in tasks if task in preserve or task in leaves}
     return {
         task

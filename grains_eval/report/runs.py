@@ -6,13 +6,19 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from grains_eval.errors import GrainsError
+from grains_eval.report.conditions import model_differences, steering_differences
 
 _STAMP = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
+# Entries of the results that have a value per task.
+_BY_TASK = (
+    "results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
+    "task_hashes",
+)  # fmt: skip
 _NEEDED = ("doc_id", "doc_hash", "prompt_hash", "target_hash", "metrics")
 _PICTURE = re.compile(r"^<PIL\.\S+ .*at 0x[0-9A-Fa-f]+>$")
 
@@ -79,9 +85,11 @@ class Run:
 
     Attributes:
         name: How the report calls it.
-        file: The results file.
-        results: Its content.
-        digest: First 16 hex digits of the results file's SHA-256.
+        file: The results file; of several evaluations, the newest.
+        results: Its content; of several evaluations, with the tasks of the older ones.
+        digest: First 16 hex digits of the SHA-256 of the results file, or of those of several.
+        sources: The results file of each task that is not in `file`.
+        notes: Evaluations in the folder that were left out, and why.
         cache: Samples read so far, by task.
     """
 
@@ -89,6 +97,8 @@ class Run:
     file: Path
     results: Mapping[str, Any]
     digest: str
+    sources: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    notes: tuple[str, ...] = ()
     cache: dict[str, SamplesByFilter] = field(default_factory=dict[str, SamplesByFilter], repr=False)
 
     @property
@@ -96,6 +106,11 @@ class Run:
         """Leaf tasks, in the order of the results."""
         configs = self.results.get("configs", {})
         return tuple(name for name in self.results.get("results", {}) if name in configs)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The results files that were read, the newest first."""
+        return tuple(dict.fromkeys([self.file, *self.sources.values()]))
 
     @property
     def steering(self) -> tuple[Mapping[str, Any], ...]:
@@ -135,11 +150,12 @@ class Run:
         return self.cache[task]
 
     def _read_samples(self, task: str) -> SamplesByFilter:
-        stamp = _STAMP.search(self.file.name)
-        file = self.file.with_name(f"samples_{task}_{stamp.group(1)}.jsonl") if stamp else None
+        results = self.sources.get(task, self.file)
+        stamp = _STAMP.search(results.name)
+        file = results.with_name(f"samples_{task}_{stamp.group(1)}.jsonl") if stamp else None
         if file is None or not file.is_file():
             raise GrainsError(
-                f"run '{self.name}' has no samples of task '{task}' beside {self.file.name}; "
+                f"run '{self.name}' has no samples of task '{task}' beside {results.name}; "
                 "run lm_eval again with --log_samples"
             )
         found: SamplesByFilter = {}
@@ -203,7 +219,10 @@ def holds_picture(value: Any) -> bool:
 
 
 def read_run(path: str | Path, name: str | None = None) -> Run:
-    """Open a run: a results file, or a folder that holds the results of one model (the newest is taken).
+    """Open a run: a results file, or a folder that holds the evaluations of one model.
+
+    lm_eval writes a results file per evaluation. Of a folder all are read: each task from the newest that evaluated it,
+    where steering, model and prompts were those of the newest. The others are named in `notes`.
 
     Args:
         path: What was given to `lm_eval --output_path`, or a folder or file in it.
@@ -214,11 +233,19 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
     """
     place = Path(path)
     if place.exists():
-        file = place if place.is_file() else _newest(place)
+        files = [place] if place.is_file() else _evaluations(place)
     elif place.suffix == ".json" and (stamped := sorted(place.parent.glob(f"{place.stem}_*.json"))):
-        file = stamped[-1]  # lm_eval adds the date to a file name
+        files = stamped[-1:]  # lm_eval adds the date to a file name
     else:
         raise GrainsError(f"run '{path}' does not exist; give a folder that lm_eval --output_path wrote")
+    results, digest = _read(files[0])
+    run = Run(name or "", files[0], results, digest)
+    for file in files[1:]:
+        run = _with(run, file)
+    return run if name else replace(run, name=_name(place, run))
+
+
+def _read(file: Path) -> tuple[dict[str, Any], str]:
     try:
         content = file.read_bytes()
         results = json.loads(content)
@@ -226,12 +253,52 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
         raise GrainsError(f"'{file}' is no results file: {error}") from error
     if not isinstance(results, dict) or not isinstance(results.get("results"), dict):
         raise GrainsError(f"'{file}' is no results file of lm_eval: it has no 'results'")
-    run = Run(name or "", file, cast(dict[str, Any], results), hashlib.sha256(content).hexdigest()[:16])
-    return run if name else Run(_name(place, run), file, run.results, run.digest)
+    return cast(dict[str, Any], results), hashlib.sha256(content).hexdigest()[:16]
 
 
-def _newest(folder: Path) -> Path:
-    files = [file for file in folder.rglob("*.json") if _STAMP.search(file.name)]
+def _with(run: Run, file: Path) -> Run:
+    """The run and the tasks that only an older evaluation in its folder has."""
+
+    def without(reason: str) -> Run:
+        return replace(run, notes=(*run.notes, f"{file.name} is left out of '{file.parent.parent.name}': {reason}"))
+
+    try:
+        older, digest = _read(file)
+    except GrainsError:
+        return without("it is no results file")
+    tasks = [task for task in older["results"] if task in older.get("configs", {}) and task not in run.tasks]
+    if not tasks:
+        return without("its tasks were evaluated again")
+    others = [*steering_differences(run.results, older), *model_differences(run.results, older)]
+    if others:
+        return without(
+            f"it evaluated {', '.join(tasks[:3])}{' and more' if tasks[3:] else ''} under other conditions "
+            f"({others[0].says(run.file.name, file.name)}); compare it as a run of its own"
+        )
+    groups = [group for group in older.get("groups", {}) if not set(leaf_tasks(older, group)) <= set(tasks)]
+    merged: dict[str, Any] = dict(run.results)
+    for key in _BY_TASK:
+        entries = {name: value for name, value in (older.get(key) or {}).items() if name not in groups}
+        if entries or key in merged:
+            merged[key] = {**entries, **(merged.get(key) or {})}
+    digest = hashlib.sha256(f"{run.digest}{digest}".encode()).hexdigest()[:16]
+    return replace(run, results=merged, digest=digest, sources={**dict.fromkeys(tasks, file), **run.sources})
+
+
+def leaf_tasks(results: Mapping[str, Any], group: str) -> tuple[str, ...]:
+    """The leaf tasks under a group, through nested groups; empty when it is no group."""
+    children = (results.get("group_subtasks") or {}).get(group)
+    if not isinstance(children, list):
+        return ()
+    leaves: list[str] = []
+    for child in cast(list[Any], children):
+        leaves.extend(leaf_tasks(results, str(child)) or (str(child),))
+    return tuple(dict.fromkeys(leaves))
+
+
+def _evaluations(folder: Path) -> list[Path]:
+    """The results files of a folder, the newest first."""
+    files = {file: match.group(1) for file in folder.rglob("*.json") if (match := _STAMP.search(file.name))}
     if not files:
         raise GrainsError(f"'{folder}' holds no results_*.json; give an --output_path of lm_eval")
     places = {file.parent for file in files}
@@ -243,12 +310,7 @@ def _newest(folder: Path) -> Path:
     if len(homes) > 1:
         names = ", ".join(str(home.relative_to(folder)) for home in homes[:4])
         raise GrainsError(f"'{folder}' holds several runs ({names}); give one of them")
-
-    def stamp(file: Path) -> str:
-        match = _STAMP.search(file.name)
-        return match.group(1) if match else ""
-
-    return max(files, key=stamp)
+    return sorted(files, key=lambda file: files[file], reverse=True)
 
 
 def _name(place: Path, run: Run) -> str:

@@ -37,6 +37,7 @@ class TaskData:
     filter: str = "none"
     shots: int = 0
     doc_hashes: Sequence[str] | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_run(
@@ -84,6 +85,7 @@ def write_run(
             "metric_list": [
                 {"metric": metric, "aggregation": task.aggregation.get(metric, "mean")} for metric in task.values
             ],
+            **task.config,
         }
         results["versions"][name] = task.metadata.get("version", 1.0)
         results["n-shot"][name] = task.shots
