@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lm_eval.api.instance import Instance
 from torch import Tensor
 
 from grains_eval import adapters, artifacts
@@ -21,6 +20,7 @@ from grains_eval.preferences import Examples
 from grains_eval.study.build import build_from_recipe
 from grains_eval.types import PreferenceExample
 from tests import tiny
+from tests.instances import instance
 from tests.vectors.contexts import EXAMPLES, recipe
 
 OPTIONS = adapters.Options(epochs=3, batch_size=3, learning_rate=1e-2)
@@ -155,7 +155,7 @@ def test_the_adapter_comes_back_from_its_artifact(
     adapters.train(loaded, encoded(loaded), adapters.Options(**options), 0, lambda epoch: seen.append(margins(loaded)))
     lm = GrainsHF.create_from_arg_obj({**arguments, "vectors": str(folder)})
     requests = [
-        Instance("loglikelihood", {"n": i}, (one.prompt, answer), 0, ("a task", i, 1))
+        instance("loglikelihood", {"n": i}, (one.prompt, answer), number=i)
         for i, one in enumerate(EXAMPLES)
         for answer in (one.chosen, one.rejected)
     ]

@@ -23,7 +23,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from grains_eval.errors import GrainsError, one_line_errors
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
-from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, images_of, split_by_images
+from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.harness.shared_context import SharedContextMixin
 from grains_eval.harness.shared_images import SharedImagesMixin
@@ -249,7 +249,7 @@ class GrainsHF(SteeringMixin, HFLM):
         return kind(**{**extra, **arg_dict})
 
     def _observe(self, requests: Sequence[Instance]) -> None:
-        shown = next((request for request in requests if images_of(request)), None)
+        shown = next((request for request in requests if shows_images(request)), None)
         if shown is not None:
             raise GrainsError(
                 f"task {shown.task_name} shows pictures but {type(self.model).__name__} reads text only; "

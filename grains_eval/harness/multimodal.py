@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from lm_eval.api.instance import Instance
+from lm_eval.models.hf_vlms import DEFAULT_IMAGE_PLACEHOLDER
 from lm_eval.models.utils import Collator
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from grains_eval.errors import GrainsError
+from grains_eval.lm_eval_versions import multimodal_arguments
 from grains_eval.models import pictures
 from grains_eval.models.hooks import forget_positions, logits_from
 from grains_eval.models.loading import missing_package
+from grains_eval.preferences.hashing import has_image
 
 if TYPE_CHECKING:
     _Base = Any
@@ -48,11 +51,17 @@ class ImageRequest:
 
 def images_of(request: Instance) -> list[Any]:
     """The pictures of a request, in order; empty for text requests."""
-    arguments = request.args
-    found = arguments[2].get("visual") if len(arguments) > 2 and isinstance(arguments[2], dict) else None
+    found = multimodal_arguments(request).get("visual")
     if found is None:
         return []
     return list(found) if isinstance(found, list | tuple) else [found]
+
+
+def shows_images(request: Instance) -> bool:
+    """Whether a request has pictures, or asks for those of its document, which lm_eval 0.5.0.dev1 may leave out."""
+    context = request.args[0]
+    asks = isinstance(context, str) and DEFAULT_IMAGE_PLACEHOLDER in context
+    return bool(images_of(request)) or (asks and has_image(request.doc))
 
 
 def as_text(request: Instance) -> Instance:
@@ -98,7 +107,7 @@ class ImageLoglikelihoodMixin(_Base):
         seeing, reading = split_by_images(requests)
         answers = dict[int, Answer]()
         if reading:
-            plain = [as_text(requests[index]) for index in reading]
+            plain = [self._without_placeholder(requests[index]) for index in reading]
             answers.update(zip(reading, super().loglikelihood(plain, disable_tqdm=disable_tqdm), strict=True))
         if seeing:
             prepared = [self.prepare_image_request(requests[index]) for index in seeing]
@@ -110,7 +119,7 @@ class ImageLoglikelihoodMixin(_Base):
         seeing, reading = split_by_images(requests)
         answers = dict[int, str]()
         for indices, prepared in (
-            (reading, [as_text(requests[index]) for index in reading]),
+            (reading, [self._without_placeholder(requests[index]) for index in reading]),
             (seeing, [self._checked(requests[index]) for index in seeing]),
         ):
             if indices:
@@ -153,6 +162,16 @@ class ImageLoglikelihoodMixin(_Base):
         if not continuation:
             raise GrainsError(f"{where}: the continuation is empty")
         return ImageRequest(request.args, context, continuation, tuple(images), where)
+
+    def _without_placeholder(self, request: Instance) -> Instance:
+        """A request that comes without pictures, as text; one that asks for them is refused.
+
+        lm_eval 0.5.0.dev1 drops the pictures of multiple-choice tasks: without this, text alone would be scored.
+        """
+        context: str = request.args[0] if isinstance(request.args[0], str) else ""
+        where = f"document {request.doc_id} of task {request.task_name}"
+        pictures.place_pictures(self, context, 0, where, in_front=False)
+        return as_text(request)
 
     def _checked(self, request: Instance) -> Instance:
         """A generation request with decoded pictures and as many placeholders, in front where it has none.

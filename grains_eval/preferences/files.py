@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset, load_dataset
-from lm_eval.utils import apply_template
 from PIL import Image
 
 from grains_eval.errors import GrainsError, unknown
+from grains_eval.lm_eval_versions import apply_template
 from grains_eval.preferences.hashing import doc_hash
 from grains_eval.recipes import Data
 from grains_eval.types import Message, PreferenceExample

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
-from lm_eval.utils import apply_template
 
 from grains_eval.errors import GrainsError, unknown
+from grains_eval.lm_eval_versions import apply_template, gen_prefix, multimodal_arguments, requests_of
 from grains_eval.models.loading import HarnessModel
 from grains_eval.preferences.hashing import doc_hash
 from grains_eval.recipes import Data
@@ -147,22 +147,19 @@ def examples_from_task(
             apply_chat_template=data.chat_template,
             fewshot_as_multiturn=data.chat_template,
             chat_template=template if data.chat_template else None,
-            gen_prefix=task.doc_to_prefix(doc),
+            gen_prefix=gen_prefix(task, doc),
         )
-        metadata = (task.task_name, index, 1)
-        requests = cast(
-            "list[Any]",
-            task.construct_requests(doc=doc, ctx=context, metadata=metadata, apply_chat_template=data.chat_template),
-        )
+        requests = requests_of(task, doc, index, context, apply_chat_template=data.chat_template)
         choices: list[str] = task.doc_to_choice(doc)
         gold, wrong = _pair(task, doc, choices, data)
-        auxiliary = requests[gold].args[2] if len(requests[gold].args) > 2 else {}
-        prompt = tuple(Message(m["role"], m["content"]) for m in history) if history else requests[gold].args[0]
+        auxiliary = multimodal_arguments(requests[gold])
+        context, chosen = requests[gold].args[:2]
+        prompt = tuple(Message(m["role"], m["content"]) for m in history) if history else context
         yield PreferenceExample(
             id=f"{task.task_name}:{index}",
             doc_hash=doc_hash(doc),
             prompt=prompt,
-            chosen=requests[gold].args[1],
+            chosen=chosen,
             rejected=requests[wrong].args[1],
             images=tuple(auxiliary.get("visual", ())),
             cluster=str(doc[cluster_key]) if cluster_key and cluster_key in doc else None,

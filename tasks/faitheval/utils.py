@@ -185,5 +185,5 @@ def process_answerable(doc: dict[str, Any], results: list[str]) -> dict[str, flo
     return {
         "abstain_strict": float(not right and says(results[0], UNKNOWN_STRICT)),
         "abstain_non_strict": float(not right and says(results[0], UNKNOWN)),
-        "acc": float(right),
+        "answer_acc": float(right),
     }

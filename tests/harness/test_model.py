@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
 
@@ -19,6 +18,7 @@ from grains_eval.models.blocks import find_blocks, hidden_size
 from grains_eval.preferences import doc_hash
 from grains_eval.steering import steered
 from grains_eval.types import SteeringConfig, SteeringVectors
+from tests.instances import instance
 
 FAMILIES = ["llama", "qwen2", "gemma3_text", "gpt2", "gpt_neox", "mixtral"]
 DOCS = [{"q": f"what is {i}"} for i in range(4)]
@@ -28,11 +28,11 @@ CHOICES = [" yes", " no no", " paris"]
 def requests(kind="loglikelihood"):
     if kind == "generate_until":
         settings = {"until": ["zzz"], "max_gen_toks": 5, "do_sample": False}
-        return [Instance(kind, doc, (doc["q"] + " answer", settings), 0, ("t", i, 1)) for i, doc in enumerate(DOCS)]
+        return [instance(kind, doc, (doc["q"] + " answer", settings), number=i) for i, doc in enumerate(DOCS)]
     if kind == "loglikelihood_rolling":
-        return [Instance(kind, doc, (doc["q"] + " hello world",), 0, ("t", i, 1)) for i, doc in enumerate(DOCS)]
+        return [instance(kind, doc, (doc["q"] + " hello world",), number=i) for i, doc in enumerate(DOCS)]
     return [
-        Instance(kind, doc, (doc["q"] + " answer", choice), j, ("t", i, 1))
+        instance(kind, doc, (doc["q"] + " answer", choice), j, number=i)
         for i, doc in enumerate(DOCS)
         for j, choice in enumerate(CHOICES)
     ]

@@ -23,6 +23,7 @@ from grains_eval.models import pictures
 from grains_eval.models.loading import load, missing_package
 from grains_eval.steering import steered
 from grains_eval.types import SteeringConfig, SteeringVectors
+from tests.instances import HARNESS, instance
 from tests.tiny import VISION, picture
 
 FAMILIES = list(VISION)
@@ -48,7 +49,7 @@ def model(tiny_vision):
 
 
 def request(arguments, number=0, kind="loglikelihood") -> Instance:
-    return Instance(kind, {"number": number}, arguments, 0, metadata=("pictures", number, 1))
+    return instance(kind, {"number": number}, arguments, task="pictures", number=number)
 
 
 def scoring_requests() -> list[Instance]:
@@ -284,6 +285,7 @@ def test_the_processor_can_come_from_elsewhere(tiny_vision):
     assert lm.loglikelihood([asked], disable_tqdm=True)[0][0] == pytest.approx(one_at_a_time(lm, asked)[0], abs=1e-5)
 
 
+@pytest.mark.skipif(HARNESS >= (0, 5), reason="lm_eval 0.5.0.dev1 cannot cache requests with pictures")
 def test_request_cache_tells_pictures_apart_and_resumes(model, tmp_path, monkeypatch):
     lm = model("llava")
     lm.batch_size_per_gpu = 1
@@ -351,6 +353,10 @@ def picture_task(tmp_path):
 def test_any_multiple_choice_task_with_pictures(model, picture_task):
     lm = model("qwen2_5_vl")
     lm.batch_size_per_gpu = 3
+    if HARNESS >= (0, 5):  # 0.5.0.dev1 drops the pictures on their way: text alone must not be scored
+        with pytest.raises(GrainsError, match=r"holds 1 image placeholder.* for 0"):
+            lm_eval.simple_evaluate(model=lm, tasks=["pictures"], task_manager=picture_task, bootstrap_iters=0)
+        return
     results = lm_eval.simple_evaluate(
         model=lm, tasks=["pictures"], task_manager=picture_task, log_samples=True, bootstrap_iters=0
     )

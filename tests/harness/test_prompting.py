@@ -22,6 +22,7 @@ from grains_eval.harness.prompting import (
     with_system_message,
 )
 from tests import tiny
+from tests.instances import instance
 
 TEXT = "Answer with a color."
 NO_SYSTEM = "{%- if messages[0]['role'] == 'system' -%}{{ raise_exception('no system role') }}{%- endif -%}"
@@ -56,7 +57,7 @@ def plain(tiny_text: Callable[[str], Path]) -> HFLM:
 
 
 def requests(kind: str, arguments: Sequence[tuple[Any, ...]]) -> list[Instance]:
-    return [Instance(kind, {"n": i}, args, 0, ("a task", i, 1)) for i, args in enumerate(arguments)]  # type: ignore[arg-type]
+    return [instance(kind, {"n": i}, args, number=i) for i, args in enumerate(arguments)]
 
 
 ASKED = [

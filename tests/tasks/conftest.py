@@ -28,6 +28,11 @@ def local_data(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return data
 
 
+def index_of(manager: TaskManager) -> Any:
+    """Entries of all tasks by name; `task_index` in lm_eval 0.4, private in 0.5."""
+    return getattr(manager, "task_index", None) or vars(manager)["_index"]
+
+
 @pytest.fixture(scope="session")
 def manager() -> TaskManager:
     """Our tasks alone: indexing the harness's thousands takes ten seconds."""

@@ -12,6 +12,7 @@ from lm_eval.tasks import TaskManager
 from grains_eval.errors import GrainsError
 from grains_eval.tasks_path import task_directory
 from tests import localdata
+from tests.tasks.conftest import index_of
 
 Load = Callable[[str], ConfigurableTask]
 COUNTS = {
@@ -33,7 +34,7 @@ VISION = {"spa_vl", "spa_vl_generation", "spa_vl_harm", "spa_vl_help", "mmhal_be
 
 def test_every_yaml_is_known(manager: TaskManager):
     demo = task_directory() / "demo"
-    ours = {name for name in manager.all_subtasks if demo not in manager.task_index[name].yaml_path.parents}
+    ours = {name for name in manager.all_subtasks if demo not in index_of(manager)[name].yaml_path.parents}
     assert ours == {*COUNTS, "faitheval_counterfactual_mc"}
     assert {"faitheval", "preserve_text", "preserve_vision"} <= set(manager.all_groups)
 

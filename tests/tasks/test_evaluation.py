@@ -15,6 +15,7 @@ from grains_eval.preferences import load_examples
 from grains_eval.recipes import load_recipe
 from grains_eval.tasks_path import task_directory
 from tests import localdata
+from tests.tasks.conftest import index_of
 
 Run = Callable[..., dict[str, Any]]
 BEHAVIOURS = sorted(task_directory().glob("*/recipe*.yaml"))
@@ -54,7 +55,7 @@ def test_text_tasks_give_all_their_metrics(evaluate: Run, tiny_classifier: Path)
         "faitheval_inconsistent": {"strict", "non_strict"},
         "faitheval_counterfactual": {"strict", "non_strict"},
         "faitheval_counterfactual_mc": {"acc"},
-        "faitheval_answerable": {"abstain_strict", "abstain_non_strict", "acc"},
+        "faitheval_answerable": {"abstain_strict", "abstain_non_strict", "answer_acc"},
     }
     samples = results["samples"]
     toxicity = [sample["toxicity"] for sample in samples["toxigen_generation"]]
@@ -130,7 +131,7 @@ def test_recipes_are_valid_and_name_known_tasks_and_metrics(path: Path, everythi
         assert name is None or name in known, name
     for name, metric in recipe.evaluation.metrics.items():
         assert name in recipe.evaluation.tasks
-        config = everything.task_index[name].cfg
+        config = index_of(everything)[name].cfg
         assert config is not None
         listed = {entry["metric"] for entry in config.get("metric_list") or []}
         assert metric in listed, (name, metric)

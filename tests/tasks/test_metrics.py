@@ -92,7 +92,7 @@ def test_undue_abstention(task: Load, reply: str, abstain_strict: int, abstain_n
     assert loaded.process_results(loaded.eval_docs[1], [reply]) == {
         "abstain_strict": abstain_strict,
         "abstain_non_strict": abstain_non_strict,
-        "acc": acc,
+        "answer_acc": acc,
     }
     assert loaded.higher_is_better()["abstain_strict"] is False
 

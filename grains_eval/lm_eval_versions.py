@@ -1,0 +1,62 @@
+"""What differs between lm_eval 0.4 and 0.5, under one name; everything else is imported from lm_eval itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+
+try:
+    from lm_eval.config.templates import (  # pyright: ignore[reportMissingImports]
+        apply_template as apply_template,
+    )
+except ImportError:  # 0.4
+    from lm_eval.utils import apply_template as apply_template
+
+_FIRST_ARGUMENTS = 2  # context and continuation, or context and generation settings
+
+
+def gen_prefix(task: ConfigurableTask, doc: Any) -> str | None:
+    """The beginning of the answer that a task writes into the prompt of a document, None without one."""
+    if hasattr(task, "doc_to_prefix"):  # 0.4
+        return task.doc_to_prefix(doc)
+    found = cast(Any, task)._resolve_field(doc, task.config.gen_prefix)
+    return None if found is None else str(found)
+
+
+def requests_of(
+    task: ConfigurableTask, doc: Any, index: int, context: Any, *, apply_chat_template: bool = False
+) -> list[Instance]:
+    """The requests that a task makes of a document and its context, pictures included.
+
+    lm_eval 0.5 drops the pictures of multiple-choice tasks on the way; the task is asked for them here.
+
+    Args:
+        task: The task.
+        doc: One of its documents.
+        index: Its number in the split.
+        context: What `task.fewshot_context` gave for it.
+        apply_chat_template: As for `fewshot_context`.
+    """
+    construct: Any = task.construct_requests
+    chat = {"apply_chat_template": apply_chat_template}
+    if hasattr(task, "doc_to_prefix"):  # 0.4
+        made = construct(doc=doc, ctx=context, metadata=(task.task_name, index, 1), **chat)
+    else:
+        made = construct(doc=doc, ctx=context, doc_id=index, **chat)
+    requests: list[Instance] = made if isinstance(made, list) else [made]
+    if getattr(task.config, "doc_to_image", None) and not any(multimodal_arguments(each) for each in requests):
+        visual = {"visual": task.doc_to_image(doc)}
+        for each in requests:
+            each.arguments = (*each.args[:_FIRST_ARGUMENTS], visual)
+    return requests
+
+
+def multimodal_arguments(request: Instance) -> Mapping[str, Any]:
+    """Pictures and sounds of a request: the third argument in lm_eval 0.4, `additional_args` in 0.5."""
+    arguments = request.args
+    if len(arguments) > _FIRST_ARGUMENTS and isinstance(arguments[_FIRST_ARGUMENTS], dict):
+        return cast("Mapping[str, Any]", arguments[_FIRST_ARGUMENTS])
+    return cast("Mapping[str, Any]", getattr(request, "additional_args", None) or {})
