@@ -8,10 +8,10 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint style types floors format build clean
+.PHONY: help demo test test-families lint style types floors format build clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
 
 $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py grains_eval_lm_eval.pth
 	@echo "installing into $(VENV); the first time this takes a few minutes"
@@ -24,6 +24,9 @@ demo: $(VENV)/.installed ## build a vector on the bundled models, evaluate with 
 
 test: $(VENV)/.installed ## run the test suite (ARGS="-k name" to narrow it)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-families: $(VENV)/.installed ## check a sample of transformers' architectures (ARGS="-m families" for every one)
+	$(BIN)/python -m pytest tests/families -m "families and not slow" $(ARGS)
 
 lint: style types floors ## style, types and import floors
 
