@@ -35,6 +35,8 @@ def write_card(config: Mapping[str, Any], name: str) -> str:
     if config["layers"]:
         parts.append(_setting(config["recommended"], origin.get("chosen_by")))
         parts.extend(["\n".join(_statistics(config)), _legend(config)])
+    elif origin.get("chosen_by"):
+        parts.append(f"Chosen: {origin['chosen_by']}.")
     hashes = origin.get("doc_hashes")
     if hashes:
         use = "used to choose the setting" if origin.get("chosen_by") else "set aside"

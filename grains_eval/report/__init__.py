@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grains_eval.report.build import compare_runs
 from grains_eval.report.compare import compare
-from grains_eval.report.data import Curve, ReportData, Series, TokenMap
+from grains_eval.report.data import Curve, ReportData, Series, StudyTable, TokenMap
 from grains_eval.report.heatmap import token_map
 from grains_eval.report.tables import render_terminal
 from grains_eval.report.write import write
@@ -13,6 +13,7 @@ __all__ = [
     "Curve",
     "ReportData",
     "Series",
+    "StudyTable",
     "TokenMap",
     "compare",
     "compare_runs",

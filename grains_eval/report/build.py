@@ -13,7 +13,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.report.cards import run_card
 from grains_eval.report.choices import check_levels
 from grains_eval.report.compare import Row, adjust, compare_pair
-from grains_eval.report.data import Curve, ReportData, TokenMap
+from grains_eval.report.data import Curve, ReportData, StudyTable, TokenMap
 from grains_eval.report.headline import headline
 from grains_eval.report.items import changes
 from grains_eval.report.roles import (
@@ -50,6 +50,7 @@ def compare_runs(
     bands: Mapping[str, Sequence[str]] | None = None,
     failures: Mapping[str, str] | None = None,
     keep_going: bool = False,
+    tables: Sequence[StudyTable] = (),
     curves: Sequence[Curve] = (),
     token_maps: Sequence[TokenMap] = (),
     items: int = 5,
@@ -81,6 +82,7 @@ def compare_runs(
         bands: Control label to the runs that are its draws.
         failures: Reason by method, for methods without a run: each becomes a row.
         keep_going: Turn a run that cannot be compared into such a row instead of raising.
+        tables: Tables to show.
         curves: Figures to show.
         token_maps: Heat maps to show.
         items: Most helped and most harmed items to show in full, each.
@@ -173,6 +175,7 @@ def compare_runs(
             if row.comparison.task not in kept and row.comparison.method not in controlled
         ),
         bands=draw_ranges(bands or {}, rows),
+        tables=tuple(tables),
         curves=tuple(curves),
         token_maps=tuple(token_maps),
         notes=(*remarks, *notes),

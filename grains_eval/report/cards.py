@@ -52,7 +52,19 @@ def run_card(run: Run, role: Role) -> RunCard:
         file=", ".join(file.name for file in run.files),
         digest=run.digest,
         facts=tuple((label, text) for label, text in facts if text),
+        setting=" + ".join(filter(None, map(_setting, run.steering))),
     )
+
+
+def _setting(entry: Mapping[str, Any]) -> str:
+    """Blocks and strength of one artifact, as `3: 1` or `2/4/5: 0.5 absolute`."""
+    layers, strength = entry.get("layers"), entry.get("strength")
+    if layers is None or strength is None:
+        return ""
+    blocks = [int(layer) for layer in layers]
+    whole = len(blocks) > 2 and blocks == list(range(blocks[0], blocks[-1] + 1))
+    where = f"{blocks[0]}-{blocks[-1]}" if whole else "/".join(map(str, blocks))
+    return f"{where}: {strength:.3g}{' absolute' if entry.get('unit') == 'absolute' else ''}"
 
 
 def _text(label: str, value: Any) -> str:

@@ -22,6 +22,7 @@ class RunCard:
         file: The results file.
         digest: First 16 hex digits of its SHA-256.
         facts: Label and value pairs: model, versions, seeds, vectors and their fingerprints.
+        setting: Blocks and strength of its vectors (`3: 1`), empty where there are none.
     """
 
     name: str
@@ -29,6 +30,7 @@ class RunCard:
     file: str
     digest: str
     facts: tuple[tuple[str, str], ...]
+    setting: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,23 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class StudyTable:
+    """A table handed in by a study.
+
+    Attributes:
+        title: Heading.
+        header: Column headings; the first column names the rows.
+        rows: Cells as shown.
+        note: What the columns are.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class TokenMap:
     """The signed scores of one prompt's tokens.
 
@@ -205,6 +224,7 @@ class ReportData:
         failures: Reason by method, for methods that have no run.
         changes: Per-item effects.
         bands: Controls with several draws.
+        tables: Tables handed in by a study.
         curves: Figures handed in by a study.
         token_maps: Heat maps.
         notes: What a careful reader should know.
@@ -225,6 +245,7 @@ class ReportData:
     failures: Mapping[str, str] = field(default_factory=dict[str, str])
     changes: tuple[Changes, ...] = ()
     bands: tuple[Band, ...] = ()
+    tables: tuple[StudyTable, ...] = ()
     curves: tuple[Curve, ...] = ()
     token_maps: tuple[TokenMap, ...] = ()
     notes: tuple[str, ...] = ()
@@ -235,6 +256,13 @@ class ReportData:
     def controls(self) -> frozenset[str]:
         """Names of the control runs."""
         return frozenset(run.name for run in self.runs if run.role == "control")
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Blocks and strength by name of a run or of a control with several draws."""
+        own = {run.name: run.setting for run in self.runs}
+        drawn = {band.heading: dict.fromkeys(own.get(name, "") for name in band.members) for band in self.bands}
+        return own | {name: ", ".join(found) for name, found in drawn.items()}
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ def render_html(report: ReportData) -> str:
     table: list[dict[str, Any]] = [
         {
             "row": row,
-            "cells": cells(row, report.alpha),
+            "cells": cells(row, report),
             "answer": answer(row, report.alpha),
             "control": row.method in report.controls,
             "details": _details(row),
@@ -118,7 +118,9 @@ def _grouped(table: Sequence[dict[str, Any]], report: ReportData | None = None) 
             "title": ", ".join(key),
             "rows": rows,
             "bands": [
-                band_cells(band, key, rows[0]["row"]) for band in (report.bands if report else ()) if key in band.mean
+                band_cells(report, band, key, rows[0]["row"])
+                for band in (report.bands if report else ())
+                if report is not None and key in band.mean
             ],
         }
         for key, rows in groups.items()

@@ -51,6 +51,7 @@ def to_json(report: ReportData) -> str:
             for band in report.bands
         ],
         "changes": [asdict(item) for item in report.changes],
+        "tables": [asdict(table) for table in report.tables],
         "curves": [asdict(curve) for curve in report.curves],
         "runs": [asdict(run) for run in report.runs],
         "notes": report.notes,

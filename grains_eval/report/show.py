@@ -90,9 +90,8 @@ def _text(drawn: TokenMap) -> Text:
         line.append(" ")
     if visual:
         total = sum(score for score, flag in zip(drawn.scores, drawn.is_image, strict=True) if flag)
-        line.append(
-            f"\n[{visual} visual tokens, together {total:+.3g} nats; --html draws them over the picture]", "dim"
-        )
+        draws = "grains-eval show --html FILE draws them over the picture"
+        line.append(f"\n[{visual} visual tokens, together {total:+.3g} nats; {draws}]", "dim")
     return line
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from grains_eval.report.data import Band, ReportData
+from grains_eval.report.data import Band, ReportData, StudyTable
 from grains_eval.report.published import published_tables
 from grains_eval.report.wording import (
     answer,
@@ -29,6 +29,7 @@ COLUMNS = (
     ("task", False),
     ("metric", False),
     ("method", False),
+    ("blocks: strength", False),
     ("baseline", True),
     ("steered", True),
     ("difference", True),
@@ -42,17 +43,18 @@ COLUMNS = (
 )
 
 
-def cells(row: Comparison, alpha: float) -> tuple[str, ...]:
+def cells(row: Comparison, report: ReportData) -> tuple[str, ...]:
     """The texts of one row, in the order of `COLUMNS`."""
     return (
         row.task,
         row.metric + {True: "", False: " ↓", None: " ?"}[row.higher_is_better],
         row.method,
+        report.settings.get(row.method, ""),
         level(row.baseline, row.scale),
         level(row.steered, row.scale),
         change(row.difference, row.scale),
         interval(row.interval, row.scale),
-        answer(row, alpha),
+        answer(row, report.alpha),
         p_value(row.adjusted_p),
         p_value(row.p),
         f"{row.n:,}",
@@ -64,6 +66,7 @@ def cells(row: Comparison, alpha: float) -> tuple[str, ...]:
 # Columns that fit a terminal; the files hold all of them.
 _TERMINAL = (
     "method",
+    "blocks: strength",
     "baseline",
     "steered",
     "difference",
@@ -76,8 +79,8 @@ _TERMINAL = (
 
 # Below how many columns which of them go, the least important first.
 _LEFT_OUT = (
-    (70, frozenset({"baseline", "steered", "helped / harmed / same", "verdict"})),
-    (90, frozenset({"baseline", "helped / harmed / same"})),
+    (70, frozenset({"blocks: strength", "baseline", "steered", "helped / harmed / same", "verdict"})),
+    (90, frozenset({"blocks: strength", "baseline", "helped / harmed / same"})),
     (112, frozenset({"helped / harmed / same"})),
 )
 
@@ -106,14 +109,16 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
             add_column(table, name, numeric=numeric, fold=name == "method")
         for row in rows:
             if row.method not in drawn:
-                texts = cells(row, report.alpha)
+                texts = cells(row, report)
                 table.add_row(*(escape(texts[index]) for index in shown), style=styles[answer(row, report.alpha)])
         for band in report.bands:
             if key in band.mean:
-                drawn_cells: dict[str, str] = dict(zip(_TERMINAL, band_cells(band, key, rows[0]), strict=True))
+                drawn_cells: dict[str, str] = dict(zip(_TERMINAL, band_cells(report, band, key, rows[0]), strict=True))
                 table.add_row(*(escape(drawn_cells[name]) for name in kept), style="dim")
         console.print(table)
     console.print(escape(caption(report, whole=False)), style="dim", highlight=False)
+    for study in report.tables:
+        console.print(_terminal_table(study))
     for method, reason in report.failures.items():
         console.print(f"{escape(method)} failed: {escape(reason)}", highlight=False)
     for line in control_lines(report):
@@ -124,11 +129,21 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
         console.print(f"report: {escape(str(Path(folder) / 'report.html'))}", highlight=False, soft_wrap=True)
 
 
-def band_cells(band: Band, key: tuple[str, str], row: Comparison) -> tuple[str, ...]:
+def _terminal_table(study: StudyTable) -> Table:
+    table = Table(title=escape(study.title), title_justify="left", caption=escape(study.note), caption_justify="left")
+    for index, name in enumerate(study.header):
+        add_column(table, escape(name), numeric=index > 0, fold=index == 0)
+    for row in study.rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def band_cells(report: ReportData, band: Band, key: tuple[str, str], row: Comparison) -> tuple[str, ...]:
     """Several draws of one control in the columns of the terminal: their mean, and their range as the interval."""
     bounds = (band.low[key], band.high[key])
     return (
         band.heading,
+        report.settings[band.heading],
         level(row.baseline, row.scale),
         level(row.baseline + band.mean[key], row.scale),
         change(band.mean[key], row.scale),
@@ -196,8 +211,8 @@ def band_lines(report: ReportData) -> list[str]:
 def to_markdown(report: ReportData) -> str:
     """The report without figures and items."""
     parts = [f"# {_inline(report.title)}", "", f"**{_inline(report.headline)}**", ""]
-    rows = [cells(row.comparison, report.alpha) for row in report.rows]
-    rows += [("", "", name, reason, *[""] * 3, "failed", *[""] * 5) for name, reason in report.failures.items()]
+    rows = [cells(row.comparison, report) for row in report.rows]
+    rows += [("", "", name, reason, *[""] * 4, "failed", *[""] * 5) for name, reason in report.failures.items()]
     parts += _markdown_table([name for name, _ in COLUMNS], rows, [numeric for _, numeric in COLUMNS])
     parts += ["", caption(report)]
     lines = [*control_lines(report), *band_lines(report), *report.notes]
@@ -210,6 +225,10 @@ def to_markdown(report: ReportData) -> str:
             verdict_cells(report),
             [False] * 4 + [True] * 5,
         )
+    for table in report.tables:
+        parts += ["", f"## {table.title}", ""]
+        parts += _markdown_table(table.header, table.rows, [False] + [True] * (len(table.header) - 1))
+        parts += ["", _inline(table.note)]
     for published in published_tables(report):
         parts += ["", f"## Published, not measured here: {published.title}", ""]
         parts += _markdown_table(published.header, published.rows, [False] + [True] * (len(published.header) - 1))

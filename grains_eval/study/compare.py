@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grains_eval.artifacts import open_artifact
+from grains_eval.artifacts import load, open_artifact
 from grains_eval.errors import GrainsError
 from grains_eval.harness.model import SteeringMixin
 from grains_eval.models import LoadedModel
@@ -19,9 +20,9 @@ from grains_eval.report.choices import check_levels
 from grains_eval.report.data import ReportData
 from grains_eval.report.write import refuse_existing
 from grains_eval.study.build import build_from_recipe, model_identity
-from grains_eval.study.figures import development_curves, token_maps
+from grains_eval.study.figures import development_curves, development_tables, token_maps
 from grains_eval.study.loading import load_lm
-from grains_eval.study.methods import Controls, default_methods, method_recipe, write_controls
+from grains_eval.study.methods import Controls, default_methods, method_recipe, moves, write_controls
 from grains_eval.study.runs import PlannedRun, run_all
 from grains_eval.vectors.context import silent
 
@@ -97,7 +98,7 @@ def compare_variants(
 
     Args:
         recipe: The behaviour: examples, tasks, margins and the number of control draws.
-        variants: Recipes by name, the most important first: controls stand beside the first that has vectors.
+        variants: Recipes by name, the most important first: controls stand beside the first that moves anything.
         model_args: lm-eval's model arguments.
         output_path: Where vectors, runs and the report go.
         console: A rich console to print the tables to.
@@ -159,7 +160,10 @@ def compare_variants(
             logger.warning("%s failed: %s", name, failures[name])
     if not set(variants) & set(built):
         raise GrainsError(f"no method could be built; {next(iter(variants))}: {failures[next(iter(variants))]}")
-    extra = _controls(built, wanted, loaded, examples, output / "vectors", progress) if controls else Controls((), {})
+    extra = _controls(built, wanted, loaded, drawn, output / "vectors", progress) if controls else Controls()
+    if VOCABULARY not in variants and VOCABULARY in built and not moves(load(built[VOCABULARY])):
+        extra = replace(extra, notes=(*extra.notes, f"{VOCABULARY}: left out, since it moves nothing"))
+        del built[VOCABULARY]
     shown = [name for name in (*wanted, *extra.names) if name in built or name in extra.names]
     planned = [PlannedRun(BASELINE), *(PlannedRun(n, {"vectors": str(output / "vectors" / n)}) for n in shown)]
     there, failed = run_all(
@@ -185,6 +189,8 @@ def compare_variants(
         title=title or f"{recipe.name}: {', '.join(variants)}",
         curves=[*development_curves(folders), *report.pop("curves", ())],
         token_maps=token_maps(folders),
+        tables=development_tables(folders),
+        notes=[*extra.notes, *report.pop("notes", ())],
         **report,
     )
     shutil.rmtree(output / SCORES, ignore_errors=True)
@@ -206,16 +212,21 @@ def _controls(
     built: Mapping[str, Path],
     recipes: Mapping[str, Recipe],
     loaded: LoadedModel,
-    examples: Examples,
+    examples: Mapping[str, Examples],
     folder: Path,
     progress: Callable[[Sequence[Any], str], Iterable[Any]],
 ) -> Controls:
-    """Controls of the first variant that has vectors; the vocabulary direction is projected out of every other too."""
-    first = next(
-        (name for name, place in built.items() if name != VOCABULARY and open_artifact(place).vectors is not None), None
-    )
-    if first is None:
-        return Controls((), {})
-    return write_controls(
-        first, built[first], built.get(VOCABULARY), recipes[first], loaded, examples, folder, progress
-    )
+    """Controls of the first variant whose vectors move something, at its setting."""
+    idle: list[str] = []
+    for name, place in built.items():
+        vectors = None if name == VOCABULARY else open_artifact(place).vectors
+        if vectors is not None and moves(vectors):
+            made = write_controls(
+                name, place, built.get(VOCABULARY), recipes[name], loaded, examples[name], folder, progress
+            )
+            passed = f"; {', '.join(idle)} move{'s' * (len(idle) == 1)} nothing, and unsteered runs are no controls"
+            note = f"random, negated and projected controls stand beside {name}, at its setting{passed if idle else ''}"
+            return replace(made, notes=(note, *made.notes))
+        if vectors is not None:
+            idle.append(name)
+    return Controls(notes=(f"no controls: {', '.join(idle)} move{'s' * (len(idle) == 1)} nothing",) if idle else ())

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from grains_eval.artifacts import open_artifact
-from grains_eval.report import Curve, Series, TokenMap
+from grains_eval.report import Curve, Series, StudyTable, TokenMap
 from grains_eval.report.attributions import read_token_maps
+from grains_eval.report.wording import number
 
 
 def development_curves(folders: Sequence[Path]) -> list[Curve]:
@@ -50,6 +51,16 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
             note=note,
         )
     ]
+    if "log_p_chosen" in unsteered:
+        drawn.append(
+            Curve(
+                f"{name}: log-likelihood of the preferred response on development examples",
+                f"strength ({settings[0].get('unit', 'relative')})",
+                "mean log p(y+ | x), nats",
+                tuple(line(blocks, "log_p_chosen", False) for blocks in layers),
+                note="Where it falls, y+ is preferred for being less unlikely than y-, not for being likely.",
+            )
+        )
     if unsteered.get("preserved") == unsteered.get("preserved") and unsteered.get("preserved") is not None:
         drawn.append(
             Curve(
@@ -61,6 +72,32 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
             )
         )
     return drawn
+
+
+def development_tables(folders: Sequence[Path]) -> list[StudyTable]:
+    """What tuning saw at the setting it chose, one row per artifact whose setting was chosen."""
+    rows: list[tuple[str, ...]] = []
+    for folder in folders:
+        points: list[dict[str, Any]] = list(open_artifact(folder).provenance.get("development_curve") or [])
+        chosen = next((point for point in points if point.get("is_chosen")), None)
+        if chosen is None:
+            continue
+        blocks = "all" if chosen["layers"] is None else "/".join(map(str, chosen["layers"])) or "epoch"
+        setting = f"{blocks}: {chosen['strength']:.3g}" if chosen["strength"] else "unsteered"
+        moves = [_moved(points[0], chosen, name, 2) for name in ("log_p_chosen", "log_p_rejected")]
+        shares = [_moved(points[0], chosen, name, 3) for name in ("accuracy", "preserved")]
+        rows.append((folder.name, setting, shares[0], *moves, shares[1]))
+    header = ("method", "chosen", "preference accuracy", "log p(y+)", "log p(y−)", "preserved accuracy")
+    note = (
+        "Means on development examples, none of them reported, unsteered → at the chosen setting (blocks: strength, or "
+        "epoch); log p in nats, given the prompt."
+    )
+    return [StudyTable("What tuning saw", header, tuple(rows), note)] if rows else []
+
+
+def _moved(unsteered: dict[str, Any], chosen: dict[str, Any], name: str, digits: int) -> str:
+    before, after = unsteered.get(name), chosen.get(name)
+    return "–" if before is None or after is None else f"{number(before, digits)} → {number(after, digits)}"
 
 
 def token_maps(folders: Sequence[Path], most: int = 3) -> list[TokenMap]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from grains_eval.errors import unknown
 from grains_eval.models import LoadedModel
 from grains_eval.preferences import Examples
 from grains_eval.recipes import Recipe
+from grains_eval.steering import resolve
 from grains_eval.study.build import build_context_with_cache
 from grains_eval.study.making import METHOD_NAMES
 from grains_eval.types import SteeringVectors
@@ -50,10 +51,18 @@ class Controls:
     Attributes:
         names: All of them.
         bands: Draws of one control, by its label.
+        notes: Whose setting they have, and what was left out.
     """
 
-    names: tuple[str, ...]
-    bands: Mapping[str, tuple[str, ...]]
+    names: tuple[str, ...] = ()
+    bands: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    notes: tuple[str, ...] = ()
+
+
+def moves(vectors: SteeringVectors) -> bool:
+    """Whether the recommended setting changes anything: not at strength 0, nor along directions of zeros."""
+    resolved = resolve(vectors, vectors.recommended)
+    return resolved is not None and any(bool(delta.any()) for delta in resolved.deltas.values())
 
 
 def write_controls(
@@ -100,13 +109,17 @@ def write_controls(
             raw.append(f"random_tokens_raw_{draw + 1}")
             made[equal[-1]] = drawn
             made[raw[-1]] = replace(drawn, recommended=_raw_setting(drawn, vectors))
+    idle = [name for name, control in made.items() if not moves(control)]
+    made = {name: control for name, control in made.items() if name not in idle}
     for name, control in made.items():
         # derived from the method's own folder, so that one made from other vectors is out of date
         if not (folder / name).exists() or not _is_same(load(folder / name), control):
             origin = {**vectors.provenance, "method": name, "development_curve": [], "chosen_by": f"as for {method}"}
             save(replace(control, provenance=origin), folder / name, overwrite=True)
     bands = {"random vectors": random, "random tokens": equal, "random tokens, raw scale": raw}
-    return Controls(tuple(made), {label: tuple(names) for label, names in bands.items() if names})
+    kept = {label: tuple(name for name in names if name in made) for label, names in bands.items()}
+    notes = [f"{', '.join(idle)}: left out, since it moves nothing"] if idle else []
+    return Controls(tuple(made), {label: names for label, names in kept.items() if names}, tuple(notes))
 
 
 def _is_same(first: SteeringVectors, second: SteeringVectors) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+import torch
 
 from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import GrainsError
@@ -19,9 +21,10 @@ from grains_eval.study import compare as compare_room
 from grains_eval.study import runs as runs_room
 from grains_eval.study.ablate import ablate, parse_grid
 from grains_eval.study.compare import SCORES, compare_methods
-from grains_eval.study.methods import default_methods, method_recipe
+from grains_eval.study.methods import default_methods, method_recipe, moves
 from grains_eval.study.sweep import sweep
 from grains_eval.tasks_path import task_directory
+from grains_eval.types import SteeringConfig, SteeringVectors
 from tests.report.test_write import disk_full_at
 
 SMALL = ["data.examples=24", "data.development=8", "evaluation.control_draws=2", "evaluation.limit=60"]
@@ -56,6 +59,32 @@ def test_methods_and_controls_stand_in_one_table(compared):
         "runs",
     }
     assert report.token_maps
+    assert report.settings["grains"] == report.settings["random vectors, 2 draws"] == "3: 1"
+    assert "| grains | 3: 1 |" in (output / "report.md").read_text()
+
+
+def test_controls_stand_beside_a_method_that_moves_something(tmp_path):
+    still, moving = ({"steering": {"layers": [2], "strength": strength}} for strength in (0.0, 2.0))
+    small = recipe("evaluation.limit=6", "evaluation.control_draws=1", "data.examples=8")
+    small = small.model_copy(update={"methods": {"still": still, "moving": moving}})
+    arguments = demo_model_args("text_split")
+    report = compare_methods(small, arguments, tmp_path / "out", methods=["still", "moving"])
+    controls = {name: text for name, text in report.settings.items() if name in report.controls - {"vocabulary"}}
+    assert {"moving_negated", "random_1", "random_tokens_1"} <= set(controls)
+    assert {text.partition(":")[0] for text in controls.values()} == {"2"} and "2: 0" not in controls.values()
+    assert report.settings["random vectors, 1 draw"] == "2: 2"
+    (note,) = [note for note in report.notes if "stand beside" in note]
+    assert "beside moving, at its setting; still moves nothing" in note
+    alone = compare_methods(small, arguments, tmp_path / "alone", methods=["still"])
+    assert "no controls: still moves nothing" in alone.notes
+    assert alone.controls == {"vocabulary"} and not alone.bands
+
+
+def test_a_control_that_moves_nothing_is_left_out():
+    vectors = SteeringVectors({1: torch.ones(4)}, {1: 1.0}, recommended=SteeringConfig((1,), 1.0))
+    assert moves(vectors)
+    assert not moves(replace(vectors, recommended=SteeringConfig((1,), 0.0)))
+    assert not moves(replace(vectors, directions={1: torch.zeros(4)}))
 
 
 def test_a_method_that_fails_is_a_row_that_says_so(compared):

@@ -13,8 +13,10 @@ from grains_eval.errors import GrainsError
 from grains_eval.models import LoadedModel
 from grains_eval.preferences import Examples
 from grains_eval.recipes import Prompting, Recipe
+from grains_eval.report.wording import number
 from grains_eval.steering import steered
 from grains_eval.study.build import build_from_recipe
+from grains_eval.study.figures import development_tables
 from grains_eval.study.loading import load_plain
 from grains_eval.study.making import METHOD_NAMES
 from grains_eval.study.methods import method_recipe
@@ -87,6 +89,11 @@ def test_lora_takes_its_epoch_from_the_development_examples(
     expected = best["strength"] if best["lower"] > curve[0]["lower"] else 0
     assert origin["training"]["epoch"] == expected
     assert [point["strength"] for point in curve if point["is_chosen"]] == [expected]
+    (table,) = development_tables([folder])
+    chosen = curve[expected]
+    told = f"{number(curve[0]['log_p_chosen'], 2)} → {number(chosen['log_p_chosen'], 2)}"
+    assert dict(zip(table.header, table.rows[0], strict=True))["log p(y+)"] == told
+    assert f"Chosen: epoch {expected} of 3" in (folder / "README.md").read_text()
 
 
 def test_a_prompt_needs_no_model_and_no_examples(tmp_path: Path) -> None:
