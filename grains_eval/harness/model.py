@@ -27,7 +27,7 @@ from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, sho
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.harness.shared_context import SharedContextMixin
 from grains_eval.harness.shared_images import SharedImagesMixin
-from grains_eval.harness.sharing import shareable
+from grains_eval.harness.sharing import describe
 from grains_eval.models.loading import check_names, is_vision_language, read_config, unknown_argument
 from grains_eval.models.processes import expect_cpu_processes
 from grains_eval.preferences.hashing import doc_hash
@@ -197,11 +197,13 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         The counts are those of all processes, without requests that a cache answered.
         """
         used = self._documents_used()
+        path, reason = describe(self.model, self.share_context)
         return {
             **super().get_model_info(),
             "steering": self.describe_steering(),
             "steering_fingerprint": self.cache_fingerprint(),
-            "scoring_path": "shared_context" if self.share_context and shareable(self.model) else "plain",
+            "scoring_path": path,
+            "scoring_path_reason": reason,
             "evaluated_docs_used_to_build": used["build"],
             "evaluated_docs_used_to_tune": used["tune"],
         }

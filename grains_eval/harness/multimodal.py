@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from grains_eval.errors import GrainsError
+from grains_eval.harness.sharing import check_causal
 from grains_eval.lm_eval_versions import multimodal_arguments
 from grains_eval.models import pictures
 from grains_eval.models.hooks import forget_positions, logits_from
@@ -47,6 +48,21 @@ class ImageRequest:
     continuation: str
     images: tuple[Image.Image, ...]
     where: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Right-padded rows of contexts with continuations.
+
+    Attributes:
+        features: Keywords of the model's forward, `input_ids [B, T]` among them.
+        starts: Where each continuation starts.
+        ends: Where it ends.
+    """
+
+    features: Mapping[str, Any]
+    starts: list[int]
+    ends: list[int]
 
 
 def images_of(request: Instance) -> list[Any]:
@@ -191,7 +207,7 @@ class ImageLoglikelihoodMixin(_Base):
 
     def continuation_length(self, request: ImageRequest) -> int:
         """Tokens of the whole past the context's own, lm-eval's rule for where a continuation starts."""
-        ids = pictures.continuation_ids(self, request.context, request.continuation, request.images, request.where)
+        ids = self._continuation_ids(request)
         if ids is not None:
             return len(ids)
         # the continuation changes the context's last token: count with the processor, as one at a time would
@@ -200,7 +216,19 @@ class ImageLoglikelihoodMixin(_Base):
         return max(1, whole["input_ids"].shape[1] - context["input_ids"].shape[1])
 
     def score_images(self, requests: Sequence[ImageRequest], disable_tqdm: bool = False) -> list[Answer]:
-        """Log-probability and greediness of every continuation, in batches of `batch_size`."""
+        """Log-probability and greediness of every continuation, in batches of `batch_size`.
+
+        Raises:
+            GrainsError: a prompt past `max_length`, or a model whose answers would see themselves.
+        """
+        if requests:
+            shortest = min(requests, key=lambda each: (len(each.images), len(each.context) + len(each.continuation)))
+            check_causal(
+                self.model,
+                lambda last: self.score_image(shortest, last)[0],
+                self.continuation_length(shortest),
+                pictures=True,
+            )
         order = Collator(
             requests,
             sort_fn=lambda request: (-len(request.context) - len(request.continuation), request.context),
@@ -219,34 +247,69 @@ class ImageLoglikelihoodMixin(_Base):
         progress.close()
         return order.get_original(answers)
 
-    @torch.no_grad()
+    def score_image(self, request: ImageRequest, last: int | None = None) -> Answer:
+        """One request in a pass of its own; `last` is fed instead of the answer's last token, which nothing reads."""
+        rows = self._rows([request]) or self._appended(request)
+        targets: Tensor = rows.features["input_ids"]
+        if last is not None:
+            changed = targets.clone()
+            changed[0, rows.ends[0] - 1] = last
+            rows = replace(rows, features={**rows.features, "input_ids": changed})
+        return self._read([request], rows, targets)[0]
+
     def _score_batch(self, batch: Sequence[ImageRequest]) -> list[Answer]:
         """One right-padded pass over context and continuation, with every key that the processor returned."""
+        rows = self._rows(batch)
+        if rows is None:
+            return [self.score_image(request) for request in batch]
+        return self._read(batch, rows, rows.features["input_ids"])
+
+    def _rows(self, batch: Sequence[ImageRequest]) -> Rows | None:
+        """Contexts with continuations, as the processor writes them; None where it writes more after them."""
         texts = [request.context + request.continuation for request in batch]
         features = pictures.process(self, texts, [request.images for request in batch], batch[0].where)
-        ids: Tensor = features["input_ids"]
-        lengths: list[int] = features["attention_mask"].sum(dim=1).tolist()
-        for request, length in zip(batch, lengths, strict=True):
+        ends: list[int] = features["attention_mask"].sum(dim=1).tolist()
+        starts: list[int] = []
+        for row, (request, end) in enumerate(zip(batch, ends, strict=True)):
+            wanted = self._continuation_ids(request)
+            if wanted is not None and features["input_ids"][row, end - len(wanted) : end].tolist() != wanted:
+                return None
+            starts.append(end - (self.continuation_length(request) if wanted is None else len(wanted)))
+        return Rows(features, starts, ends)
+
+    def _appended(self, request: ImageRequest) -> Rows:
+        """One context as the processor writes it, line end and all (PaliGemma), and the continuation's ids after it."""
+        context = pictures.process(self, [request.context], [request.images], request.where)
+        start = context["input_ids"].shape[1]
+        ids = self._continuation_ids(request) or []
+        return Rows(pictures.lengthened(self.model, context, ids), [start], [start + len(ids)])
+
+    def _continuation_ids(self, request: ImageRequest) -> list[int] | None:
+        return pictures.continuation_ids(self, request.context, request.continuation, request.images, request.where)
+
+    @torch.no_grad()
+    def _read(self, batch: Sequence[ImageRequest], rows: Rows, targets: Tensor) -> list[Answer]:
+        """Run the rows and read off what the targets `[B, T]` have at the continuations."""
+        for request, length in zip(batch, rows.ends, strict=True):
             if length > self.max_length:
                 raise GrainsError(
                     f"{request.where}: prompt, images and continuation have {length} tokens but max_length "
                     f"is {self.max_length} and images are never cut; use smaller images or raise max_length"
                 )
-        starts = [length - self.continuation_length(request) for request, length in zip(batch, lengths, strict=True)]
-        first = min(starts) - 1
+        first = min(rows.starts) - 1
         forget_positions(self.model)
         precision = self.mixed_precision_dtype
         with (
             logits_from(self.model, first),
             torch.autocast(self.device.type, dtype=precision, enabled=precision is not None),
         ):
-            logits: Tensor = self.model(**features, use_cache=False).logits
+            logits: Tensor = self.model(**rows.features, use_cache=False).logits
         answers: list[Answer] = []
-        for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-            logprobs = logits[row, start - 1 - first : length - 1 - first].float().log_softmax(dim=-1)
-            targets = ids[row, start:length].to(logprobs.device)
-            score = logprobs.gather(-1, targets[:, None]).sum()
-            answers.append((float(score), bool((logprobs.argmax(dim=-1) == targets).all())))
+        for row, (start, end) in enumerate(zip(rows.starts, rows.ends, strict=True)):
+            logprobs = logits[row, start - 1 - first : end - 1 - first].float().log_softmax(dim=-1)
+            wanted = targets[row, start:end].to(logprobs.device)
+            score = logprobs.gather(-1, wanted[:, None]).sum()
+            answers.append((float(score), bool((logprobs.argmax(dim=-1) == wanted).all())))
         return answers
 
 

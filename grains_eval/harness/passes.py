@@ -210,6 +210,8 @@ class Runner:
         positions = seen.get("position_ids")
         if isinstance(positions, Tensor) and positions.ndim == 3:  # [axes, R, n]: time, height, width
             return plan.lengths, positions.amax(dim=(0, 2)).cpu() + 1, (positions.shape[0],)
+        if isinstance(positions, Tensor) and positions.ndim == 2:  # PaliGemma counts from 1
+            return plan.lengths, plan.lengths + int(positions.min()), ()
         return plan.lengths, plan.lengths, ()
 
     @contextmanager

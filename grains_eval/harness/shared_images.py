@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,11 +15,13 @@ from tqdm import tqdm
 from grains_eval.errors import GrainsError
 from grains_eval.harness.rows import Score
 from grains_eval.harness.shared_context import Memo, PreparedContext, score_prepared
-from grains_eval.harness.sharing import shareable
+from grains_eval.harness.sharing import Proof, attempt, shareable
+from grains_eval.harness.stacking import Configuration
 from grains_eval.models import pictures
+from grains_eval.steering import applied
 
 if TYPE_CHECKING:
-    from grains_eval.harness.multimodal import ImageRequest
+    from grains_eval.harness.multimodal import ImageRequest, Rows
 
     _Base = Any
 else:
@@ -38,10 +42,15 @@ class _Asked:
 
 
 class SharedImagesMixin(_Base):
-    """Stands between `SharedContextMixin` and `ImageLoglikelihoodMixin` in a model's bases."""
+    """Stands between `SharedContextMixin` and `ImageLoglikelihoodMixin` in a model's bases.
+
+    Attributes:
+        hooked: What steers the plain passes that are running.
+    """
 
     share_context: bool
     memo: Memo | None
+    hooked: Configuration = ()
 
     def score_images(self, requests: Sequence[ImageRequest], disable_tqdm: bool = False) -> list[Score]:
         """Score requests with pictures under the model's steering.
@@ -49,19 +58,39 @@ class SharedImagesMixin(_Base):
         Raises:
             GrainsError: a prompt that the processor refuses, or one past `max_length`.
         """
-        if not self.share_context or not shareable(self.model):
-            with self.steering():
-                return super().score_images(requests, disable_tqdm)
+        found = self._shared_images(requests, disable_tqdm) if self.share_context else None
+        return self._plain_images(requests, disable_tqdm) if found is None else found
+
+    def _plain_images(self, requests: Sequence[ImageRequest], disable_tqdm: bool) -> list[Score]:
+        self.hooked = self.steering_configuration
+        try:
+            return super().score_images(requests, disable_tqdm)
+        finally:
+            self.hooked = ()
+
+    def _read(self, batch: Sequence[ImageRequest], rows: Rows, targets: torch.Tensor) -> list[Score]:
+        """As without steering; position rules are told where each prompt ends."""
+        with ExitStack() as steered:
+            for each in self.hooked:
+                steered.enter_context(applied(self.model, each, torch.tensor(rows.starts)))
+            return super()._read(batch, rows, targets)
+
+    def _shared_images(self, requests: Sequence[ImageRequest], disable_tqdm: bool) -> list[Score] | None:
+        """Scores by shared contexts; None where the model takes the plain path."""
+        if not shareable(self.model):
+            return None
         asked = [self._asked(request) for request in requests]
         # a continuation that changes its context's last token has no context to share
         alone = [index for index, each in enumerate(asked) if each.continuation is None]
         found: dict[int, Score] = {}
         if alone:
-            with self.steering():
-                scored = super().score_images([requests[index] for index in alone], disable_tqdm)
+            scored = self._plain_images([requests[index] for index in alone], disable_tqdm)
             found.update(zip(alone, scored, strict=True))
         memo = self.memo if self.memo is not None else Memo([self.steering_configuration])
-        self._remember([each for each in asked if each.continuation is not None], memo, disable_tqdm)
+        with attempt(self.model):
+            self._remember([each for each in asked if each.continuation is not None], memo, disable_tqdm)
+        if not shareable(self.model):
+            return None
         for index, each in enumerate(asked):
             if index not in found:
                 found[index] = memo.scores[each.key][memo.active]
@@ -81,12 +110,18 @@ class SharedImagesMixin(_Base):
             if each.key not in memo.scores and each.continuation is not None:
                 groups.setdefault(each.context, {})[each.continuation] = each.request
 
+        # the longest first: it is proved before the others are scored
+        groups = dict(sorted(groups.items(), key=lambda item: _size(next(iter(item[1].values()))), reverse=True))
+
         def contexts() -> Iterator[PreparedContext]:
             for group in groups.values():
                 first = next(iter(group.values()))
                 inputs = pictures.process(self, [first.context], [first.images], first.where)
                 self._check_length(inputs["input_ids"].shape[1], group)
-                yield PreparedContext(inputs, list(group))
+                yield PreparedContext(inputs, list(group), partial(plainly, list(group.values())))
+
+        def plainly(group: list[ImageRequest], index: int, last: int | None) -> float:
+            return self.score_image(group[index], last)[0]
 
         bar = tqdm(
             total=sum(map(len, groups.values())),
@@ -102,6 +137,7 @@ class SharedImagesMixin(_Base):
                 batch_size=self.batch_size,
                 softmax_dtype=torch.float32,
                 progress=bar.update,
+                proof=Proof(self.model, memo.configurations),
             )
         for index, (context, group) in enumerate(groups.items()):
             for place, continuation in enumerate(group):
@@ -115,3 +151,8 @@ class SharedImagesMixin(_Base):
                     f"{request.where}: prompt, images and continuation have {tokens} tokens but max_length is "
                     f"{self.max_length} and images are never cut; use smaller ones or raise it"
                 )
+
+
+def _size(request: ImageRequest) -> tuple[int, int]:
+    """Pictures, then letters: the order of lengths, near enough."""
+    return len(request.images), len(request.context)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from lm_eval.models.hf_vlms import DEFAULT_IMAGE_PLACEHOLDER
 from lm_eval.models.utils import has_bos_prefix, resize_image
 from PIL import Image, ImageDraw
@@ -154,7 +155,9 @@ def process(
             raise GrainsError(
                 f"{where}: {type(lm.processor).__name__} refuses it: {' '.join(str(error).split())[:300]}"
             ) from error
-    return dict(encoding.to(lm.device, lm.model.dtype))
+    features = dict(encoding.to(lm.device, lm.model.dtype))
+    features.pop("labels", None)  # PaliGemma's processor writes some for training
+    return features
 
 
 def strip_context(context: str, continuation: str) -> tuple[str, str]:
@@ -183,7 +186,34 @@ def continuation_ids(
     else:
         start = process(lm, [context], [pictures], where)["input_ids"][0].tolist()
         whole = process(lm, [context + continuation], [pictures], where)["input_ids"][0].tolist()
+        end = _closing(start, whole)
+        if end and lm.tok_decode(whole[len(start) - end : -end]).strip() == continuation.strip():
+            return whole[len(start) - end : -end]
     return whole[len(start) :] if whole[: len(start)] == start and len(whole) > len(start) else None
+
+
+def _closing(start: Sequence[int], whole: Sequence[int]) -> int:
+    """Tokens that a processor writes after a prompt and so after an answer too (PaliGemma's line end); mostly none."""
+    common = next((i for i, (one, other) in enumerate(zip(start, whole, strict=False)) if one != other), len(start))
+    end = len(start) - common
+    return end if start[common:] == whole[len(whole) - end :] and len(whole) > len(start) else 0
+
+
+def lengthened(model: Any, inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+    """A prompt's forward keywords with an answer after it, by the rule with which the model itself generates.
+
+    That rule knows of which kind the new tokens are: PaliGemma's attention goes both ways in the prompt only.
+
+    Args:
+        model: The model.
+        inputs: Keywords for one prompt, `input_ids [1, T]` among them.
+        ids: Tokens of the answer.
+    """
+    grown = dict(inputs)
+    for _ in ids:  # some models lengthen their masks by one whatever the number
+        grown = model._update_model_kwargs_for_generation({}, grown, is_encoder_decoder=False)
+    answer = inputs["input_ids"].new_tensor([list(ids)])
+    return {**grown, "input_ids": torch.cat([inputs["input_ids"], answer], dim=1)}
 
 
 def blank_colour(processor: Any) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ from peft import PromptTuningConfig, get_peft_model
 from grains_eval.errors import GrainsError
 from grains_eval.harness import plan, shared_context
 from grains_eval.harness.plan import Limits
-from grains_eval.harness.shared_context import score
+from grains_eval.harness.shared_context import score, shared_scores
 from grains_eval.harness.sharing import shareable
 from grains_eval.models.blocks import find_attention_outputs, find_blocks
 from grains_eval.steering import OPERATORS, ResolvedSteering, applied
@@ -325,18 +325,20 @@ def test_models_that_cannot_share_are_told_apart(loaded_text, caplog):
     assert not shareable(hf.MambaForCausalLM(hf.MambaConfig(**sizes)).eval())
     prompted = hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)).eval()
     fill(prompted)
-    tuning = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    assert not shareable(get_peft_model(prompted, tuning).eval())
+    tuned = get_peft_model(prompted, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    assert shared_scores(tuned, requests(), [()], max_length=LIMIT) is None
+    assert not shareable(tuned)
     assert "plain path" in caplog.text
 
 
-def test_a_model_that_ignores_positions_fails_the_trial(monkeypatch):
+def test_a_model_that_ignores_positions_is_found_out():
     class Deaf(hf.LlamaForCausalLM):
         def forward(self, *arguments, position_ids=None, **keywords):
             return super().forward(*arguments, **keywords)
 
     model = Deaf(hf.LlamaConfig(**LLAMA)).eval()
     fill(model)
+    assert shared_scores(model, requests(), [()], max_length=LIMIT) is None
     assert not shareable(model)
 
 

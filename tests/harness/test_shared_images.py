@@ -149,3 +149,32 @@ def test_a_prompt_past_the_context_is_refused(model, monkeypatch):
     monkeypatch.setattr(lm, "_max_length", 20)
     with pytest.raises(GrainsError, match="images are never cut"):
         lm.loglikelihood(asked(), disable_tqdm=True)
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_one_text_with_two_pictures_is_two_contexts(sweep, model):
+    lm = model("llava")
+    shown = [request(("<image>What is it?", " red square", {"visual": [picture]}), 0) for picture in PICTURES[:2]]
+    lm.memo = Memo([()]) if sweep else None
+    try:
+        together = lm.loglikelihood(shown, disable_tqdm=True)
+        after = lm.loglikelihood(shown[1:], disable_tqdm=True)
+    finally:
+        lm.memo = None
+    expected = plainly(lm, shown, ())
+    assert abs(expected[0][0] - expected[1][0]) > 0.01
+    assert [each[0] for each in [*together, *after]] == pytest.approx(
+        [each[0] for each in [*expected, expected[1]]], abs=1e-5
+    )
+
+
+def test_position_rules_hold_on_the_plain_path_too(model, monkeypatch):
+    lm, requests = model("gemma3"), asked()
+    monkeypatch.setattr(lm, "share_context", False)
+    try:
+        for configuration in (configurations(lm.model)[index] for index in (5, 6, 7)):
+            lm.configuration = configuration
+            found, expected = lm.loglikelihood(requests, disable_tqdm=True), plainly(lm, requests, configuration)
+            assert max(abs(a[0] - b[0]) for a, b in zip(found, expected, strict=True)) < 1e-5
+    finally:
+        lm.configuration = ()
