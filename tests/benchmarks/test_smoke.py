@@ -14,7 +14,7 @@ from benchmarks import page
 ROOT = Path(__file__).resolve().parents[2]
 
 
-BENCHMARKS = ["build", "evaluate", "exactness", "gpu", "half", "images", "methods", "overhead", "sweep"]
+BENCHMARKS = ["build", "evaluate", "exactness", "gpu", "half", "images", "methods", "overhead", "proof", "sweep"]
 
 
 @pytest.mark.slow
