@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-families lint style types floors format build clean
+.PHONY: help demo test test-families test-next lint style types floors format build clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -27,6 +27,18 @@ test: $(VENV)/.installed ## run the test suite (ARGS="-k name" to narrow it)
 
 test-families: $(VENV)/.installed ## check a sample of transformers' architectures (ARGS="-m families" for every one)
 	$(BIN)/python -m pytest tests/families -m "families and not slow" $(ARGS)
+
+# The pre-release of lm_eval lies over the environment: everything else is the same.
+NEXT := $(VENV)-next
+LM_EVAL_NEXT ?= 0.5.0.dev1
+
+$(NEXT)/.installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(NEXT) "lm_eval==$(LM_EVAL_NEXT)"
+	@touch $@
+
+test-next: $(NEXT)/.installed ## run the tests that meet lm_eval on its pre-release
+	PYTHONPATH="$(CURDIR)/$(NEXT)" $(BIN)/python -m pytest -m "not gpu and not vllm and not slow" \
+		tests/harness tests/preferences tests/tasks tests/test_adapters.py tests/packaging/test_hook.py $(ARGS)
 
 lint: style types floors ## style, types and import floors
 
@@ -48,4 +60,4 @@ build: $(VENV)/.installed ## make the wheel and the source archive in dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(NEXT) build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -54,6 +54,12 @@ def requests_of(
     return requests
 
 
+def loglikelihood_request(arguments: tuple[Any, ...], index: int, task: str, number: Any) -> Instance:
+    """A request that no task made; task and document number name it in errors."""
+    named: Any = {"task_name": task, "doc_id": number, "metadata": (task, number, 1)}  # 0.4 reads the last alone
+    return Instance(request_type="loglikelihood", doc={}, arguments=arguments, idx=index, **named)
+
+
 def multimodal_arguments(request: Instance) -> Mapping[str, Any]:
     """Pictures and sounds of a request: the third argument in lm_eval 0.4, `additional_args` in 0.5."""
     arguments = request.args

@@ -17,6 +17,7 @@ from grains_eval.harness.multimodal import images_of
 from grains_eval.harness.rows import Score
 from grains_eval.harness.stacking import Configuration
 from grains_eval.harness.sweep import score_configurations
+from grains_eval.lm_eval_versions import gen_prefix, loglikelihood_request, requests_of
 from grains_eval.models import LoadedModel, prompt_text
 from grains_eval.preferences import doc_hash, load_task, task_manager
 from grains_eval.preferences.splits import draw
@@ -117,25 +118,22 @@ def _items(loaded: LoadedModel, task: ConfigurableTask, count: int, recipe: Reci
     found: list[ChoiceItem] = []
     for index in draw(docs, count, recipe.data.seed, frozenset()):
         doc: Any = docs[index]
-        chat: dict[str, Any] = {
-            "apply_chat_template": recipe.data.chat_template,
-            "chat_template": loaded.lm.apply_chat_template if recipe.data.chat_template else None,
-        }
         context = task.fewshot_context(
             doc,
             num_fewshot=task.get_config("num_fewshot") or 0,
+            apply_chat_template=recipe.data.chat_template,
             fewshot_as_multiturn=recipe.data.chat_template,
-            gen_prefix=task.doc_to_prefix(doc),
-            **chat,
+            chat_template=loaded.lm.apply_chat_template if recipe.data.chat_template else None,
+            gen_prefix=gen_prefix(task, doc),
         )
         choices: list[str] = task.doc_to_choice(doc)
-        made = task.construct_requests(doc=doc, ctx=context, metadata=(task.task_name, index, 1), **chat)
+        made = requests_of(task, doc, index, context, apply_chat_template=recipe.data.chat_template)
         target = task.doc_to_target(doc)
         gold = target if isinstance(target, list) else [target]
         found.append(
             ChoiceItem(
                 doc_hash(doc),
-                tuple(cast("list[Instance]", made)[: len(choices)]),
+                tuple(made[: len(choices)]),
                 frozenset(choices.index(g) if isinstance(g, str) else int(g) for g in gold),
             )
         )
@@ -166,7 +164,7 @@ def _requests(loaded: LoadedModel, example: PreferenceExample) -> list[Instance]
     shown: tuple[Any, ...] = ({"visual": list(example.images)},) if example.images else ()
     source, _, number = example.id.rpartition(":")  # names the example in errors
     return [
-        Instance("loglikelihood", {}, (prompt, response, *shown), index, metadata=(source, number, 1))  # pyright: ignore[reportArgumentType]
+        loglikelihood_request((prompt, response, *shown), index, source, number)
         for index, response in enumerate((example.chosen, example.rejected))
     ]
 
