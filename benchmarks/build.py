@@ -32,10 +32,10 @@ from captum.attr import IntegratedGradients
 from torch import Tensor
 
 from benchmarks import common, peak
-from grains_eval.activations import prompt_states
 from grains_eval.attribution import attribute
 from grains_eval.attribution.baselines import prompt_baseline
 from grains_eval.models import EncodedExample, LoadedModel
+from grains_eval.models.activations import prompt_states
 from grains_eval.recipes import AttributionConfig
 from grains_eval.types import PreferenceExample
 

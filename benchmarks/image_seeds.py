@@ -9,6 +9,7 @@ the same without the pictured thing: what is left there is preference for words,
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -30,7 +31,7 @@ from grains_eval.demo.image_world import (
     task_items,
     text_items,
 )
-from grains_eval.demo.pictures import image
+from grains_eval.demo.pictures import BACKGROUND, image
 from grains_eval.demo.train_image import train_to_folder
 from grains_eval.models import LoadedModel, load
 from grains_eval.recipes import Recipe, load_recipe
@@ -46,6 +47,7 @@ from grains_eval.vectors.controls import negate, project_out, random_like
 class Trial:
     """A trained world with its build in progress; one attribution serves every method."""
 
+    world: ImageWorld
     loaded: LoadedModel
     context: BuildContext
     test: list[Item]
@@ -59,6 +61,17 @@ class Trial:
         if seed is not None:  # another draw of the random tokens
             context = replace(context, attribute=lambda one, config: attribute(self.loaded, one, config, seed))
         return run_method(replace(context, recipe=context.recipe.model_copy(update=update))).vectors
+
+    def rebuilt(self, visual_baseline: str, mask: str) -> BuildContext:
+        """The same build with another visual baseline and mask; nothing is remembered from this one."""
+        recipe = self.context.recipe
+        update: dict[str, Any] = {
+            "attribution": recipe.attribution.model_copy(update={"visual_baseline": visual_baseline}),
+            "vectors": recipe.vectors.model_copy(update={"mask": mask}),
+        }
+        return build_context(
+            self.loaded, [each.example for each in self.context.examples], recipe.model_copy(update=update)
+        )
 
     def right(self, vectors: SteeringVectors | None, setting: SteeringConfig, picture: Picture = "own") -> list[float]:
         """1.0 per test question whose pictured answer is the likeliest."""
@@ -80,13 +93,18 @@ class Trial:
         model: Any = self.loaded.model
         processor: Any = self.loaded.processor
         with steered(model, vectors, setting) if vectors else nullcontext():
-            return choice_log_probs(model, processor, items, picture)
+            return choice_log_probs(model, processor, items, picture, self.world.background)
+
+
+def build_questions(world: ImageWorld, count: int) -> list[Item]:
+    """The build items that vectors are made from."""
+    items = build_items(world, 4)
+    Random(0).shuffle(items)
+    return items[:count]
 
 
 def examples(world: ImageWorld, count: int) -> list[PreferenceExample]:
     """Build questions: what is pictured is chosen, what is usual is rejected."""
-    items = build_items(world, 4)
-    Random(0).shuffle(items)
     return [
         PreferenceExample(
             id=item["id"],
@@ -94,19 +112,29 @@ def examples(world: ImageWorld, count: int) -> list[PreferenceExample]:
             prompt=f"<image> {item['prompt']}",
             chosen=f" {item['choices'][item['gold']]}",
             rejected=f" {item['choices'][item['rejected']]}",
-            images=(image(read_scene(item), item["noise"]),),
+            images=(image(read_scene(item), item["noise"], world.background),),
             cluster=item["cluster"],
         )
-        for item in items[:count]
+        for item in build_questions(world, count)
     ]
 
 
-def trial(seed: int, recipe: Recipe, models: Path) -> Trial:
+def fixed_setting(recipe: Recipe) -> SteeringConfig:
+    """The setting that the recipe fixes in advance."""
+    section = recipe.steering
+    assert isinstance(section.layers, list) and isinstance(section.strength, float)
+    return SteeringConfig(tuple(section.layers), section.strength, section.unit, section.operator, section.positions)
+
+
+def trial(seed: int, recipe: Recipe, models: Path, background: int = BACKGROUND) -> Trial:
     """Load the world's folder, trained first where it is missing."""
-    folder = models / f"image_{seed}"
+    folder = models / (f"image_{seed}" if background == BACKGROUND else f"image_{seed}_{background}")
     if not (folder / "training.json").is_file():
-        train_to_folder("split", seed, folder, keep_failures=True)
-    world = make_world("split", seed)
+        train_to_folder("split", seed, folder, background=background, keep_failures=True)
+    trained = json.loads((folder / "training.json").read_text(encoding="utf-8")).get("background", BACKGROUND)
+    if trained != background:
+        raise SystemExit(f"'{folder}' was trained on background {trained}, not {background}; give another --models")
+    world = make_world("split", seed, background)
     loaded = load({"pretrained": str(folder), "dtype": "float32", "device": "cpu"})
     context = build_context(loaded, examples(world, recipe.data.examples), recipe)
     integrated: dict[int, Attribution] = {}
@@ -119,7 +147,7 @@ def trial(seed: int, recipe: Recipe, models: Path) -> Trial:
         return integrated[id(example)]
 
     skills = sight_items(world, 32) + text_items(world)
-    return Trial(loaded, replace(context, attribute=remembered), task_items(world)["test"], skills)
+    return Trial(world, loaded, replace(context, attribute=remembered), task_items(world)["test"], skills)
 
 
 def methods(one: Trial, draws: int) -> Mapping[str, Callable[[], list[SteeringVectors]]]:
@@ -147,9 +175,7 @@ def main() -> None:
     arguments = parser.parse_args()
     common.start(arguments)
     recipe = load_recipe(task_directory() / "demo" / "image" / "recipe.yaml")
-    section = recipe.steering
-    assert isinstance(section.layers, list) and isinstance(section.strength, float)
-    setting = SteeringConfig(tuple(section.layers), section.strength, section.unit, section.operator, section.positions)
+    setting = fixed_setting(recipe)
     scores: dict[str, list[list[float]]] = {}
     blank: dict[str, list[float]] = {}
     skills: dict[str, list[float]] = {}

@@ -34,9 +34,8 @@ def text_baseline(model: PreTrainedModel, kind: str) -> Tensor:
     if kind == "zero":
         return torch.zeros(weight.shape[1], device=weight.device)
     if kind == "pad":
-        pad = text_config(model).pad_token_id
-        if pad is None:
-            pad = model.config.pad_token_id
+        configs = (text_config(model), model.config)
+        pad = next((pad for each in configs if (pad := getattr(each, "pad_token_id", None)) is not None), None)
         if pad is not None and 0 <= pad < len(weight):
             sampled = weight[:: max(1, len(weight) // _SAMPLED)]
             norms = torch.linalg.vector_norm(sampled, dim=1, dtype=torch.float32)

@@ -15,8 +15,9 @@ from grains_eval.attribution.gradient import gradient_x_input, smoothgrad
 from grains_eval.attribution.integrated_gradients import integrated_gradients
 from grains_eval.attribution.objective import Objective, frozen, objective
 from grains_eval.errors import GrainsError, pick
-from grains_eval.models import EncodedExample, LoadedModel, encode
+from grains_eval.models import EncodedExample, LoadedModel, encode_all
 from grains_eval.models.memory import rows_that_fit, run_with_halving
+from grains_eval.models.parity import refused_in_one_line
 from grains_eval.recipes import AttributionConfig
 from grains_eval.types import Attribution, PreferenceExample
 
@@ -95,11 +96,16 @@ def attribute(
         seed: Seeds SmoothGrad and random scores, together with the example's id.
 
     Raises:
-        GrainsError: an unknown method, an example that cannot be encoded, or scores that are not finite.
+        GrainsError: an unknown method, an example that cannot be encoded, scores that are not finite, or a model that
+            computes something else from embeddings than from tokens or has no gradient there; see `models.encode_all`.
     """
     config = config or AttributionConfig()
     method = pick(ATTRIBUTION_METHODS, config.method, "attribution method")
-    encoded = example if isinstance(example, EncodedExample) else encode(loaded, example, config.visual_baseline)
+    encoded = (
+        example
+        if isinstance(example, EncodedExample)
+        else encode_all(loaded, [example], config.visual_baseline, reads_states=False)[0]
+    )
     problem = Problem(
         objective=objective(loaded.model, encoded, config),
         inputs=encoded.embeddings.float(),
@@ -108,7 +114,7 @@ def attribute(
         seed=zlib.crc32(f"{seed}:{encoded.example.id}".encode()),
     )
     ends = torch.stack([problem.inputs, problem.baseline])
-    with torch.no_grad():
+    with torch.no_grad(), refused_in_one_line(loaded.model):
         value, baseline_value = run_with_halving(
             lambda n: torch.cat([problem.objective(part) for part in ends.split(n)]), 2
         ).tolist()
@@ -116,7 +122,7 @@ def attribute(
     rows = config.internal_batch_size or rows_that_fit(loaded.model, encoded, config.steps)
     steps = min(config.steps, config.max_steps)
     while True:
-        with frozen(loaded.model), torch.enable_grad():
+        with frozen(loaded.model), torch.enable_grad(), refused_in_one_line(loaded.model):
             scores = run_with_halving(lambda n, steps=steps: method(problem, steps, n), rows)
         if not torch.isfinite(scores).all() or change != change:
             raise GrainsError(

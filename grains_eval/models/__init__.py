@@ -3,5 +3,6 @@
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.encoding import encode, prompt_text
 from grains_eval.models.loading import LoadedModel, load
+from grains_eval.models.parity import encode_all
 
-__all__ = ["EncodedExample", "LoadedModel", "encode", "load", "prompt_text"]
+__all__ = ["EncodedExample", "LoadedModel", "encode", "encode_all", "load", "prompt_text"]

@@ -32,6 +32,9 @@ class EncodedExample:
             empty for text models, where the decoder's own defaults are exact.
         next_position: First position id after the prompt (not `T` where image tokens share positions).
         visual_baseline: `[T, H]` rows of the visual baseline and mask at visual tokens; None for text prompts.
+        share_prefix: Whether the prompt may be run once for both responses; otherwise it runs with each.
+        response_keywords: By length of the response, what the decoder receives when a prompt with pictures runs with
+            it; only where the prompt is not shared.
     """
 
     example: PreferenceExample
@@ -46,3 +49,10 @@ class EncodedExample:
     decoder_keywords: Mapping[str, Any] = field(default_factory=dict[str, Any])
     next_position: int | None = None
     visual_baseline: Tensor | None = None
+    share_prefix: bool = True
+    response_keywords: Mapping[int, Mapping[str, Any]] = field(default_factory=dict[int, Mapping[str, Any]])
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the prompt holds pictures; decoder keywords do not tell, since LLaVA's decoder needs none."""
+        return bool(self.example.images)

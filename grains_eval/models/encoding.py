@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from grains_eval.errors import GrainsError
 from grains_eval.models.encoded import EncodedExample
+from grains_eval.models.forward import shares_prefix
 from grains_eval.models.loading import LoadedModel
 from grains_eval.models.text import encode_text, render
 from grains_eval.types import PreferenceExample
@@ -24,7 +27,7 @@ def prompt_text(loaded: LoadedModel, example: PreferenceExample) -> str:
 
 
 def encode(loaded: LoadedModel, example: PreferenceExample, visual_baseline: str = "blank") -> EncodedExample:
-    """Encode an example, with its images if it has any.
+    """Encode an example, with its images if it has any; `parity.encode_all` also checks what the model makes of it.
 
     Args:
         loaded: The model.
@@ -32,8 +35,27 @@ def encode(loaded: LoadedModel, example: PreferenceExample, visual_baseline: str
         visual_baseline: What stands for an absent picture; see `recipes.AttributionConfig`.
 
     Raises:
-        GrainsError: images for a text-only model, or an example that cannot be encoded.
+        GrainsError: a model with an encoder, images for a text-only model, or an example that cannot be encoded.
     """
+    if loaded.model.config.is_encoder_decoder:
+        raise GrainsError(
+            f"{type(loaded.model).__name__}: its encoder reads the prompt, and builds need a decoder that does; "
+            "encoder-decoder models can be steered with vectors from elsewhere but not built from"
+        )
+    encoded = _encoded(loaded, example, visual_baseline)
+    return encoded if shares_prefix(loaded.model) else without_sharing(loaded, encoded)
+
+
+def without_sharing(loaded: LoadedModel, encoded: EncodedExample) -> EncodedExample:
+    """The same example, whose prompt is run with each response."""
+    if encoded.has_pictures and not encoded.response_keywords:
+        from grains_eval.models.vision import response_keywords
+
+        encoded = replace(encoded, response_keywords=response_keywords(loaded, encoded))
+    return replace(encoded, share_prefix=False)
+
+
+def _encoded(loaded: LoadedModel, example: PreferenceExample, visual_baseline: str) -> EncodedExample:
     if not example.images:
         return encode_text(loaded, example)
     _check_sees(loaded, example)

@@ -61,6 +61,6 @@ def find_family(model_type: str) -> Family:
         reason = REFUSED.get(model_type, "where its visual tokens look is not known")
         raise GrainsError(
             f"images of model type '{model_type}' cannot be attributed: {reason}; "
-            f"supported are {', '.join(FAMILIES)} (text prompts work with every model)"
+            f"supported are {', '.join(FAMILIES)}; drop data.images for prompts of text alone"
         )
     return family

@@ -8,6 +8,7 @@ hidden states (`vocabulary`).
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,14 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from grains_eval.models.blocks import text_config
 from grains_eval.models.encoded import EncodedExample
-from grains_eval.models.hooks import decoder_inputs, decoder_receives, forget_positions, logits_at, logits_from
+from grains_eval.models.hooks import (
+    DEEPSTACK,
+    decoder_inputs,
+    decoder_receives,
+    forget_positions,
+    logits_at,
+    logits_from,
+)
 from grains_eval.models.scoring import picked_logprobs, response_sums
 from grains_eval.models.vocabulary import logprobs_through_head, plain_head
 
@@ -45,16 +53,38 @@ def prefill(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor) -> 
     """Run prompt embeddings `[B, T, H]` (wider with deepstack features, see `decoder_inputs`)."""
     # one row of logits tells how the model makes them; those of the other rows are read together with the response's
     with logits_at(model, lambda hidden: hidden[:1, -1:]) as given:
-        output = _run_prompt(model, encoded, prompt)
+        output = run_prompt(model, encoded, prompt)
     last = given[0][:, -1]
     return Prefix(output.past_key_values, last, plain_head(model, last[None, :1], output.logits))
 
 
-def _run_prompt(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor) -> Any:
+def run_prompt(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, *, use_cache: bool = True) -> Any:
+    """The model's output for prompt embeddings `[B, T, H]` (wider with deepstack features)."""
     forget_positions(model)
     embeddings, keywords = decoder_inputs(encoded, prompt)
     with decoder_receives(model, keywords, len(prompt)):
-        return model(inputs_embeds=embeddings, use_cache=True)
+        return model(inputs_embeds=embeddings.clone(), use_cache=use_cache)  # CTRL scales what it is given in place
+
+
+def run_response(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, response: Tensor) -> None:
+    """Run prompt embeddings `[B, T, H]` and then a response `[n]`, whose tokens are the last ones of the last pass."""
+    if encoded.share_prefix:
+        extend(model, encoded, prefill(model, encoded, prompt).cache, response[None])
+    else:
+        _run_whole(model, encoded, prompt, response)
+
+
+def _run_whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, tokens: Tensor) -> Tensor:
+    """`[B, 1 + n, V]` logits of the last prompt token and of `n` tokens after it, in a single pass without cache."""
+    forget_positions(model)
+    embeddings, keywords = decoder_inputs(encoded, prompt)
+    if encoded.has_pictures:
+        injected = {name: value for name, value in keywords.items() if name == DEEPSTACK}
+        keywords = {**encoded.response_keywords.get(len(tokens), {}), **injected}
+    tail = model.get_input_embeddings()(tokens)[None].expand(len(prompt), -1, -1)
+    joined = torch.cat([embeddings, tail.to(prompt.dtype)], dim=1)
+    with decoder_receives(model, keywords, len(prompt)), logits_from(model, prompt.shape[1] - 1):
+        return model(inputs_embeds=joined, use_cache=False).logits
 
 
 def extend(model: PreTrainedModel, encoded: EncodedExample, cache: Any, tokens: Tensor) -> Tensor:
@@ -111,13 +141,13 @@ def response_logprobs(
         model: The model.
         encoded: The example whose responses are scored.
         prompt: `[B, T, H]` prompt embeddings, in the model's dtype.
-        share_prefix: Compute the prompt once for both responses; otherwise once for each.
+        share_prefix: Compute the prompt once for both responses, if `encoded` allows it; otherwise once for each.
 
     Returns:
         `[B, 2]` float32, nats: column 0 is `log p(y+ | x)`, column 1 `log p(y- | x)`.
     """
     responses = (encoded.chosen, encoded.rejected)
-    if not share_prefix or not shares_prefix(model):
+    if not share_prefix or not encoded.share_prefix:
         return torch.stack([_whole(model, encoded, prompt, response) for response in responses], dim=-1)
     return _branching(model, encoded, prompt, responses).T
 
@@ -129,7 +159,7 @@ def _branching(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, 
     reads = [(torch.arange(batch)[:, None], response[:1]) for response in responses]
     if max(map(len, responses)) == 1:
         with logits_from(model, -1):
-            logits = _run_prompt(model, encoded, prompt).logits[:, -1]
+            logits = run_prompt(model, encoded, prompt).logits[:, -1]
         return response_sums(partial(picked_logprobs, logits), reads)
     prefix = prefill(model, encoded, prompt)
     last, owners = prefix.last, list(range(len(responses)))
@@ -172,21 +202,21 @@ def shares_prefix(model: PreTrainedModel) -> bool:
     """Whether a prompt's cache can be continued twice: it holds plain keys and values, which grow by rebinding.
 
     State-space and linear-attention layers update their states in place, and encoders hold a cache of another kind;
-    such families take the plain path.
+    such families take the plain path. That those which are left may be shared shows on the examples, see `parity`.
     """
     config = text_config(model)
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        return False
     if model.config.is_encoder_decoder or "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         return False
     return {type(layer) for layer in DynamicCache(config=config).layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
 def _whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, response: Tensor) -> Tensor:
-    """One response, with its prompt in a single pass without cache; prompts with images share their prefix always."""
-    if encoded.decoder_keywords:
+    """One response with its prompt, without cache unless a prompt with pictures may be continued."""
+    if encoded.decoder_keywords and encoded.share_prefix:
         return _branching(model, encoded, prompt, [response])[0]
-    forget_positions(model)
-    tail = model.get_input_embeddings()(response[:-1])[None].expand(len(prompt), -1, -1)
-    with logits_from(model, prompt.shape[1] - 1):
-        logits = model(inputs_embeds=torch.cat([prompt, tail.to(prompt.dtype)], dim=1), use_cache=False).logits
-    places = torch.arange(len(prompt) * len(response)).view(len(prompt), -1)
+    # the harness runs a text without its last token, and one with pictures whole
+    logits = _run_whole(model, encoded, prompt, response if encoded.has_pictures else response[:-1])
+    places = torch.arange(logits.shape[:2].numel()).view(len(prompt), -1)[:, : len(response)]
     return response_sums(partial(picked_logprobs, logits.flatten(0, 1)), [(places, response)])[0]

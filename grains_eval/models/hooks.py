@@ -89,10 +89,17 @@ def decoder_inputs(encoded: EncodedExample, prompt: Tensor) -> tuple[Tensor, Map
 
 
 def forget_positions(model: PreTrainedModel) -> None:
-    """Drop the position offset that Qwen-VL models keep from the last prompt, whatever its images and size."""
+    """Drop what a model keeps of the prompts before: Qwen-VL their position offset, `dynamic` RoPE the longest length.
+
+    Whatever ran before, a prompt then gives what it gives to a model that was just loaded.
+    """
     inner = getattr(model, "model", None)
     if getattr(inner, "rope_deltas", None) is not None:
         inner.rope_deltas = None  # pyright: ignore
+    rotary: Any = getattr(find_decoder(model), "rotary_emb", None)
+    if getattr(rotary, "rope_type", None) == "dynamic":
+        rotary.inv_freq = rotary.original_inv_freq.to(rotary.inv_freq.device)
+        rotary.max_seq_len_cached = rotary.original_max_seq_len
 
 
 def repeat_rows(value: Any, rows: int, name: str = "") -> Any:

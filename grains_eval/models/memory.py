@@ -67,7 +67,7 @@ def run_with_halving(run: Callable[[int], T], rows: int) -> T:
         try:
             return run(rows)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if rows == 1:
                 raise GrainsError(
@@ -80,6 +80,6 @@ def run_with_halving(run: Callable[[int], T], rows: int) -> T:
             torch.cuda.empty_cache()
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, or the CPU's allocator, which has no error class of its own, ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

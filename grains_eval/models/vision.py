@@ -201,6 +201,40 @@ def encode_vision(loaded: LoadedModel, example: PreferenceExample, visual_baseli
     return replace(encoded, visual_baseline=baseline(_Scene(loaded, lm, prompt, encoded)))
 
 
+def _with_response(loaded: LoadedModel, encoded: EncodedExample, response: Tensor) -> dict[str, Tensor]:
+    """What the processor makes of prompt and response, as the harness scores them; an empty response leaves the prompt.
+
+    Raises:
+        GrainsError: the processor writes other tokens than those that were encoded.
+    """
+    lm, prompt = _prepare(loaded, encoded.example)
+    text = prompt.text
+    if len(response):
+        chosen = torch.equal(response, encoded.chosen)
+        text += prompt.trailing + (encoded.example.chosen if chosen else encoded.example.rejected)
+    features = pictures.process(lm, [text], [prompt.pictures], prompt.where)
+    if not torch.equal(features["input_ids"][0], torch.cat([encoded.input_ids, response])):
+        raise GrainsError(
+            f"{prompt.where}: the processor writes other tokens around the response than after the prompt alone"
+        )
+    return features
+
+
+def response_keywords(loaded: LoadedModel, encoded: EncodedExample) -> dict[int, Mapping[str, Any]]:
+    """By length of the response, what the decoder receives when the prompt runs with it."""
+    responses = (encoded.chosen, encoded.rejected)
+    return {len(each): _run(loaded, _with_response(loaded, encoded, each)).keywords for each in responses}
+
+
+@torch.no_grad()
+def harness_logits(loaded: LoadedModel, encoded: EncodedExample, response: Tensor) -> Tensor:
+    """`[n, V]`: logits of prompt and response from token ids and pixels, as `ImageLoglikelihoodMixin` computes them."""
+    features = _with_response(loaded, encoded, response)
+    precision = loaded.lm.mixed_precision_dtype
+    with torch.autocast(loaded.lm.device.type, dtype=precision, enabled=precision is not None):
+        return loaded.model(**features, use_cache=False).logits[0]
+
+
 def pixel_masked(loaded: LoadedModel, example: EncodedExample, patches: Sequence[Patch]) -> EncodedExample:
     """The same prompt with the patches greyed in the picture and the picture encoded anew.
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from grains_eval.artifacts import check_replaceable, package_versions, save
 from grains_eval.attribution import ATTRIBUTION_METHODS, SELECTIONS, attribute
 from grains_eval.errors import GrainsError, pick, unknown
-from grains_eval.models import EncodedExample, LoadedModel, encode
+from grains_eval.models import EncodedExample, LoadedModel, encode_all
 from grains_eval.models.blocks import find_blocks
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import AttributionConfig, Recipe
@@ -56,7 +56,7 @@ def build_context_with_cache(
                 cache.write(encoded, config, known)
         return known
 
-    encoded = [encode(loaded, example, recipe.attribution.visual_baseline) for example in examples]
+    encoded = encode_all(loaded, examples, recipe.attribution.visual_baseline)
     return BuildContext(loaded, encoded, recipe, score, progress)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from grains_eval.attribution import attribute
-from grains_eval.models import EncodedExample, LoadedModel, encode
+from grains_eval.models import EncodedExample, LoadedModel, encode_all
 from grains_eval.recipes import AttributionConfig, Recipe
 from grains_eval.types import Attribution, PreferenceExample, SteeringVectors, TokenSelection
 
@@ -58,8 +58,12 @@ VectorMethod = Callable[[BuildContext], Built]
 def build_context(
     loaded: LoadedModel, examples: Sequence[PreferenceExample], recipe: Recipe, progress: Progress = silent
 ) -> BuildContext:
-    """Encode examples and attribute without a cache."""
-    encoded = [encode(loaded, example, recipe.attribution.visual_baseline) for example in examples]
+    """Encode examples and attribute without a cache.
+
+    Raises:
+        GrainsError: see `models.encode_all`.
+    """
+    encoded = encode_all(loaded, examples, recipe.attribution.visual_baseline)
     return BuildContext(
         loaded, encoded, recipe, lambda one, config: attribute(loaded, one, config, recipe.seed), progress
     )

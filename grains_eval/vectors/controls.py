@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from grains_eval.activations import PromptStates, median_norms, prompt_states
+from grains_eval.models.activations import PromptStates, median_norms, prompt_states
 from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringVectors
 from grains_eval.vectors.context import BuildContext, Built

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from grains_eval.activations import PromptStates, median_norms, prompt_states, response_states
 from grains_eval.attribution import select
 from grains_eval.attribution.baselines import prompt_baseline
 from grains_eval.errors import GrainsError
 from grains_eval.models import EncodedExample
+from grains_eval.models.activations import PromptStates, median_norms, prompt_states, response_states
 from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringVectors, TokenSelection
 from grains_eval.vectors.context import BuildContext, Built

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grains_eval.activations import PromptStates, median_norms, prompt_states, response_states
 from grains_eval.errors import GrainsError
+from grains_eval.models.activations import PromptStates, median_norms, prompt_states, response_states
 from grains_eval.types import Site
 from grains_eval.vectors.context import BuildContext
 

@@ -56,7 +56,8 @@ def test_a_family_whose_cache_cannot_be_continued_twice_takes_the_plain_way():
     )  # fmt: skip
 
     class Model:
-        pass
+        def forward(self, past_key_values=None):
+            pass
 
     Model.config = config
     assert not forward.shares_prefix(Model)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from grains_eval.models import forward
 from grains_eval.models.blocks import find_attention_outputs, find_blocks
 from grains_eval.models.encoded import EncodedExample
+from grains_eval.models.hooks import logits_from
 from grains_eval.types import Site
 
 
@@ -28,7 +29,7 @@ def captured(model: PreTrainedModel, site: Site = "block_output") -> Generator[d
     def keep_output(layer: int) -> Any:
         def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             del module, arguments
-            states[layer] = output[0] if isinstance(output, tuple) else output
+            states[layer] = output[0] if isinstance(output, tuple | list) else output
 
         return hook
 
@@ -68,8 +69,8 @@ def prompt_states(
     model: PreTrainedModel, encoded: EncodedExample, prompts: Tensor, site: Site = "block_output"
 ) -> PromptStates:
     """Run `[B, T, H]` prompt embeddings and read every block's output, `h_l(.)`, at the last prompt token."""
-    with captured(model, site) as states:
-        forward.prefill(model, encoded, prompts.to(encoded.embeddings.dtype))
+    with captured(model, site) as states, logits_from(model, -1):
+        forward.run_prompt(model, encoded, prompts.to(encoded.embeddings.dtype), use_cache=False)
     layers = range(len(states))
     last = torch.stack([states[layer][:, -1].float().cpu() for layer in layers], dim=1)
     norms = torch.stack([states[layer][0, 1:].float().norm(dim=-1).cpu() for layer in layers])
@@ -89,9 +90,8 @@ def response_states(
 
     The state of the response's last token, or the mean over its last `last_tokens`.
     """
-    cache = forward.prefill(model, encoded, prompts.to(encoded.embeddings.dtype)).cache
     with captured(model, site) as states:
-        forward.extend(model, encoded, cache, response[None])
+        forward.run_response(model, encoded, prompts.to(encoded.embeddings.dtype), response)
     ends = [states[layer][:, -last_tokens:].float().mean(dim=1).cpu() for layer in range(len(states))]
     return torch.stack(ends, dim=1)
 

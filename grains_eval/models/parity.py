@@ -1,0 +1,309 @@
+"""Is what a build computes what the harness scores? Compared on the user's own examples, before anything costly.
+
+Builds start from embeddings and, where they can, run a prompt once for both responses. A family may read more than
+embeddings (Gemma 3n), and a cache may not continue as the whole would have run (MiniMax, position scales that change
+with the length). So the first examples, and those where such things show, are run the plain way too: from token ids and
+pixels, as `hf` runs them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from grains_eval.errors import GrainsError
+from grains_eval.models.activations import captured, prompt_states, response_states
+from grains_eval.models.blocks import text_config
+from grains_eval.models.encoded import EncodedExample
+from grains_eval.models.encoding import encode, without_sharing
+from grains_eval.models.forward import response_logprobs
+from grains_eval.models.hooks import forget_positions
+from grains_eval.models.loading import LoadedModel
+from grains_eval.models.memory import is_out_of_memory
+from grains_eval.types import PreferenceExample
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_FIRST = 2  # examples that are compared whatever they hold
+# parts of the names under which configurations keep lengths at which a model changes its ways
+_LENGTHS = ("window", "position", "chunk", "length", "rope")
+_warned: WeakSet[PreTrainedModel] = WeakSet()
+
+
+def encode_all(
+    loaded: LoadedModel,
+    examples: Sequence[PreferenceExample],
+    visual_baseline: str = "blank",
+    *,
+    reads_states: bool = True,
+) -> list[EncodedExample]:
+    """Encode examples for a build and check on some of them that the build computes what the harness scores.
+
+    Where running a prompt once for both responses gives other numbers, a warning says so and every response of these
+    examples runs with its prompt.
+
+    Args:
+        loaded: The model.
+        examples: What to build from.
+        visual_baseline: What stands for an absent picture; see `recipes.AttributionConfig`.
+        reads_states: Whether block outputs are read too, and not log-likelihoods alone.
+
+    Raises:
+        GrainsError: an example that cannot be encoded or scored, or a model whose log-likelihoods or block outputs from
+            embeddings are not those of its own forward pass.
+    """
+    encoded = [encode(loaded, example, visual_baseline) for example in examples]
+    chosen = representative(encoded, mentioned_lengths(text_config(loaded.model)))
+    if not chosen:
+        return encoded
+    expected = _attempt(lambda: [_plain(loaded, encoded[index], reads_states) for index in chosen])
+    if isinstance(expected, Exception):
+        raise GrainsError(
+            f"{_family(loaded.model)} itself fails where the harness would run it ({_first_line(expected)})"
+        ) from expected
+
+    def worst() -> _Difference:
+        pairs = zip(chosen, expected, strict=True)
+        found = [_compared(loaded, encoded[index], plain, reads_states) for index, plain in pairs]
+        return max(found, key=lambda one: one.over)
+
+    shared = _attempt(worst)
+    if isinstance(shared, _Difference) and shared.over <= 1:
+        return encoded
+    off = shared
+    if encoded[0].share_prefix:
+        encoded = [without_sharing(loaded, example) for example in encoded]
+        off = _attempt(worst)
+    if isinstance(off, Exception):
+        raise GrainsError(
+            f"{_family(loaded.model)} cannot be run from embeddings, which builds start from "
+            f"({_first_line(off)}); choose another model"
+        ) from off
+    if off.over > 1:
+        raise GrainsError(
+            f"{_family(loaded.model)}: what a build computes from embeddings is not what the model scores: {off.text}; "
+            f"vectors from it would be wrong: choose another model{_DTYPE_HINT if off.rounded else ''}"
+        )
+    _warn(loaded.model, shared)
+    return encoded
+
+
+_DTYPE_HINT = ", or dtype=float32 if you take this for rounding"
+
+
+def representative(encoded: Sequence[EncodedExample], lengths: Sequence[int]) -> list[int]:
+    """Indices of the first examples and of those where a difference would show.
+
+    These are the longest prompt, response and whole, with pictures and without, responses that are far apart in
+    length, and per length that the model's configuration mentions one example whose response crosses it.
+    """
+    found = list(range(min(_FIRST, len(encoded))))
+    for pictured in (False, True):
+        same = [i for i, example in enumerate(encoded) if example.has_pictures is pictured]
+        for size in (_prompt, _response, _whole, _unlike):
+            found += sorted(same, key=lambda i, size=size: -size(encoded[i]))[:1]
+        for length in lengths:
+            found += [i for i in same if _prompt(encoded[i]) <= length < _whole(encoded[i])][:1]
+    return list(dict.fromkeys(found))
+
+
+def _prompt(example: EncodedExample) -> int:
+    return len(example.input_ids)
+
+
+def _response(example: EncodedExample) -> int:
+    return max(len(example.chosen), len(example.rejected))
+
+
+def _whole(example: EncodedExample) -> int:
+    return _prompt(example) + _response(example)
+
+
+def _unlike(example: EncodedExample) -> int:
+    return abs(len(example.chosen) - len(example.rejected))
+
+
+def mentioned_lengths(config: Any) -> list[int]:
+    """Numbers of tokens at which a model of this (text) configuration may change its ways, ascending."""
+
+    def walk(values: Mapping[str, Any], all_count: bool) -> Iterator[int]:
+        for name, value in values.items():
+            counts = all_count or any(part in str(name) for part in _LENGTHS)
+            if isinstance(value, Mapping):
+                yield from walk(value, counts)  # pyright: ignore[reportUnknownArgumentType]
+            elif counts and type(value) is int and value > 1:
+                yield value
+
+    return sorted(set(walk(config.to_dict(), False)))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Of one example: `[2]` log-probabilities of both responses, and `[S, L, H]` block outputs where they are read.
+
+    States: at the last prompt token, and at the last token of either response.
+    """
+
+    logprobs: Tensor
+    states: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """The largest difference found.
+
+    Attributes:
+        over: Its size over what rounding explains.
+        text: What differs and by how much.
+        rounded: Whether numbers have half precision.
+    """
+
+    over: float
+    text: str
+    rounded: bool
+
+
+def _compared(loaded: LoadedModel, example: EncodedExample, expected: _Outcome, reads_states: bool) -> _Difference:
+    found = _from_embeddings(loaded.model, example, reads_states)
+    half = _precision(loaded, example).itemsize < 4
+    differences: list[_Difference] = []
+    for name, response, ours, theirs in zip(
+        ("y+", "y-"), (example.chosen, example.rejected), found.logprobs, expected.logprobs, strict=True
+    ):
+        allowed = (0.1 if half else 1e-4) * len(response) ** 0.5 + (2e-2 if half else 1e-4) * abs(float(theirs))
+        text = (
+            f"example {example.example.id}: log p({name}) is {float(ours):.4f} where it should be {float(theirs):.4f}"
+        )
+        differences.append(_Difference(_ratio(float((ours - theirs).abs()), allowed), text, half))
+    if found.states is not None and expected.states is not None:
+        places = ("the last prompt token", "the end of y+", "the end of y-")
+        for place, ours, theirs in zip(places, found.states, expected.states, strict=True):
+            share = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp_min(torch.finfo(theirs.dtype).tiny)
+            block = int(share.argmax())
+            text = (
+                f"example {example.example.id}: the output of block {block} at {place} is off by "
+                f"{100 * float(share[block]):.1f} %"
+            )
+            differences.append(_Difference(_ratio(float(share[block]), 0.1 if half else 1e-3), text, half))
+    return max(differences, key=lambda one: one.over)
+
+
+def _ratio(difference: float, allowed: float) -> float:
+    return difference / allowed if difference == difference else float("inf")
+
+
+@torch.no_grad()
+def _from_embeddings(model: PreTrainedModel, example: EncodedExample, reads_states: bool) -> _Outcome:
+    rows = example.embeddings[None]
+    logprobs = response_logprobs(model, example, rows)[0].cpu()
+    if not reads_states:
+        return _Outcome(logprobs, None)
+    after = [response_states(model, example, rows, response)[0] for response in (example.chosen, example.rejected)]
+    return _Outcome(logprobs, torch.stack([prompt_states(model, example, rows).last[0], *after]))
+
+
+@torch.no_grad()
+def _plain(loaded: LoadedModel, example: EncodedExample, reads_states: bool) -> _Outcome:
+    """From token ids and pixels, through the harness's own calls.
+
+    Raises:
+        GrainsError: a log-likelihood that is not finite, or block outputs of another shape than the residual stream's.
+    """
+    logprobs, states = list[Tensor](), list[Tensor]()
+    if reads_states:
+        states.append(_run(loaded, example, example.input_ids[:0], reads_states)[1])
+    for response in (example.chosen, example.rejected):
+        # a text request is run without its last token, one with pictures with it; its state is read in either case
+        logits, state = _run(loaded, example, response, reads_states)
+        if reads_states:
+            states.append(state)
+            if not example.has_pictures:
+                logits, _ = _run(loaded, example, response[:-1], False)
+        start = len(example.input_ids) - 1
+        scored = logits[start : start + len(response)].float().log_softmax(dim=-1)
+        logprobs.append(scored.gather(-1, response.to(scored.device)[:, None]).sum().cpu())
+    found = torch.stack(logprobs)
+    if not found.isfinite().all():
+        raise GrainsError(
+            f"example {example.example.id}: the model's own log-likelihoods are not finite; "
+            "load it in float32 or bfloat16"
+        )
+    return _Outcome(found, torch.stack(states) if states else None)
+
+
+def _run(loaded: LoadedModel, example: EncodedExample, response: Tensor, reads_states: bool) -> tuple[Tensor, Tensor]:
+    """`[n, V]` logits and `[L, H]` block outputs of the last token of prompt and response."""
+    model = loaded.model
+    forget_positions(model)
+    with captured(model) if reads_states else nullcontext(dict[int, Tensor]()) as states:
+        if example.has_pictures:
+            from grains_eval.models.vision import harness_logits
+
+            logits = harness_logits(loaded, example, response)
+        else:
+            logits = loaded.lm._model_call(torch.cat([example.input_ids, response])[None])[0]
+    for layer, state in states.items():
+        if state.ndim != 3 or state.shape[:2] != (1, len(logits)):
+            raise GrainsError(
+                f"{_family(model)}: block {layer} gives {list(state.shape)} where [batch, tokens, hidden] is needed; "
+                "directions cannot be read from it"
+            )
+    last = [states[layer][0, -1].float().cpu() for layer in sorted(states)]
+    return logits, torch.stack(last) if last else torch.empty(0)
+
+
+def _precision(loaded: LoadedModel, example: EncodedExample) -> torch.dtype:
+    return getattr(loaded.lm, "mixed_precision_dtype", None) or example.embeddings.dtype
+
+
+def _attempt(run: Callable[[], T]) -> T | Exception:
+    """What `run` gives, or what a family that does not know embeddings or caches raised, which may be anything."""
+    try:
+        return run()
+    except GrainsError:
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        return error
+
+
+@contextmanager
+def refused_in_one_line(model: PreTrainedModel) -> Generator[None, None, None]:
+    """Turn whatever a model raises when it is run from embeddings of no token into an error that says so."""
+    try:
+        yield
+    except GrainsError:
+        raise
+    except Exception as error:
+        raise GrainsError(
+            f"{_family(model)} cannot be attributed: it fails on embeddings between tokens ({_first_line(error)}); "
+            "methods without attribution (caa, icv, iti) may do"
+        ) from error
+
+
+def _warn(model: PreTrainedModel, off: _Difference | Exception) -> None:
+    if model not in _warned:
+        reason = off.text if isinstance(off, _Difference) else f"it fails ({_first_line(off)})"
+        logger.warning(
+            "%s: prompts run with each response, not once for both, which takes up to twice as long; shared, %s",
+            _family(model), reason,
+        )  # fmt: skip
+        _warned.add(model)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+
+
+def _family(model: PreTrainedModel) -> str:
+    return f"{type(model).__name__} (model type '{model.config.model_type}')"
