@@ -40,9 +40,10 @@ def write_card(config: Mapping[str, Any], name: str) -> str:
     hashes = origin.get("doc_hashes")
     if hashes:
         use = "used to choose the setting" if origin.get("chosen_by") else "set aside"
+        shots = f", and {len(hashes['shots'])} stood in prompts as few-shot examples" if hashes.get("shots") else ""
         parts.append(
-            f"Built on {len(hashes.get('build', ()))} documents; {len(hashes.get('development', ()))} more were {use}. "
-            "Their hashes are in `steering_config.json`, and comparisons leave them out."
+            f"Built on {len(hashes.get('build', ()))} documents; {len(hashes.get('development', ()))} more were {use}"
+            f"{shots}. Their hashes are in `steering_config.json`, and comparisons leave them out."
         )
     versions = ", ".join(f"{package} {version}" for package, version in origin.get("versions", {}).items())
     parts.append(f"Seed {origin.get('seed', 'unknown')}; {versions}.")

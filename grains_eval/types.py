@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from grains_eval.errors import GrainsError, unknown
+from grains_eval.questions import NOTHING, Document, QuestionHashes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,7 +43,8 @@ class PreferenceExample:
         rejected: `y-`, likewise.
         images: The pictures of the prompt, in order.
         cluster: The unit that repeats across items (subject, group, image), if the task names one.
-        query: What the task calls its decontamination query: the same question may stand in another task's documents.
+        question: Hashes of its text, by which it is known in other files and tasks.
+        shots: The few-shot examples of its prompt, whose answers the model reads too.
     """
 
     id: str
@@ -52,7 +54,8 @@ class PreferenceExample:
     rejected: str
     images: tuple[Image, ...] = ()
     cluster: str | None = None
-    query: str | None = None
+    question: QuestionHashes = NOTHING
+    shots: tuple[Document, ...] = ()
 
 
 @dataclass(frozen=True)

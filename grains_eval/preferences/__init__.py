@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,9 +10,10 @@ from grains_eval.errors import GrainsError
 from grains_eval.models import LoadedModel
 from grains_eval.models.loading import HarnessModel
 from grains_eval.preferences.files import examples_from_rows, read_rows
-from grains_eval.preferences.hashing import doc_hash, identity, query_hash
+from grains_eval.preferences.hashing import doc_hash, identity
 from grains_eval.preferences.splits import draw
 from grains_eval.preferences.tasks import examples_from_task, load_task, split_docs, task_manager
+from grains_eval.questions import UsesDocuments, used_documents
 from grains_eval.recipes import Data
 from grains_eval.types import PreferenceExample
 
@@ -29,14 +30,13 @@ class Examples:
     build: tuple[PreferenceExample, ...]
     development: tuple[PreferenceExample, ...]
 
-    def doc_hashes(self) -> dict[str, list[str]]:
-        """Hashes of the documents behind each set, sorted; `queries` finds the same questions in other tasks."""
-        queries = {query_hash(one.query) for one in (*self.build, *self.development) if one.query is not None}
-        return {
-            "build": sorted(example.doc_hash for example in self.build),
-            "development": sorted(example.doc_hash for example in self.development),
-            **({"queries": sorted(queries)} if queries else {}),
-        }
+    def doc_hashes(self, preserved: Iterable[UsesDocuments] = ()) -> dict[str, list[str]]:
+        """Hashes of the documents behind each set, and of their texts; see `used_documents`.
+
+        Args:
+            preserved: Further items that settings were chosen on.
+        """
+        return used_documents(self.build, (*self.development, *preserved))
 
 
 def load_examples(
@@ -54,6 +54,8 @@ def load_examples(
     """
     lm = model.lm if isinstance(model, LoadedModel) else model
     task = load_task(data.task, include_path, data.metadata) if data.task else None
+    if task is not None:
+        task.set_fewshot_seed(data.seed)
 
     def documents(split: str | None) -> Sequence[Any]:
         if task is not None:

@@ -12,6 +12,7 @@ from PIL import Image
 from grains_eval.errors import GrainsError, unknown
 from grains_eval.lm_eval_versions import apply_template
 from grains_eval.preferences.hashing import doc_hash
+from grains_eval.questions import question_hashes
 from grains_eval.recipes import Data
 from grains_eval.types import Message, PreferenceExample
 
@@ -67,14 +68,17 @@ def examples_from_rows(rows: Iterable[tuple[int, dict[str, Any]]], data: Data) -
         for key, response in zip(("chosen", "rejected"), responses, strict=True):
             if not isinstance(response, str) or not response.strip():
                 raise GrainsError(f"{name}: the {key} response is {response!r}; it must be text that is not empty")
+        prompt = _prompt(field(row, data.prompt), data, name)
+        shown = prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
         yield PreferenceExample(
             id=name,
             doc_hash=doc_hash(row),
-            prompt=_prompt(field(row, data.prompt), data, name),
+            prompt=prompt,
             chosen=f"{data.delimiter}{responses[0]}",
             rejected=f"{data.delimiter}{responses[1]}",
             images=_images(field(row, data.images), name) if data.images else (),
             cluster=str(field(row, data.cluster)) if data.cluster else None,
+            question=question_hashes(row, shown),
         )
 
 

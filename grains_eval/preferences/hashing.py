@@ -20,11 +20,6 @@ def has_image(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(has_image(item) for item in value)
 
 
-def query_hash(query: str) -> str:
-    """Identifies a question in whatever task's documents it stands: SHA-256 of its text."""
-    return hash_string(query)
-
-
 def doc_hash(doc: Any) -> str:
     """The `doc_hash` that lm-eval writes into `samples_*.jsonl`.
 

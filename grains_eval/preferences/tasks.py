@@ -19,6 +19,7 @@ from grains_eval.errors import GrainsError, unknown
 from grains_eval.lm_eval_versions import apply_template, gen_prefix, multimodal_arguments, requests_of
 from grains_eval.models.loading import HarnessModel
 from grains_eval.preferences.hashing import doc_hash
+from grains_eval.preferences.shots import question_of, recorded_shots, shots_of
 from grains_eval.recipes import Data
 from grains_eval.tasks_path import task_directory
 from grains_eval.types import Message, PreferenceExample
@@ -131,7 +132,7 @@ def examples_from_task(
         raise GrainsError(
             "data.chat_template is set but this model's tokenizer has no chat template; use an instruct model"
         )
-    shots = data.num_fewshot if data.num_fewshot is not None else task.get_config("num_fewshot") or 0
+    count = data.num_fewshot if data.num_fewshot is not None else task.get_config("num_fewshot") or 0
     cluster_key = (task.get_config("metadata") or {}).get("cluster_key")
     for index, doc in docs:
         history: list[dict[str, str]] = []
@@ -141,14 +142,15 @@ def examples_from_task(
             assert lm is not None
             return lm.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
 
-        context = task.fewshot_context(
-            doc,
-            num_fewshot=shots,
-            apply_chat_template=data.chat_template,
-            fewshot_as_multiturn=data.chat_template,
-            chat_template=template if data.chat_template else None,
-            gen_prefix=gen_prefix(task, doc),
-        )
+        with recorded_shots(task, doc, count) as shown:
+            context = task.fewshot_context(
+                doc,
+                num_fewshot=count,
+                apply_chat_template=data.chat_template,
+                fewshot_as_multiturn=data.chat_template,
+                chat_template=template if data.chat_template else None,
+                gen_prefix=gen_prefix(task, doc),
+            )
         requests = requests_of(task, doc, index, context, apply_chat_template=data.chat_template)
         choices: list[str] = task.doc_to_choice(doc)
         gold, wrong = _pair(task, doc, choices, data)
@@ -163,7 +165,8 @@ def examples_from_task(
             rejected=requests[wrong].args[1],
             images=tuple(auxiliary.get("visual", ())),
             cluster=str(doc[cluster_key]) if cluster_key and cluster_key in doc else None,
-            query=str(task.doc_to_decontamination_query(doc)) if task.should_decontaminate() else None,
+            question=question_of(task, doc),
+            shots=shots_of(task, shown),
         )
 
 

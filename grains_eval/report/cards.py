@@ -91,7 +91,8 @@ def _steering(entry: Mapping[str, Any]) -> str:
     shown = {key: value for key, value in entry.items() if key != "doc_hashes" and value not in (None, [], {})}
     if isinstance(hashes, Mapping):
         for use, documents in cast(Mapping[str, Any], hashes).items():
-            shown[f"{use} documents"] = len(documents)
+            if use in ("build", "development", "shots"):
+                shown[f"{use} documents"] = len(documents)
     return ", ".join(
         f"{key} {value if isinstance(value, str | int | float) else json.dumps(value, default=str)}"
         for key, value in shown.items()

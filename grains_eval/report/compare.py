@@ -113,6 +113,7 @@ def compare_pair(
         measured[task] = []
         for paired in pair(baseline, other, task, exclude, prompts_may_differ=prompts_may_differ):
             known.update(paired.baseline[0].values)
+            notes.extend(note for note in paired.notes if note not in notes)
             found, remarks = measure(baseline, other, paired, fields.get(task), metrics, higher_is_better)
             measured[task].extend(found)
             notes.extend(remarks)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grains_eval.errors import GrainsError, unknown
+from grains_eval.report import held_out
 from grains_eval.report.conditions import SCORING, model_arguments, model_differences, task_differences
 from grains_eval.report.runs import Run, Sample, leaf_tasks
 
@@ -28,6 +29,7 @@ class PairedTask:
         baseline: Samples of the baseline run.
         steered: The same documents under the other run.
         kept: Which of them are held out: they neither built nor tuned the vector.
+        notes: What a reader must know of those that are not, or may not be.
     """
 
     task: str
@@ -35,6 +37,7 @@ class PairedTask:
     baseline: tuple[Sample, ...]
     steered: tuple[Sample, ...]
     kept: tuple[bool, ...]
+    notes: tuple[str, ...] = ()
 
 
 def common_tasks(baseline: Run, other: Run, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -128,6 +131,7 @@ def check(baseline: Run, other: Run, tasks: Sequence[str], *, prompts_may_differ
     for run in (baseline, other):
         if not model_arguments(run.results):
             notes.append(f"'{run.name}' does not record its model arguments, so that they could not be compared")
+    notes += [note for run in (baseline, other) for note in held_out.unknown_origins(run)]
     return [*_scoring_paths(baseline, other), *_once(notes, tasks)]
 
 
@@ -227,11 +231,13 @@ def _join(
             f"task '{task}': {len(missing)} of {len(left)} documents of '{baseline.name}' are not in "
             f"'{other.name}'; evaluate the same documents"
         )
-    field = baseline.setting("configs", task, "doc_to_decontamination_query")
-    kept = tuple(exclude.isdisjoint({s.content_hash, s.query_hash(field)}) for s in left.values())
+    known = held_out.recognised(baseline, task, list(left.values()), exclude)
+    kept = tuple(not (a or b) for a, b in zip(known.by_hash, known.by_text, strict=True))
     if not any(kept):
+        by_text = f" ({sum(known.by_text)} of them known by their text)" if any(known.by_text) else ""
         raise GrainsError(
-            f"task '{task}': all {len(left)} documents built or tuned the vector; evaluate documents that did not"
+            f"task '{task}': all {len(left)} documents built or tuned the vector{by_text}; evaluate documents that did "
+            "not"
         )
     for key in left:
         if left[key].target_hash != right[key].target_hash:
@@ -256,6 +262,7 @@ def _join(
         baseline=tuple(left.values()),
         steered=tuple(right[key] for key in left),
         kept=kept,
+        notes=tuple(held_out.notes(task, known)),
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from grains_eval.errors import GrainsError
+from grains_eval.questions import Recognised, hidden_hashes
 from grains_eval.report.conditions import model_differences, steering_differences
 
 _STAMP = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
@@ -65,15 +66,15 @@ class Sample:
         rest = {key: value for key, value in document.items() if not holds_picture(value)}
         return hashlib.sha256(json.dumps(rest, indent=2, ensure_ascii=False).encode()).hexdigest()
 
-    def query_hash(self, field: Any) -> str | None:
-        """The hash of the task's decontamination query, by which artifacts know a question in any task.
+    def query_hashes(self, field: Any) -> tuple[str, ...]:
+        """The hash of a field as it stands, by which artifacts of before texts were normalised know a question.
 
         Args:
             field: `doc_to_decontamination_query` of the task's config; only a field's name is understood.
         """
         if not isinstance(field, str) or not isinstance(self.doc, Mapping) or field not in self.doc:
-            return None
-        return hashlib.sha256(str(cast(Mapping[str, Any], self.doc)[field]).encode()).hexdigest()
+            return ()
+        return (hashlib.sha256(str(cast(Mapping[str, Any], self.doc)[field]).encode()).hexdigest(),)
 
 
 SamplesByFilter = dict[str, list[Sample]]
@@ -91,6 +92,7 @@ class Run:
         sources: The results file of each task that is not in `file`.
         notes: Evaluations in the folder that were left out, and why.
         cache: Samples read so far, by task.
+        recognised: Held-out documents found so far, by task and what was looked for.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Run:
     sources: Mapping[str, Path] = field(default_factory=dict[str, Path])
     notes: tuple[str, ...] = ()
     cache: dict[str, SamplesByFilter] = field(default_factory=dict[str, SamplesByFilter], repr=False)
+    recognised: dict[Hashable, Recognised] = field(default_factory=dict[Hashable, Recognised], repr=False)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -125,12 +128,9 @@ class Run:
         return any(entry.get("instruction") for entry in self.steering)
 
     def held_out_from(self) -> frozenset[str]:
-        """Hashes of the documents that built or tuned what steered the run."""
-        hashes: set[str] = set()
-        for entry in self.steering:
-            for used in (entry.get("doc_hashes") or {}).values():
-                hashes.update(used)
-        return frozenset(hashes)
+        """Hashes of the documents that built or tuned what steered the run, and of their texts."""
+        used = [entry.get("doc_hashes") for entry in self.steering]
+        return frozenset[str]().union(*(hidden_hashes(each) for each in used if isinstance(each, Mapping)))
 
     def setting(self, *path: str) -> Any:
         """A value of the results by path, None where it is missing."""

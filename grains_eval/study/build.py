@@ -126,8 +126,6 @@ def provenance(
     choice: Choice | None,
 ) -> dict[str, Any]:
     """Everything that says where an artifact comes from, as JSON values."""
-    hashes = examples.doc_hashes()
-    hashes["development"] = sorted({*hashes["development"], *development.preserved_hashes()})
     return {
         "method": recipe.vectors.method,
         "base_model": model_args.get("pretrained") if isinstance(model_args.get("pretrained"), str) else None,
@@ -142,7 +140,7 @@ def provenance(
         "recipe_hash": recipe.fingerprint(),
         "seed": recipe.seed,
         "examples": len(examples.build),
-        "doc_hashes": hashes,
+        "doc_hashes": examples.doc_hashes(development.preserved),
         "chosen_by": choice.reason if choice else None,
         "development_curve": _curve(choice) if choice else [],
         "versions": package_versions(),

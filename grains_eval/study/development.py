@@ -20,8 +20,10 @@ from grains_eval.harness.sweep import score_configurations
 from grains_eval.lm_eval_versions import gen_prefix, loglikelihood_request, requests_of
 from grains_eval.models import LoadedModel, prompt_text
 from grains_eval.preferences import doc_hash, load_task, task_manager
+from grains_eval.preferences.shots import question_of, recorded_shots, shots_of
 from grains_eval.preferences.splits import draw
 from grains_eval.preferences.tasks import split_docs
+from grains_eval.questions import NOTHING, Document, QuestionHashes
 from grains_eval.recipes import Recipe
 from grains_eval.types import PreferenceExample
 from grains_eval.vectors.context import Progress, silent
@@ -37,11 +39,15 @@ class ChoiceItem:
         doc_hash: Its document.
         requests: What lm-eval would ask of the model, one per choice, pictures included.
         gold: Indices of right choices.
+        question: Hashes of its text.
+        shots: The few-shot examples of its prompt.
     """
 
     doc_hash: str
     requests: tuple[Instance, ...]
     gold: frozenset[int]
+    question: QuestionHashes = NOTHING
+    shots: tuple[Document, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,6 @@ class DevelopmentSet:
     preference: tuple[PreferenceExample, ...]
     preserved: tuple[ChoiceItem, ...] = ()
     notes: tuple[str, ...] = ()
-
-    def preserved_hashes(self) -> list[str]:
-        """Documents that comparisons must leave out, besides the preference examples'."""
-        return sorted(item.doc_hash for item in self.preserved)
 
 
 def development_set(
@@ -112,20 +114,23 @@ def _is_choice(task: ConfigurableTask) -> bool:
     return task.OUTPUT_TYPE == "multiple_choice" and not getattr(task, "multiple_input", False)
 
 
-def _items(loaded: LoadedModel, task: ConfigurableTask, count: int, recipe: Recipe) -> list[ChoiceItem]:
+def _items(loaded: LoadedModel, task: ConfigurableTask, wanted: int, recipe: Recipe) -> list[ChoiceItem]:
     # the split that is not reported where there is one, else some documents of the reported one
     docs = split_docs(task, "validation" if task.has_validation_docs() and task.has_test_docs() else None)
+    task.set_fewshot_seed(recipe.data.seed)
     found: list[ChoiceItem] = []
-    for index in draw(docs, count, recipe.data.seed, frozenset()):
+    for index in draw(docs, wanted, recipe.data.seed, frozenset()):
         doc: Any = docs[index]
-        context = task.fewshot_context(
-            doc,
-            num_fewshot=task.get_config("num_fewshot") or 0,
-            apply_chat_template=recipe.data.chat_template,
-            fewshot_as_multiturn=recipe.data.chat_template,
-            chat_template=loaded.lm.apply_chat_template if recipe.data.chat_template else None,
-            gen_prefix=gen_prefix(task, doc),
-        )
+        count = task.get_config("num_fewshot") or 0
+        with recorded_shots(task, doc, count) as shown:
+            context = task.fewshot_context(
+                doc,
+                num_fewshot=count,
+                apply_chat_template=recipe.data.chat_template,
+                fewshot_as_multiturn=recipe.data.chat_template,
+                chat_template=loaded.lm.apply_chat_template if recipe.data.chat_template else None,
+                gen_prefix=gen_prefix(task, doc),
+            )
         choices: list[str] = task.doc_to_choice(doc)
         made = requests_of(task, doc, index, context, apply_chat_template=recipe.data.chat_template)
         target = task.doc_to_target(doc)
@@ -135,6 +140,8 @@ def _items(loaded: LoadedModel, task: ConfigurableTask, count: int, recipe: Reci
                 doc_hash(doc),
                 tuple(made[: len(choices)]),
                 frozenset(choices.index(g) if isinstance(g, str) else int(g) for g in gold),
+                question_of(task, doc),
+                shots_of(task, shown),
             )
         )
     return found

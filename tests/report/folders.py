@@ -82,6 +82,7 @@ def write_run(
         results["configs"][name] = {
             "task": name,
             "metadata": dict(task.metadata),
+            **task.config,
             "metric_list": [
                 {"metric": metric, "aggregation": task.aggregation.get(metric, "mean")} for metric in task.values
             ],
