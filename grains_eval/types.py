@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Site = Literal["block_output", "attention_heads"]
 Unit = Literal["relative", "absolute"]
 Positions = Literal["all", "prompt", "generated", "last"]
+# What an artifact stands in a comparison for: a claim; a control, which nothing is claimed for; or a method with a
+# possible confound projected out, which nothing is claimed for either and which rivals no method.
+Kind = Literal["method", "control", "projection"]
 
 
 @dataclass(frozen=True)

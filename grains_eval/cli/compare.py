@@ -42,6 +42,7 @@ def _shared(options: argparse.Namespace) -> dict[str, Any]:
 # Flags of either form of compare that the other cannot use: name, and what to write there instead.
 _OF_RUNS = {
     "tasks": "the recipe's key is evaluation.tasks: --set 'evaluation.tasks=[A,B]'",
+    "targets": "the recipe's key is evaluation.tasks: --set 'evaluation.tasks=[A,B]'",
     "preserve": "the recipe's key is evaluation.preserve: --set 'evaluation.preserve=[A,B]'",
     "margin": "the recipe's key is evaluation.margin: --set evaluation.margin=0.02",
     "metrics": "the recipe's key for the metric of the headline is evaluation.metrics: --set evaluation.metrics.TASK=A",
@@ -58,9 +59,17 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--tasks", "-t", type=names, metavar="A,B", help="only these tasks or groups")
     runs.add_argument("--metrics", type=names, metavar="A,B", help="only these metrics, without filter (acc)")
     runs.add_argument(
-        "--controls", type=names, metavar="A,B", help="runs that are controls, by folder (default: by method)"
+        "--controls", type=names, metavar="A,B", help="runs that are controls, by folder (default: artifacts say it)"
     )
-    runs.add_argument("--preserve", type=names, metavar="A,B", help="tasks or groups whose score must not fall")
+    runs.add_argument(
+        "--targets", type=names, metavar="A,B", help="tasks or groups that were to improve (default: all not preserved)"
+    )
+    runs.add_argument(
+        "--preserve",
+        type=names,
+        metavar="A,B",
+        help="tasks or groups whose score must not fall (default: as recipes and tasks declare)",
+    )
     runs.add_argument("--margin", type=float, metavar="SHARE", help="loss that still counts as kept (default 0.01)")
     runs.add_argument(
         "--clusters",
@@ -128,6 +137,7 @@ def _compare(options: argparse.Namespace) -> None:
         margin=0.01 if options.margin is None else options.margin,
         tasks=options.tasks,
         metrics=options.metrics,
+        targets=options.targets,
         preserve=options.preserve,
         clusters=_pairs("clusters", "TASK=FIELD", options.clusters, "mmlu_anatomy=subject"),
         higher_is_better=_directions(options.higher_is_better),

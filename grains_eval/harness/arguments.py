@@ -46,6 +46,8 @@ class AppliedArtifact:
             "method": self.artifact.method,
             "base_model": provenance.get("base_model"),
             "recipe_hash": provenance.get("recipe_hash"),
+            "kind": provenance.get("kind", "method"),
+            "evaluation": provenance.get("evaluation", {}),
             "doc_hashes": provenance.get("doc_hashes", {}),
         }
         if vectors is not None and self.config is not None:

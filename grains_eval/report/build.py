@@ -18,14 +18,15 @@ from grains_eval.report.headline import headline
 from grains_eval.report.items import changes
 from grains_eval.report.roles import (
     against_controls,
-    check_preserve,
+    check_named,
     control_names,
     draw_ranges,
     headline_rows,
-    preserved,
+    task_roles,
 )
 from grains_eval.report.runs import Run, name_runs, read_run
-from grains_eval.report.verdict import judge
+from grains_eval.report.verdict import CapabilityVerdict, judge
+from grains_eval.report.wording import answer
 from grains_eval.types import Comparison
 
 
@@ -40,6 +41,7 @@ def compare_runs(
     tasks: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     headline_metrics: Mapping[str, str] | None = None,
+    targets: Sequence[str] | None = None,
     preserve: Sequence[str] | None = None,
     clusters: Mapping[str, str] | None = None,
     higher_is_better: Mapping[str, bool] | None = None,
@@ -71,14 +73,15 @@ def compare_runs(
         tasks: Tasks or groups to restrict to.
         metrics: Metrics to restrict to.
         headline_metrics: The metric that speaks for a task; default: accuracy where there is one.
-        preserve: Preservation tasks or groups; default: known benchmarks of general skill, and tasks whose
-            metadata says `preserve: true`.
+        targets: Tasks or groups that were to improve; default: all that nothing declares preserved.
+        preserve: Tasks or groups whose score must not fall; default: those that the runs' artifacts, else the tasks'
+            metadata, declare.
         clusters: Document field that names the cluster, by task or group.
         higher_is_better: Direction by metric, for those that no task declares one for; without it they get no verdict.
         exclude: Document hashes to leave out, on top of those that built or tuned any run's vector.
         subtasks: Also give a row to each task of an aggregated group.
         prompts_may_differ: Runs that prompt differently by design; prompting artifacts are recognised.
-        controls: Names of control runs; default: by the run's or its method's name.
+        controls: Names of control runs; default: those whose artifacts say that they are.
         bands: Control label to the runs that are its draws.
         failures: Reason by method, for methods without a run: each becomes a row.
         keep_going: Turn a run that cannot be compared into such a row instead of raising.
@@ -108,7 +111,8 @@ def compare_runs(
         raise GrainsError("compare needs at least two runs: the baseline first, then the others")
     baseline, others = runs[0], runs[1:]
     if not keep_going:  # a study has evaluated what it names; a failure there is a row
-        check_preserve(baseline, preserve)
+        check_named(baseline, targets, "target task")
+        check_named(baseline, preserve, "task to preserve")
     hidden = frozenset[str]().union(*(run.held_out_from() for run in runs), exclude or ())
     free = prompts_may_differ if not isinstance(prompts_may_differ, bool) else ()
     remarks: list[str] = []
@@ -138,25 +142,30 @@ def compare_runs(
             if not keep_going:
                 raise
             failed[run.name] = str(error)
-    kept = preserved(baseline, [row.comparison.task for row in rows], preserve)
+    roles = task_roles(runs, list(dict.fromkeys(row.comparison.task for row in rows)), targets, preserve)
+    remarks.extend(roles.notes)
     found = dict.fromkeys((row.comparison.task, row.comparison.metric) for row in rows)
-    order = sorted(found, key=lambda key: key[0] in kept)  # what was to improve first, as in the headline
+    # as in the headline: what was to improve first, what was to be preserved last
+    order = sorted(found, key=lambda key: (key[0] in roles.preserved, key[0] not in roles.targets))
     controlled = control_names(others, controls, strict=not keep_going)
     rows = adjust(sorted(rows, key=lambda row: order.index((row.comparison.task, row.comparison.metric))), controlled)
     chosen = headline_rows(rows, headline_metrics or {})
     comparisons = [row.comparison for row in chosen]
-    targets = [c for c in comparisons if c.task not in kept]
+    wanted = [c for c in comparisons if c.task in roles.targets]
     undirected = [c for c in comparisons if c.higher_is_better is None]
-    verdicts = tuple(judge(c, margin, alpha=alpha) for c in comparisons if c.task in kept and c not in undirected)
+    kept = [c for c in comparisons if c.task in roles.preserved and c not in undirected]
+    judged = tuple(judge(c, margin, alpha=alpha) for c in kept)
+    verdicts = _shown_losses(judged, comparisons, alpha)
     remarks.extend(dict.fromkeys(_ask_direction(c) for c in undirected))
-    rivals = against_controls(chosen, runs, controlled, kept, alpha, rows_of)
+    rivals = against_controls(chosen, runs, controlled, roles.targets, alpha, rows_of)
     report = ReportData(
         title=title or _title([run.name for run in others], baseline.name),
         headline=headline(
-            [c for c in targets if c.method not in controlled],
+            [c for c in wanted if c.method not in controlled],
             [v for v in verdicts if v.method not in controlled],
             alpha,
             rivals,
+            roles.missing,
         ),
         created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         alpha=alpha,
@@ -165,14 +174,14 @@ def compare_runs(
             run_card(r, "baseline" if r is baseline else "control" if r.name in controlled else "method") for r in runs
         ),
         rows=tuple(rows),
-        targets=tuple(dict.fromkeys((c.task, c.metric) for c in targets)),
+        targets=tuple(dict.fromkeys((c.task, c.metric) for c in wanted)),
         verdicts=verdicts,
         against_controls=rivals,
         failures=failed,
         changes=tuple(
             changes(row, items)
             for row in chosen
-            if row.comparison.task not in kept and row.comparison.method not in controlled
+            if row.comparison.task in roles.targets and row.comparison.method not in controlled
         ),
         bands=draw_ranges(bands or {}, rows),
         tables=tuple(tables),
@@ -189,6 +198,19 @@ def compare_runs(
 
         render_terminal(report, console, folder=output)
     return report
+
+
+def _shown_losses(
+    verdicts: Sequence[CapabilityVerdict], rows: Sequence[Comparison], alpha: float
+) -> tuple[CapabilityVerdict, ...]:
+    """A loss that is shown is a loss, also where it cannot be told whether it is above the margin."""
+    shown = {(row.method, row.task, row.metric) for row in rows if answer(row, alpha) == "worse"}
+    return tuple(
+        replace(verdict, answer="lost", items_needed=None)
+        if verdict.answer == "cannot tell" and (verdict.method, verdict.task, verdict.metric) in shown
+        else verdict
+        for verdict in verdicts
+    )
 
 
 def _ask_direction(row: Comparison) -> str:

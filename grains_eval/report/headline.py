@@ -10,7 +10,7 @@ from grains_eval.report.verdict import CapabilityVerdict
 from grains_eval.report.wording import MANY, answer, change, confidence, gain, interval, level, p_phrase, rounded, unit
 from grains_eval.types import Comparison
 
-NO_PRESERVATION = "No preservation task was compared, so what this cost elsewhere is unknown."
+NO_PRESERVATION = "Nothing was declared preserved, so what this cost elsewhere is unknown."
 
 UNDECLARED = "; whether that is better is not declared"
 
@@ -20,6 +20,7 @@ def headline(
     verdicts: Sequence[CapabilityVerdict],
     alpha: float,
     rivals: Sequence[AgainstControl] = (),
+    missing: Sequence[str] = (),
 ) -> str:
     """What improved, that a control does as well where it does, and what it cost.
 
@@ -28,8 +29,12 @@ def headline(
         verdicts: Verdicts on preservation tasks, without controls.
         alpha: Level of the tests and one minus the confidence level.
         rivals: Methods that improved, against their strongest control.
+        missing: Tasks that were declared preserved and not evaluated.
     """
-    return " ".join(filter(None, (_effect(targets, alpha), _beyond(rivals, alpha), _cost(verdicts))))
+    cost = _cost(verdicts)
+    if not verdicts and missing:
+        cost = f"What is to be preserved, {_shortened(missing)}, was not evaluated, so what this cost is unknown."
+    return " ".join(filter(None, (_effect(targets, alpha), _beyond(rivals, alpha), cost)))
 
 
 def _beyond(rivals: Sequence[AgainstControl], alpha: float) -> str:
@@ -145,9 +150,11 @@ def capability(verdict: CapabilityVerdict) -> str:
         f"margin {level(verdict.margin, verdict.scale)} {unit(verdict.scale)}"
     )
     if verdict.answer == "kept":
-        return f"is kept, {numbers}"
+        loss = "; a smaller loss is shown" if verdict.interval[1] < 0 else ""
+        return f"is kept, {numbers}{loss}"
     if verdict.answer == "lost":
-        return f"is lost, {numbers}"
+        size = "" if verdict.interval[1] < -verdict.margin else "; whether it lost more than that cannot be told"
+        return f"is lost, {numbers}{size}"
     return f"cannot be told at n = {verdict.n:,}, {numbers}; {_needed(verdict)}"
 
 

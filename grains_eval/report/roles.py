@@ -3,24 +3,116 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from grains_eval.errors import GrainsError, unknown
 from grains_eval.report.choices import check_known
 from grains_eval.report.compare import Row, adjust
 from grains_eval.report.data import AgainstControl, Band
-from grains_eval.report.runs import Run, leaf_tasks, method_of
+from grains_eval.report.runs import Run, leaf_tasks
 from grains_eval.report.wording import answer, gain
 
 # The metric that speaks for a task when nobody says: the first of these that it has, else its first.
 HEADLINE_METRICS = ("acc", "exact_match", "bleu_acc", "f1", "mcc", "bleu", "word_perplexity")
-# Benchmarks of general skill that are compared to see what steering cost, not what it gained.
-PRESERVATION_TASKS = ("preserve", "mmlu", "mmmu", "hellaswag", "arc_", "gsm8k", "winogrande", "piqa")
-# Whole names of controls, as studies write them: `random_3`, `grains_negated`, `random_tokens_raw_1`.
-_CONTROL = re.compile(r"random(_vectors?|_tokens)?(_raw)?(_\d+)?|(.+_)?(negated|sign_flip|vocabulary|projected)")
-# A method without its confound says what the gain is made of; it is no explanation that rivals the method's own.
-_ABLATED = re.compile(r"without_vocabulary\b|projected\b")
+# What a task's metadata may say of it.
+_DECLARABLE = ("target", "preserve")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What each compared task is there for.
+
+    Attributes:
+        targets: Tasks that were to improve, and those of which nobody said anything.
+        preserved: Tasks whose score must not fall.
+        missing: What artifacts declare preserved and nobody evaluated.
+        notes: Tasks with two declarations, or with neither role.
+    """
+
+    targets: frozenset[str]
+    preserved: frozenset[str]
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def task_roles(
+    runs: Sequence[Run], tasks: Sequence[str], targets: Sequence[str] | None, preserve: Sequence[str] | None
+) -> Roles:
+    """Who is a target and who is preserved: as the user says, else as the runs' artifacts, else as the tasks' metadata.
+
+    A task of which nobody says anything is a target, unless the user named the targets.
+
+    Args:
+        runs: All runs, the baseline first.
+        tasks: Tasks and groups that have rows.
+        targets: Tasks or groups that were to improve; None leaves it to the declarations.
+        preserve: Tasks or groups whose score must not fall; None leaves it to the declarations.
+
+    Raises:
+        GrainsError: a task is named as both, or its metadata name another role.
+    """
+    recipes = {role: {name for run in runs for name in run.declared(role)} for role in ("tasks", "preserve")}
+    wanted: set[str] = set()
+    kept: set[str] = set()
+    notes: list[str] = []
+    for task in tasks:
+
+        def named(names: Collection[str] | None, task: str = task) -> bool:
+            return names is not None and _covers(runs[0], names, task)
+
+        if named(targets) and named(preserve):
+            raise GrainsError(f"task '{task}' is named both as a target and as preserved; name it as one of them")
+        by_recipe = [role for role in ("tasks", "preserve") if named(recipes[role])]
+        declared = "preserve" if by_recipe == ["preserve"] else "target" if by_recipe else _metadata_role(runs[0], task)
+        if named(preserve) or (preserve is None and declared == "preserve" and not named(targets)):
+            kept.add(task)
+        elif named(targets) or targets is None:
+            wanted.add(task)
+            if len(by_recipe) > 1 and targets is None:
+                notes.append(
+                    f"{task} is a target of one run's recipe and preserved by another's, and counts as a target; "
+                    "say what it is with --targets or --preserve"
+                )
+        else:
+            notes.append(f"{task} is named neither as a target nor as preserved: it stands in the table alone")
+    missing = () if preserve is not None or kept else tuple(sorted(recipes["preserve"] - recipes["tasks"]))
+    return Roles(frozenset(wanted), frozenset(kept), missing, tuple(notes))
+
+
+def _covers(run: Run, names: Collection[str], task: str) -> bool:
+    """Whether a task or group is one of the named, lies in one of them, or holds nothing but their tasks."""
+    leaves = {leaf for name in names for leaf in (leaf_tasks(run.results, name) or (name,))}
+    mine = leaf_tasks(run.results, task) or (task,)
+    return task in names or set(mine) <= leaves
+
+
+def _metadata_role(run: Run, task: str) -> str | None:
+    """The role that a task's YAML declares (`metadata.role`); of a group, the one that all its tasks declare."""
+    found: set[str | None] = set()
+    for leaf in leaf_tasks(run.results, task) or (task,):
+        role = run.setting("configs", leaf, "metadata", "role")
+        if role is not None and role not in _DECLARABLE:
+            raise unknown(role, _DECLARABLE, f"role in the metadata of task '{leaf}'")
+        found.add(role)
+    return found.pop() if len(found) == 1 else None
+
+
+def check_named(baseline: Run, names: Sequence[str] | None, what: str) -> None:
+    """Refuse a task that was not evaluated.
+
+    Args:
+        baseline: The run that is to have it.
+        names: Tasks or groups.
+        what: What they were named as.
+
+    Raises:
+        GrainsError: neither a task nor a group of the baseline.
+    """
+    known = {*baseline.tasks, *baseline.results.get("groups", {}), *baseline.results.get("group_subtasks", {})}
+    for name in names or ():
+        if name not in known:
+            raise unknown(name, known, what)
 
 
 def control_names(runs: Sequence[Run], given: Collection[str] | None, strict: bool = True) -> set[str]:
@@ -28,23 +120,18 @@ def control_names(runs: Sequence[Run], given: Collection[str] | None, strict: bo
 
     Args:
         runs: All but the baseline.
-        given: Names of controls, as in the tables or as their folders; None takes the runs whose method is a control's,
-            or whose name where no artifact of ours says the method.
+        given: Names of controls, as in the tables or as their folders; None takes the runs whose artifacts say so.
         strict: Whether every given name must be a run's.
 
     Raises:
         GrainsError: a name that no run has.
     """
     if given is None:
-        return {run.name for run in runs if any(map(_CONTROL.fullmatch, _methods(run)))}
+        return {run.name for run in runs if run.kinds & {"control", "projection"}}
     folders = {run.name: run.name.partition(" (")[0] for run in runs}
     if strict:
         check_known(list(given), [*folders, *folders.values()], "control run")
     return {name for name, folder in folders.items() if name in given or folder in given}
-
-
-def _methods(run: Run) -> list[str]:
-    return [re.sub("[- ]", "_", name.lower()) for name in (method_of(run) or run.name).split(" + ")]
 
 
 def headline_rows(rows: Sequence[Row], wanted: Mapping[str, str]) -> list[Row]:
@@ -66,37 +153,11 @@ def headline_rows(rows: Sequence[Row], wanted: Mapping[str, str]) -> list[Row]:
     return chosen
 
 
-def preserved(baseline: Run, tasks: Sequence[str], preserve: Sequence[str] | None) -> set[str]:
-    """Tasks whose score must not fall: those that were named, else known benchmarks of general skill."""
-    if preserve is not None:
-        leaves = {leaf for name in preserve for leaf in leaf_tasks(baseline.results, name)}
-        return {task for task in tasks if task in preserve or task in leaves}
-    return {
-        task
-        for task in tasks
-        if task.startswith(PRESERVATION_TASKS)
-        or task.endswith("_skills")
-        or baseline.setting("configs", task, "metadata", "preserve")
-    }
-
-
-def check_preserve(baseline: Run, preserve: Sequence[str] | None) -> None:
-    """Refuse a preserved task that was not evaluated.
-
-    Raises:
-        GrainsError: neither a task nor a group of the baseline.
-    """
-    known = {*baseline.tasks, *baseline.results.get("groups", {}), *baseline.results.get("group_subtasks", {})}
-    for name in preserve or ():
-        if name not in known:
-            raise unknown(name, known, "task to preserve")
-
-
 def against_controls(
     chosen: Sequence[Row],
     runs: Sequence[Run],
     controlled: set[str],
-    kept: set[str],
+    targets: Collection[str],
     alpha: float,
     rows_of: Callable[[Run, Run, Sequence[str] | None, Sequence[str] | None], list[Row]],
 ) -> tuple[AgainstControl, ...]:
@@ -108,13 +169,13 @@ def against_controls(
     found: list[tuple[str, str, Row]] = []
     for row in chosen:
         mine = row.comparison
-        if mine.method in controlled or mine.task in kept or answer(mine, alpha) != "better":
+        if mine.method in controlled or mine.task not in targets or answer(mine, alpha) != "better":
             continue
         rivals = [
             other.comparison
             for other in chosen
             if other.comparison.method in controlled
-            and not _ABLATED.search(other.comparison.method.lower())
+            and "projection" not in by_name[other.comparison.method].kinds
             and (other.comparison.task, other.comparison.metric) == (mine.task, mine.metric)
         ]
         if not rivals:

@@ -127,6 +127,20 @@ class Run:
         """Whether the run is a prompting baseline, whose prompts differ by design."""
         return any(entry.get("instruction") for entry in self.steering)
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What the artifacts that steered the run were made for (`types.Kind`); empty where none says."""
+        return frozenset(str(entry["kind"]) for entry in self.steering if entry.get("kind"))
+
+    def declared(self, role: str) -> tuple[str, ...]:
+        """Tasks and groups that the recipes behind the run's artifacts declare.
+
+        Args:
+            role: `tasks`, which are to improve, or `preserve`, whose score must not fall.
+        """
+        sections = [entry.get("evaluation") for entry in self.steering]
+        return tuple(name for section in sections if isinstance(section, Mapping) for name in section.get(role) or ())
+
     def held_out_from(self) -> frozenset[str]:
         """Hashes of the documents that built or tuned what steered the run, and of their texts."""
         used = [entry.get("doc_hashes") for entry in self.steering]

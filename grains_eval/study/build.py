@@ -28,8 +28,8 @@ from grains_eval.study.distributed import is_first_process, processes
 from grains_eval.study.loading import load_plain
 from grains_eval.study.making import METHOD_NAMES, METHODS, PROMPT, Job, instruction_of, leaves_open
 from grains_eval.study.tune import Choice
-from grains_eval.types import Attribution, PreferenceExample
-from grains_eval.vectors import BuildContext
+from grains_eval.types import Attribution, Kind, PreferenceExample
+from grains_eval.vectors import CONTROL_METHODS, BuildContext
 from grains_eval.vectors.context import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,13 @@ def watched(
     return development_set(loaded, examples.development, recipe, include_path)
 
 
+def kind_of(recipe: Recipe) -> Kind:
+    """Whether a recipe makes a method or a control; tokens drawn at random make no claim either."""
+    method = recipe.vectors.method
+    by_chance = method in ATTRIBUTING and recipe.attribution.method == "random"
+    return "control" if method in CONTROL_METHODS or by_chance else "method"
+
+
 def provenance(
     recipe: Recipe,
     model_args: Mapping[str, Any],
@@ -128,6 +135,8 @@ def provenance(
     """Everything that says where an artifact comes from, as JSON values."""
     return {
         "method": recipe.vectors.method,
+        "kind": kind_of(recipe),
+        "evaluation": {"tasks": recipe.evaluation.tasks, "preserve": recipe.evaluation.preserve},
         "base_model": model_args.get("pretrained") if isinstance(model_args.get("pretrained"), str) else None,
         "revision": model_args.get("revision"),
         "commit": getattr(loaded.model.config, "_commit_hash", None) if loaded else None,

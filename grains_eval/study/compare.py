@@ -177,12 +177,8 @@ def compare_variants(
         overwrite=True,
         margin=recipe.evaluation.margin,
         headline_metrics=recipe.evaluation.metrics,
+        targets=recipe.evaluation.tasks,
         preserve=recipe.evaluation.preserve,
-        controls=[
-            *extra.names,
-            *({VOCABULARY} & set(built)),
-            *(n for n in built if n in {"random", "negated", "random_tokens"}),
-        ],
         bands=extra.bands,
         failures={**failures, **failed},
         keep_going=True,

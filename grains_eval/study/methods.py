@@ -16,7 +16,7 @@ from grains_eval.recipes import Recipe
 from grains_eval.steering import resolve
 from grains_eval.study.build import build_context_with_cache
 from grains_eval.study.making import METHOD_NAMES
-from grains_eval.types import SteeringVectors
+from grains_eval.types import Kind, SteeringVectors
 from grains_eval.vectors.context import Progress
 from grains_eval.vectors.controls import negate, project_out, random_like, random_tokens
 
@@ -92,8 +92,9 @@ def write_controls(
     """
     vectors = load(artifact)
     made: dict[str, SteeringVectors] = {f"{method}_negated": negate(vectors)}
+    projected = f"{method}_without_vocabulary"
     if vocabulary is not None and vectors.site == "block_output":
-        made[f"{method}_without_vocabulary"] = project_out(vectors, load(vocabulary))
+        made[projected] = project_out(vectors, load(vocabulary))
     random = [f"random_{draw + 1}" for draw in range(recipe.evaluation.control_draws)]
     for draw, name in enumerate(random):
         made[name] = random_like(vectors, seed=recipe.seed + draw)
@@ -113,8 +114,10 @@ def write_controls(
     made = {name: control for name, control in made.items() if name not in idle}
     for name, control in made.items():
         # derived from the method's own folder, so that one made from other vectors is out of date
-        if not (folder / name).exists() or not _is_same(load(folder / name), control):
-            origin = {**vectors.provenance, "method": name, "development_curve": [], "chosen_by": f"as for {method}"}
+        kind: Kind = "projection" if name == projected else "control"
+        if not (folder / name).exists() or not _is_same(load(folder / name), control, kind):
+            chosen = {"development_curve": [], "chosen_by": f"as for {method}"}
+            origin = {**vectors.provenance, "method": name, "kind": kind, **chosen}
             save(replace(control, provenance=origin), folder / name, overwrite=True)
     bands = {"random vectors": random, "random tokens": equal, "random tokens, raw scale": raw}
     kept = {label: tuple(name for name in names if name in made) for label, names in bands.items()}
@@ -122,8 +125,9 @@ def write_controls(
     return Controls(tuple(made), {label: names for label, names in kept.items() if names}, tuple(notes))
 
 
-def _is_same(first: SteeringVectors, second: SteeringVectors) -> bool:
-    return fingerprint(first) == fingerprint(second) and first.recommended == second.recommended
+def _is_same(first: SteeringVectors, second: SteeringVectors, kind: Kind) -> bool:
+    same = fingerprint(first) == fingerprint(second) and first.recommended == second.recommended
+    return same and first.provenance.get("kind") == kind
 
 
 def _raw_setting(drawn: SteeringVectors, vectors: SteeringVectors) -> Any:

@@ -25,6 +25,9 @@ VECTOR_METHODS: Mapping[str, VectorMethod] = {
     "nl_iti": iti.nl_iti,
 }
 
+# methods that nothing is claimed for
+CONTROL_METHODS = frozenset({"random", "random_tokens", "negated", "vocabulary"})
+
 # methods that are applied as in their source; all others as the recipe's `steering` section says
 METHOD_STEERING: Mapping[str, OwnSteering] = {
     "caa": caa.STEERING,
@@ -70,6 +73,7 @@ def build(loaded: LoadedModel, examples: Sequence[PreferenceExample], recipe: Re
 
 
 __all__ = [
+    "CONTROL_METHODS",
     "METHOD_STEERING",
     "VECTOR_METHODS",
     "BuildContext",

@@ -113,6 +113,7 @@ def test_a_bug_keeps_its_traceback():
         (["compare", "one", "two", "-a", "pretrained=x"], "--model_args applies to --config"),
         (["compare", "one", "two", "--set", "data.examples=3"], "--set applies to --config"),
         (["compare", "--config", "recipe.yaml", "--tasks", "a"], "evaluation.tasks: --set 'evaluation.tasks=[A,B]'"),
+        (["compare", "--config", "recipe.yaml", "--targets", "a"], "evaluation.tasks: --set 'evaluation.tasks=[A,B]'"),
         (["compare", "--config", "recipe.yaml", "--preserve", "a"], "evaluation.preserve: --set"),
         (["compare", "--config", "recipe.yaml", "--margin", "0"], "evaluation.margin: --set evaluation.margin=0.02"),
         (["compare", "--config", "recipe.yaml", "--metrics", "acc"], "--set evaluation.metrics.TASK=A"),
@@ -181,13 +182,14 @@ def test_compare_hands_its_flags_to_the_comparison(monkeypatch):
     seen = {}
     monkeypatch.setattr("grains_eval.report.compare_runs", lambda *places, **choices: seen.update(choices))
     words = "compare a b --alpha 0.1 --margin 0.02 --tasks t,u --metrics acc --preserve u --subtasks --title T"
-    words += " --higher_is_better wer=false,up=True"
+    words += " --higher_is_better wer=false,up=True --targets t"
     assert cli.main([*words.split(), "--clusters", "t=x,u=y.z", "--clusters", "v=w", "--controls", "x"]) == 0
     assert seen == {
         "alpha": 0.1,
         "margin": 0.02,
         "tasks": ["t", "u"],
         "metrics": ["acc"],
+        "targets": ["t"],
         "preserve": ["u"],
         "subtasks": True,
         "title": "T",

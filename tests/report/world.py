@@ -57,9 +57,12 @@ def folders(root: Path) -> dict[str, Path]:
     }
     made = {}
     for seed, (name, (shift, noise, loss)) in enumerate(RUNS.items()):
-        steering = (
-            None if name == "baseline" else [{"method": name, "layers": [3], "fingerprint": "ab12", "doc_hashes": used}]
-        )
+        said = {
+            "kind": "control" if name.startswith("random") else "method",
+            "evaluation": {"tasks": ["truthfulqa_mc1"], "preserve": ["mmlu"]},
+        }
+        entry = {"method": name, "layers": [3], "fingerprint": "ab12", "doc_hashes": used, **said}
+        steering = None if name == "baseline" else [entry]
         made[name] = write_run(
             root / name,
             {"truthfulqa_mc1": target(shift, noise, seed), "mmlu": skills(loss, seed)},

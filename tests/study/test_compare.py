@@ -47,6 +47,10 @@ def test_methods_and_controls_stand_in_one_table(compared):
     methods = {row.comparison.method for row in report.rows}
     assert {"grains", "caa", "vocabulary", "grains_negated", "random_1", "random_tokens_raw_2"} <= methods
     assert set(report.bands[0].members) == {"random_1", "random_2"}
+    assert set(report.methods) == {"grains", "caa"}, "the others were made as controls, and say so"
+    assert {item.control for item in report.against_controls} <= report.controls - {"grains_without_vocabulary"}
+    assert report.targets == (("demo_text_split", "acc"),)
+    assert {verdict.task for verdict in report.verdicts} == {"demo_text_split_skills"}
     by_name = {row.comparison.method: row.comparison for row in report.rows if row.comparison.task == "demo_text_split"}
     assert by_name["grains"].difference > 0.3
     assert by_name["grains_negated"].difference < 0
