@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError, pick
-from grains_eval.models.blocks import find_attention_outputs, find_blocks
+from grains_eval.models.blocks import find_attention_outputs, find_blocks, hidden_of, with_hidden
+from grains_eval.models.positions import Progress
 from grains_eval.types import Positions, Site, SteeringConfig, SteeringVectors
 
 Operator = Callable[[Tensor, Tensor], Tensor]
@@ -100,69 +101,27 @@ def resolve(vectors: SteeringVectors, config: SteeringConfig) -> ResolvedSteerin
 
 
 @dataclass
-class _Progress:
-    """Which tokens of the forward pass in flight are moved; the model's pre-hook writes it, the block hooks read it."""
-
-    positions: Positions
-    prompt_lengths: Tensor | None = None
-    mask: Tensor | None = None
-    idle: bool = False
-
-    def observe(self, model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        del model
-        self.mask, self.idle = None, False
-        tokens = keywords.get("inputs_embeds")
-        if tokens is None:
-            tokens = keywords.get("input_ids", arguments[0] if arguments else None)
-        if tokens is None:
-            raise GrainsError("steering by position needs input_ids or inputs_embeds in the forward call")
-        rows, width = tokens.shape[:2]
-        cache = keywords.get("past_key_values")
-        past = int(cache.get_seq_length()) if cache is not None else 0
-        if past:
-            self.idle = self.positions != "generated"
-            return
-        attention = keywords.get("attention_mask")
-        index = torch.arange(width, device=tokens.device).expand(rows, width)
-        if self.prompt_lengths is not None:
-            end = self.prompt_lengths.to(tokens.device)[:, None]
-        elif isinstance(attention, Tensor) and attention.ndim == 2:
-            # the last real token of each row, whichever side the padding is on
-            end = (index * attention[:, -width:].to(index.dtype)).amax(dim=1, keepdim=True) + 1
-        else:
-            end = torch.full((rows, 1), width, device=tokens.device)
-        if self.positions == "last":
-            self.mask = index == end - 1
-        elif self.positions == "prompt":
-            self.mask = index < end
-        else:
-            self.mask = index >= end
-
-
-@dataclass
 class _Mover:
     """Moves one layer's hidden states; keeps the delta on the device where the layer's output lives."""
 
     delta: Tensor
     operator: Operator
-    progress: _Progress
+    progress: Progress | None
     placed: dict[torch.device, Tensor] = field(default_factory=dict[torch.device, Tensor])
 
     def move(self, hidden: Tensor) -> Tensor:
-        if self.progress.idle:
+        where = self.progress is None or self.progress.moved(hidden)
+        if where is False:
             return hidden
         delta = self.placed.get(hidden.device)
         if delta is None:
             delta = self.placed.setdefault(hidden.device, self.delta.to(hidden.device))
         moved = self.operator(hidden, delta)
-        mask = self.progress.mask
-        return moved if mask is None else torch.where(mask.to(hidden.device)[..., None], moved, hidden)
+        return moved if where is True else torch.where(where.to(hidden.device)[..., None], moved, hidden)
 
     def after_block(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
         del module, arguments
-        if isinstance(output, tuple):  # transformers before 5 returns a tuple
-            return (self.move(output[0]), *output[1:])
-        return self.move(output)
+        return with_hidden(output, self.move(hidden_of(output)))
 
     def before_projection(self, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         del module
@@ -171,28 +130,35 @@ class _Mover:
 
 @contextmanager
 def applied(
-    model: PreTrainedModel, resolved: ResolvedSteering | None, prompt_lengths: Tensor | None = None
+    model: PreTrainedModel,
+    resolved: ResolvedSteering | None,
+    prompt_lengths: Tensor | None = None,
+    first_pass_is_prompt: bool = True,
 ) -> Generator[None, None, None]:
     """Register the hooks of one resolved steering for the duration of the block, and always remove them.
 
     Args:
         model: A Hugging Face causal, sequence-to-sequence or vision-language model.
         resolved: What to apply; None leaves the model untouched.
-        prompt_lengths: `[B]` tokens of each row that belong to the prompt, where a forward pass holds prompt and
-            response together; without it the whole first pass counts as prompt.
+        prompt_lengths: `[B]` tokens of each row that belong to the prompt, padding not counted, where a forward pass
+            holds prompt and response together (`[1]` for all rows alike); without it the first pass, or what
+            `generate` is given, counts as prompt. Encoder-decoder models: of the decoder's tokens.
+        first_pass_is_prompt: False refuses, without `prompt_lengths`, position rules in passes outside `generate`.
 
     Raises:
-        GrainsError: a layer that the model lacks, or a width that differs from the model's.
+        GrainsError: a layer that the model lacks, a width that differs from the model's, or, by then or during a
+            forward pass, a position rule whose tokens cannot be told.
     """
     if resolved is None:
         yield
         return
     at_heads = resolved.site == "attention_heads"
     modules = find_attention_outputs(model) if at_heads else list(find_blocks(model))
-    progress = _Progress(resolved.positions, prompt_lengths)
+    rule = resolved.positions
+    progress = None if rule == "all" else Progress(rule, prompt_lengths, first_pass_is_prompt)
     with ExitStack() as stack:
-        if resolved.positions != "all":
-            stack.callback(model.register_forward_pre_hook(progress.observe, with_kwargs=True).remove)
+        if progress is not None:
+            stack.enter_context(progress.following(model))
         for layer, delta in resolved.deltas.items():
             check_layer(layer, len(modules))
             mover = _Mover(delta, resolved.operator, progress)
@@ -215,8 +181,9 @@ def steered(
 ) -> Generator[PreTrainedModel, None, None]:
     """Steer a model inside a `with` block; nest it to compose vectors.
 
-    Correct under batching with padding on either side, KV-cached generation, beam search and `device_map`; padding
-    tokens may be moved too, which no real token sees.
+    Correct under batching with padding on either side, every way of decoding that `generate` has (with and without
+    cache, in chunks, beams, drafts), adapters of PEFT and `device_map`; padding tokens may be moved too, which no real
+    token sees.
 
     Args:
         model: A Hugging Face model.

@@ -98,6 +98,39 @@ GEMMA = {**LLAMA, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8
 MOE = {**LLAMA, "num_experts_per_tok": 2}
 
 
+STATES = {**SPECIALS, "hidden_size": 32, "num_hidden_layers": 3}
+MIXED = ["linear_attention", "full_attention", "linear_attention"]
+
+
+def _t5() -> hf.PreTrainedModel:
+    config = hf.T5Config(
+        vocab_size=VOCABULARY,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=4,
+        num_decoder_layers=3,
+        num_heads=4,
+        pad_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=0,
+    )
+    return hf.T5ForConditionalGeneration(config)
+
+
+def _jamba() -> hf.PreTrainedModel:
+    config = hf.JambaConfig(
+        **LLAMA,
+        num_experts=2,
+        num_experts_per_tok=1,
+        attn_layer_period=3,
+        attn_layer_offset=1,
+        mamba_d_state=4,
+        mamba_dt_rank=4,
+    )
+    return hf.JambaForCausalLM(config)
+
+
 def _bart() -> hf.PreTrainedModel:
     config = hf.BartConfig(
         **SPECIALS,
@@ -141,6 +174,18 @@ TEXT: dict[str, Callable[[], hf.PreTrainedModel]] = {
         hf.Qwen3MoeConfig(**MOE, num_experts=4, moe_intermediate_size=32, head_dim=8, decoder_sparse_step=1)
     ),
     "bart": _bart,
+    "t5": _t5,
+    "openai_gpt": lambda: hf.OpenAIGPTLMHeadModel(
+        hf.OpenAIGPTConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=CONTEXT)
+    ),
+    # states instead of keys and values, alone or between layers of attention
+    "mamba": lambda: hf.MambaForCausalLM(hf.MambaConfig(**STATES, state_size=8, time_step_rank=4)),
+    "rwkv": lambda: hf.RwkvForCausalLM(hf.RwkvConfig(**STATES, attention_hidden_size=32, intermediate_size=64)),
+    "minimax": lambda: hf.MiniMaxForCausalLM(
+        hf.MiniMaxConfig(**MOE, num_local_experts=2, head_dim=8, layer_types=MIXED, block_size=4)
+    ),
+    "jamba": _jamba,
+    "lfm2": lambda: hf.Lfm2ForCausalLM(hf.Lfm2Config(**LLAMA, layer_types=["conv", "full_attention", "conv"])),
 }
 
 _WITH_BOS = {"llama", "gemma2", "gemma3_text", "mistral", "mixtral"}

@@ -73,7 +73,7 @@ def parse_steering(
 
     Args:
         vectors: `folder`, `org/name@revision`, or several joined by `+`; None for the plain model.
-        strength: A number each, or one for all.
+        strength: A number each, or one for all that have vectors; so are all that follow.
         layers: `14`, `8-12` (inclusive), `8/14/20`, or a list; `all` for every layer of the vectors.
         unit: `relative` or `absolute`.
         operator: A name in `steering.OPERATORS`.
@@ -92,10 +92,16 @@ def parse_steering(
         return ()
     # a folder may have a plus in its name
     sources = [str(vectors)] if Path(str(vectors)).exists() else str(vectors).split("+")
+    artifacts = [open_artifact(source) for source in sources]
+    # one value for all holds for those that have vectors, if any does
+    some = any(artifact.vectors is not None for artifact in artifacts)
     settings = {name: _spread(name, value, len(sources)) for name, value in given.items()}
+    for name, value in given.items():
+        if some and not (isinstance(value, str) and "+" in value):
+            settings[name] = [None if artifact.vectors is None else value for artifact in artifacts]
     return tuple(
-        _apply(source, {name: values[index] for name, values in settings.items()})
-        for index, source in enumerate(sources)
+        _apply(source, artifact, {name: values[index] for name, values in settings.items()})
+        for index, (source, artifact) in enumerate(zip(sources, artifacts, strict=True))
     )
 
 
@@ -108,8 +114,7 @@ def _spread(name: str, value: Any, count: int) -> list[Any]:
     return parts
 
 
-def _apply(source: str, given: dict[str, Any]) -> AppliedArtifact:
-    artifact = open_artifact(source)
+def _apply(source: str, artifact: Artifact, given: dict[str, Any]) -> AppliedArtifact:
     if artifact.vectors is None:
         extra = [name for name, value in given.items() if value is not None]
         if extra:

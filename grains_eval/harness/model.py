@@ -132,10 +132,15 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
 
     @contextmanager
     def steering(self) -> Generator[None, None, None]:
-        """Steer the model inside the block with hooks."""
+        """Steer the model inside the block with hooks.
+
+        Position rules hold in `generate`, and where an encoder has read the prompt, so that the decoder's is one start
+        token; a pass that runs prompt and answer together is refused.
+        """
+        lengths = torch.ones(1, dtype=torch.long) if self.backend == "seq2seq" else None
         with ExitStack() as stack:
             for resolved in self.steering_configuration:
-                stack.enter_context(applied(self.model, resolved))
+                stack.enter_context(applied(self.model, resolved, lengths, first_pass_is_prompt=False))
             yield
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -151,8 +156,16 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate under steering; see `hf`."""
         self._observe(requests)
+        return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+    def _model_generate(self, *arguments: Any, **keywords: Any) -> Any:
+        # here and not around all requests: what `hf` runs to find a batch size is no answer
         with self.steering():
-            return super().generate_until(requests, disable_tqdm=disable_tqdm)
+            return super()._model_generate(*arguments, **keywords)
+
+    def _model_multimodal_generate(self, *arguments: Any, **keywords: Any) -> Any:
+        with self.steering():
+            return super()._model_multimodal_generate(*arguments, **keywords)
 
     def _observe(self, requests: Sequence[Instance]) -> None:
         """Remember which documents were evaluated, and say how many of them built the vectors."""

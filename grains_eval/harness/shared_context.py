@@ -263,7 +263,7 @@ class SharedContextMixin(_Base):
             found = self._shared(requests, disable_tqdm)
         if found is None:
             placed = next((each.positions for each in self.steering_configuration if each.positions != "all"), None)
-            if placed is not None:
+            if placed is not None and self.backend == "causal":
                 remedy = "this model or these requests leave only positions=all"
                 raise GrainsError(
                     f"positions={placed} cannot be told apart when prompt and answer run together; "

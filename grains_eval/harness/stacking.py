@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from grains_eval.models.blocks import find_attention_outputs, find_blocks
+from grains_eval.models.blocks import find_attention_outputs, find_blocks, hidden_of, with_hidden
 from grains_eval.steering import Operator, ResolvedSteering, check_layer
 from grains_eval.types import Positions, Site
 
@@ -119,16 +119,6 @@ class _Mover:
     def before(self, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         del module
         return (self(arguments[0]), *arguments[1:])
-
-
-def hidden_of(output: Any) -> Tensor:
-    """The hidden states in a block's output (a tensor, or a tuple that starts with it)."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def with_hidden(output: Any, hidden: Tensor) -> Any:
-    """A block's output with other hidden states."""
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 class Stack:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grains_eval.models import forward
-from grains_eval.models.blocks import find_attention_outputs, find_blocks
+from grains_eval.models.blocks import find_attention_outputs, find_blocks, hidden_of
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.hooks import logits_from
 from grains_eval.types import Site
@@ -29,7 +29,7 @@ def captured(model: PreTrainedModel, site: Site = "block_output") -> Generator[d
     def keep_output(layer: int) -> Any:
         def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             del module, arguments
-            states[layer] = output[0] if isinstance(output, tuple | list) else output
+            states[layer] = hidden_of(output)
 
         return hook
 

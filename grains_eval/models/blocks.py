@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError
@@ -30,7 +32,9 @@ def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
     Raises:
         GrainsError: no such list, or several equally shallow ones.
     """
-    depth = text_config(model).num_hidden_layers
+    config = text_config(model)
+    # T5 and ProphetNet name the decoder's depth so; their `num_hidden_layers` is the encoder's
+    depth = getattr(config, "num_decoder_layers", None) or config.num_hidden_layers
     found: list[nn.ModuleList] = []
     level = [find_decoder(model)]
     # level by level: a walk over all modules would cost as much as a decoded token of a small model
@@ -70,3 +74,21 @@ def find_attention_outputs(model: PreTrainedModel) -> list[nn.Module]:
             )
         found.append(matches[0])
     return found
+
+
+def hidden_of(output: Any) -> Tensor:
+    """The hidden states in a block's output: a tensor, or a tuple or list that starts with it.
+
+    Raises:
+        GrainsError: anything else, such as Reformer's pair of streams.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if type(output) not in (tuple, list):
+        raise GrainsError(f"its blocks return a {type(output).__name__}; this architecture cannot be steered yet")
+    return output[0]
+
+
+def with_hidden(output: Any, hidden: Tensor) -> Any:
+    """A block's output with other hidden states."""
+    return hidden if isinstance(output, Tensor) else type(output)((hidden, *output[1:]))

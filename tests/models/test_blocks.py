@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import types
+from collections import namedtuple
 
 import pytest
+import torch
 from torch import nn
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import find_blocks
+from grains_eval.models.blocks import find_blocks, hidden_of, with_hidden
 
 
 def model(**children: nn.Module) -> nn.Module:
@@ -44,3 +46,21 @@ def test_a_list_under_two_names_is_one():
 def test_none_or_several_are_refused(children, count):
     with pytest.raises(GrainsError, match=f"found {count} lists of 3 decoder blocks"):
         find_blocks(model(**children))
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_the_decoder_of_a_model_whose_encoder_has_another_depth(loaded_text, family):
+    whole = loaded_text(family).model
+    found = find_blocks(whole)
+    lists = [len(each) for each in whole.get_encoder().modules() if isinstance(each, nn.ModuleList)]
+    assert len(found) == 3 and max(lists) != 3
+    assert all(any(block is module for module in whole.get_decoder().modules()) for block in found)
+
+
+def test_blocks_that_return_a_pair_of_streams_are_refused():
+    pair = namedtuple("Pair", "one two")
+    with pytest.raises(GrainsError, match="its blocks return a Pair; this architecture cannot be steered yet"):
+        hidden_of(pair(torch.ones(1), torch.ones(1)))
+    for output in ((torch.ones(1), None), [torch.ones(1), None]):
+        moved = with_hidden(output, torch.zeros(1))
+        assert type(moved) is type(output) and moved[1] is None and float(moved[0]) == 0
