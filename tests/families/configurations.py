@@ -16,6 +16,7 @@ import transformers as hf
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from tests.families import pictures
 from tests.families.shrink import SWITCH, shrunk
 
 Kind = Literal["text", "encoder-decoder", "vision-language"]
@@ -32,6 +33,11 @@ _QWEN4 = {
     "indexer_compress_ratio": 2,
     "ple_layer_ids": [1],
 }
+
+_MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+_TEXT_MROPE = {"text_config.rope_parameters": _MROPE}
+_VISION_WINDOW = {"vision_config.window_size": 56, "vision_config.fullatt_block_indexes": [1]}
+_PINPOINTS = {"image_grid_pinpoints": [[56, 112], [112, 56], [112, 112]]}
 
 # what a family's own defaults leave open, or what hangs together in a way that no rule knows
 CHANGES: Mapping[str, Mapping[str, Any]] = {
@@ -51,6 +57,17 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "nemotron": {"num_key_value_heads": 2},
     "qwen4_exp_text": _QWEN4,
+    "qwen2_vl": _TEXT_MROPE,
+    "qwen2_5_vl": {**_TEXT_MROPE, **_VISION_WINDOW},
+    "glm4v": _TEXT_MROPE,
+    "glm46v": _TEXT_MROPE,
+    "exaone4_5": _VISION_WINDOW,
+    "hyperclovax_vision_v2": _VISION_WINDOW,
+    "gemma3": {"mm_tokens_per_image": 4},
+    "llava_next": _PINPOINTS,
+    "llava_next_video": _PINPOINTS,
+    "llava_onevision": _PINPOINTS,
+    "vipllava": {"vision_feature_layers": [-1, -2], "vision_feature_layer": [-1, -2]},
     "xlstm": {"chunk_size": 16},
     "xmod": {"default_language": "en_XX"},
     "zamba": {"layers_block_type": _HYBRID, "attention_hidden_size": 64, "attention_head_dim": 16},
@@ -69,6 +86,8 @@ def configuration(model_type: str, changes: Mapping[str, Any] | None = None) -> 
     found = {**CHANGES.get(model_type, {}), **(changes or {})}
     if model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and vars(default).get("is_decoder") is False:
         found["is_decoder"] = True  # without it BERT and its like read both ways
+    if model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        found = {**pictures.token_ids(model_type, vars(default)), **found}
     if default.is_encoder_decoder:
         found.setdefault("decoder_start_token_id", 2)
     return shrunk(default, found)

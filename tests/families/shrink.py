@@ -144,6 +144,8 @@ def shrunk(config: PreTrainedConfig, changes: Mapping[str, Any] | None = None) -
     for name in ("rope_parameters", "rope_scaling"):
         if isinstance(fields.get(name), dict):
             fields[name] = _rope(fields[name], fields.get("head_dim") or HEAD_DIM)
+    if isinstance(fields.get("patch_size"), int) and isinstance(fields.get("image_size"), int):
+        fields["image_size"] = 4 * fields["patch_size"]
     fields |= {name: value for name, value in changes.items() if "." not in name}
     fields["torch_dtype"] = None
     return type(config)(**{name: value for name, value in fields.items() if name != "torch_dtype"})
