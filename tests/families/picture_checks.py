@@ -1,4 +1,4 @@
-"""The checks of `checks` for models that take pictures; `hf-multimodal` scores none, so a pass by hand is the reference.
+"""The checks of `checks` with pictures; `hf-multimodal` scores none, so that a pass by hand is the reference.
 
 A request alone goes through the family's processor and the model in one pass without a cache.
 """
