@@ -46,7 +46,9 @@ def _beyond(rivals: Sequence[AgainstControl], alpha: float) -> str:
             who = f"{rival.method} is not shown to be better than its strongest control, {rival.control}"
             if answer(row, alpha) == "worse":
                 who = f"{rival.method} is worse than its strongest control, {rival.control}"
-            found.setdefault((row.task, row.metric), []).append(f"{who}: {_short(row)}")
+            numbers = f"{change(row.difference, row.scale)} ({interval(row.interval, row.scale)}, "
+            numbers += f"adjusted {p_phrase(row.adjusted_p)})"
+            found.setdefault((row.task, row.metric), []).append(f"{who}: {numbers}")
     parts = [f"on {task} {metric} {_shortened(ties)}" for (task, metric), ties in found.items()]
     return f"But {'; '.join(parts)}." if parts else ""
 

@@ -17,7 +17,9 @@ from grains_eval.report.wording import (
     confidence,
     interval,
     level,
+    p_phrase,
     p_value,
+    procedure,
     rounded,
     share,
     unit,
@@ -116,6 +118,8 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
                 drawn_cells: dict[str, str] = dict(zip(_TERMINAL, band_cells(report, band, key, rows[0]), strict=True))
                 table.add_row(*(escape(drawn_cells[name]) for name in kept), style="dim")
         console.print(table)
+        for line in _procedures(rows):
+            console.print(escape(line), style="dim", highlight=False)
     console.print(escape(caption(report, whole=False)), style="dim", highlight=False)
     for study in report.tables:
         console.print(_terminal_table(study))
@@ -136,6 +140,16 @@ def _terminal_table(study: StudyTable) -> Table:
     for row in study.rows:
         table.add_row(*map(escape, row))
     return table
+
+
+def _procedures(rows: Sequence[Comparison]) -> list[str]:
+    """What gave p and interval in one table; by method where they differ in it."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(procedure(row), []).append(row.method)
+    if len(found) == 1:
+        return [f"p and interval: {said}" for said in found]
+    return [f"p and interval of {', '.join(methods)}: {said}" for said, methods in found.items()]
 
 
 def band_cells(report: ReportData, band: Band, key: tuple[str, str], row: Comparison) -> tuple[str, ...]:
@@ -189,7 +203,8 @@ def control_lines(report: ReportData) -> list[str]:
         }[found]
         lines.append(
             f"{item.method} {verb} its strongest control, {item.control}, on {row.task} {row.metric}: "
-            f"{change(row.difference, row.scale)} {unit(row.scale)} ({interval(row.interval, row.scale)})."
+            f"{change(row.difference, row.scale)} {unit(row.scale)} ({interval(row.interval, row.scale)}, "
+            f"adjusted {p_phrase(row.adjusted_p)}; {procedure(row)})."
         )
     return lines
 
@@ -229,6 +244,10 @@ def to_markdown(report: ReportData) -> str:
         parts += ["", f"## {table.title}", ""]
         parts += _markdown_table(table.header, table.rows, [False] + [True] * (len(table.header) - 1))
         parts += ["", _inline(table.note)]
+    parts += ["", "## What gave p and interval", ""]
+    for task, metric in dict.fromkeys((row.comparison.task, row.comparison.metric) for row in report.rows):
+        same = [row.comparison for row in report.rows if (row.comparison.task, row.comparison.metric) == (task, metric)]
+        parts += [f"- {task} {metric}: {_inline(line)}" for line in _procedures(same)]
     for published in published_tables(report):
         parts += ["", f"## Published, not measured here: {published.title}", ""]
         parts += _markdown_table(published.header, published.rows, [False] + [True] * (len(published.header) - 1))

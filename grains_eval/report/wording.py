@@ -89,3 +89,14 @@ def answer(comparison: Comparison, alpha: float) -> Answer:
 def gain(comparison: Comparison) -> float:
     """The difference, turned so that positive is better; as it is where no direction is declared."""
     return -comparison.difference if comparison.higher_is_better is False else comparison.difference
+
+
+def procedure(row: Comparison) -> str:
+    """What gave a row's p and interval: the test, its units, what it speaks of and what it rests on."""
+    units = f"{row.n:,} items" if row.clusters is None else f"{row.clusters:,} clusters of {row.n:,} items"
+    parts = [f"{row.test} over {units}"]
+    if row.estimand:
+        parts.append(f"about {row.estimand}")
+    if row.assumption:
+        parts.append(f"assuming that {row.assumption}{'' if row.guaranteed else ' (approximate)'}")
+    return ", ".join(parts)

@@ -116,6 +116,18 @@ def test_the_legend_explains_the_columns_that_are_there(report: ReportData) -> N
         assert "Holm over all rows of methods, and apart from them over all rows of controls" in text
 
 
+def test_terminal_and_markdown_name_test_and_clusters(report: ReportData) -> None:
+    console = Console(file=io.StringIO(), width=220)
+    render_terminal(report, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    goal, skill = (
+        next(r.comparison for r in report.rows if r.comparison.task == t) for t in ("truthfulqa_mc1", "mmlu")
+    )
+    for text in (shown, to_markdown(report)):
+        assert f"{goal.test} over 20 clusters of 100 items" in text
+        assert f"{skill.test} over 600 items" in text
+
+
 def test_items_are_shown_in_full(report: ReportData) -> None:
     changes = next(c for c in report.changes if c.method == "grains")
     assert changes.unit == "nats"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from grains_eval.errors import GrainsError
 from grains_eval.report import ReportData, compare_runs
 from grains_eval.report.html import render_html
+from grains_eval.report.tables import control_lines
 from tests.report.folders import TaskData, write_run
 
 PLAIN = TaskData({"acc": [0.0, 1.0] * 6})
@@ -73,6 +75,10 @@ def test_the_headline_says_when_a_control_does_as_well(tmp_path: Path) -> None:
     tied = gaining({"grains": (40, 0), "vocabulary": (0, 41)}, tmp_path / "tied", vocabulary="control")
     said = "But on t acc grains is not shown to be better than its strongest control, vocabulary: −0.5 ("
     assert "improves t acc" in tied.headline and said in tied.headline
+    assert re.search(r"vocabulary: −0\.5 \(−\S+ to \+\S+, adjusted p = \.\d+\)|adjusted p = 1\)", tied.headline)
+    (line,) = control_lines(tied)
+    assert "is not shown to differ from its strongest control" in line and "adjusted p = " in line
+    assert "over 200 items" in line
     lost = gaining({"grains": (20, 0), "vocabulary": (60, 0)}, tmp_path / "lost", vocabulary="control")
     assert "But on t acc grains is worse than its strongest control, vocabulary: −20.0 (" in lost.headline
     alone = gaining({"grains": (60, 0), "vocabulary": (5, 0)}, tmp_path / "alone", vocabulary="control")
