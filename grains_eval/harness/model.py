@@ -23,6 +23,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from grains_eval.errors import GrainsError, one_line_errors
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
+from grains_eval.harness.cache_key import cache_key
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.harness.shared_context import SharedContextMixin
@@ -70,6 +71,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
     ) -> None:
         one_line_errors()
         expect_cpu_processes()
+        self._arguments = {"pretrained": pretrained, "share_context": share_context, **kwargs}
         self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)
         if not isinstance(cast(Any, share_context), bool):
             raise GrainsError(f"share_context={share_context!r} is neither true nor false")
@@ -214,22 +216,31 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         return {
             **super().get_model_info(),
             "steering": self.describe_steering(),
-            "steering_fingerprint": self.cache_fingerprint(),
+            "steering_fingerprint": self.steering_fingerprint(),
             "scoring_path": path,
             "scoring_path_reason": reason,
             "evaluated_docs_used_to_build": used["build"],
             "evaluated_docs_used_to_tune": used["tune"],
         }
 
-    def cache_fingerprint(self) -> str:
-        """Identifies model, steering and scoring path: two runs share cached answers only if it is the same."""
-        described = [
+    def _moves(self) -> list[dict[str, Any]]:
+        """What is applied, free of paths and of the documents behind it."""
+        return [
             {key: value for key, value in item.items() if key not in {"vectors", "doc_hashes"}}
             for item in self.describe_steering()
         ]
+
+    def steering_fingerprint(self) -> str:
+        """Identifies the steering, the model by name and whether contexts are shared."""
         model = [str(self.pretrained) if isinstance(self.pretrained, str) else "", self.revision, self.peft, self.delta]
-        text = json.dumps([model, str(self.model.dtype), described, self.share_context], sort_keys=True, default=str)
+        text = json.dumps(
+            [model, str(self.model.dtype), self._moves(), self.share_context], sort_keys=True, default=str
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def cache_fingerprint(self) -> str:
+        """Identifies all that can change an answer: two runs share cached answers only if it is the same."""
+        return cache_key(self, {**self._arguments, "share_context": self.share_context}, self._moves())
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Keep the answers of every model and steering in a table of their own within lm-eval's cache file."""

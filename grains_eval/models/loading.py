@@ -80,16 +80,19 @@ def read_config(arguments: Mapping[str, Any]) -> Any:
             revision=str(arguments.get("revision", "main")),
             subfolder=arguments.get("subfolder", ""),
             trust_remote_code=bool(arguments.get("trust_remote_code", False)),
+            gguf_file=arguments.get("gguf_file"),
         )
+    except ImportError as error:
+        raise missing_package(pretrained, error) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise GrainsError(f"cannot load pretrained='{pretrained}': {reason}") from error
 
 
 def missing_package(pretrained: Any, error: ImportError) -> GrainsError:
-    """The error for a processor that needs a package: for videos Qwen-VL's wants torchvision, SmolVLM's num2words."""
+    """The error for what needs a package: Qwen-VL's videos torchvision, SmolVLM's num2words, a GGUF file gguf."""
     reason = " ".join(str(error).split()).split(". ")[0] or "a package is missing"
-    needed = next((name for name in ("torchvision", "num2words") if name in str(error).lower()), None)
+    needed = next((name for name in ("torchvision", "num2words", "gguf") if name in str(error).lower()), None)
     advice = f"pip install {needed}" if needed else "install it"
     return GrainsError(f"cannot load '{pretrained}': {reason}; {advice} and start again")
 
