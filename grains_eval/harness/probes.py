@@ -94,7 +94,7 @@ def choose(given: Sequence[Candidate], lengths: Sequence[int]) -> list[Candidate
     if not by_length:
         return []
     found = list({each.way: each for each in by_length}.values())
-    if 2 * by_length[0].fed <= by_length[-1].fed:
+    if 4 * by_length[0].fed <= by_length[-1].fed:  # where it costs little
         found.append(by_length[0])
     for length in lengths:
         below = [each for each in by_length if each.fed <= length]

@@ -190,7 +190,7 @@ def test_where_nothing_is_wrong_the_reason_says_what_was_compared(loaded_text):
     model = loaded_text("llama").model
     before = standing(model).proved
     steered = [(steering(model, [1], strength),) for strength in (1.0, 2.0)]
-    assert shared_scores(model, asked((20, 50), (4, 3)), [(), *steered], max_length=LIMIT) is not None
+    assert shared_scores(model, asked((10, 50), (4, 3)), [(), *steered], max_length=LIMIT) is not None
     assert standing(model).proved == before + 4  # two lengths, unsteered and one of the steered
     path, reason = describe(model, True)
     assert path == "shared_context" and "scores computed both ways" in reason
