@@ -69,11 +69,15 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="image_SEED or image_SEED_BACKGROUND; else trained")
     parser.add_argument("--seeds", nargs="+", type=int, default=[301, 302, 303])
     parser.add_argument("--backgrounds", nargs="+", type=int, default=[BACKGROUND, 176])
+    parser.add_argument(
+        "--options", nargs="+", default=[f"{name}/{mask}" for name, mask in OPTIONS], help="baseline/mask, of these"
+    )
     arguments = parser.parse_args()
     common.start(arguments)
     recipe = load_recipe(task_directory() / "demo" / "image" / "recipe.yaml")
     setting = fixed_setting(recipe)
-    seeds, options = (arguments.seeds[:1], OPTIONS[:2]) if arguments.smoke else (arguments.seeds, OPTIONS)
+    chosen = [option for option in OPTIONS if "/".join(option) in arguments.options]
+    seeds, options = (arguments.seeds[:1], chosen[:1]) if arguments.smoke else (arguments.seeds, chosen)
     rows: list[dict[str, Any]] = []
     for background in arguments.backgrounds:
         measured: dict[tuple[str, str], list[Mapping[str, list[Any]]]] = {option: [] for option in options}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from grains_eval.activations import median_norms, prompt_states
 
 from grains_eval.models import encode
+from grains_eval.models.activations import median_norms, prompt_states
 from grains_eval.models.blocks import find_blocks
 from grains_eval.types import PreferenceExample
 
