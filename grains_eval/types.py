@@ -195,9 +195,8 @@ class Comparison:
         clusters: Number of clusters, None when items count as independent.
         higher_is_better: Direction of the metric; None where nobody declared it, and then there is no verdict.
         method: What was compared with the baseline.
-        permutation_p: p of the seeded sign-flip test, beside `p`.
         anti_steered: Share of items pushed the wrong way, also where the metric did not flip.
-        minimum_detectable_effect: True difference that this comparison finds with 80 % power.
+        minimum_detectable_effect: True difference that this test finds with 80 % power, at Holm's first step.
         scale: What counts as a whole: 1 for shares, 100 for BLEU and its like, 0 where nothing does.
         estimand: What the difference is a difference of: "these subtasks", "subtasks like these"; empty for one task.
         assumption: What `p` and `interval` rest on, as a clause.
@@ -224,7 +223,6 @@ class Comparison:
     clusters: int | None = None
     higher_is_better: bool | None = True
     method: str = ""
-    permutation_p: float = float("nan")
     anti_steered: float = float("nan")
     minimum_detectable_effect: float = float("nan")
     scale: float = 1.0

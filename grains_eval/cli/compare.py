@@ -48,6 +48,7 @@ _OF_RUNS = {
     "metrics": "the recipe's key for the metric of the headline is evaluation.metrics: --set evaluation.metrics.TASK=A",
     "controls": "its controls are made and named by the study; or compare the folders in OUTPUT_PATH/runs",
     "higher_is_better": "a task's own YAML says it (metric_list); or compare the folders in OUTPUT_PATH/runs",
+    "groups": "a study's groups are the recipe's own subtasks; or compare the folders in OUTPUT_PATH/runs",
     "clusters": "a task's own YAML says it (metadata.cluster_key); or compare the folders in OUTPUT_PATH/runs",
 }
 _OF_RECIPES = ("methods", "resume", "model_args", "device", "batch_size", "overrides", "include_path")
@@ -85,6 +86,11 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="METRIC=true|false",
         help="direction of a metric that its task declares none for; repeated or with commas",
+    )
+    runs.add_argument(
+        "--groups",
+        choices=("fixed", "sampled"),
+        help="what a group's row speaks of: these subtasks (fixed, the default), or subtasks like these (sampled)",
     )
     report = parser.add_argument_group("report")
     report.add_argument("--alpha", type=float, metavar="SHARE", help="level of tests and intervals (default 0.05)")
@@ -142,6 +148,7 @@ def _compare(options: argparse.Namespace) -> None:
         clusters=_pairs("clusters", "TASK=FIELD", options.clusters, "mmlu_anatomy=subject"),
         higher_is_better=_directions(options.higher_is_better),
         controls=options.controls,
+        groups=options.groups or "fixed",
         overwrite=options.overwrite,
         **shown,
     )

@@ -32,6 +32,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     numbers.add_argument(
         "--design_effect", type=float, metavar="F", help="with --sd: squared ratio of clustered to naive standard error"
     )
+    numbers.add_argument(
+        "--unbounded", action="store_true", help="with --sd: scores have no bounds (default: they lie between 0 and 1)"
+    )
     wanted = parser.add_argument_group("what is asked")
     wanted.add_argument(
         "--difference",
@@ -140,6 +143,8 @@ def _table(plans: Sequence[Plan], options: argparse.Namespace, narrow: bool = Fa
 def _from_numbers(options: argparse.Namespace) -> None:
     if (options.discordant is None) == (options.sd is None):
         raise GrainsError("power takes a pilot's folder, or --discordant (0/1 metrics), or --sd (other metrics)")
+    if options.unbounded and options.sd is None:
+        raise GrainsError("--unbounded goes with --sd; 0/1 metrics have bounds")
     if options.tasks or options.metrics:
         raise GrainsError("--tasks and --metrics choose among a pilot's rows; give its folder, or leave them out")
     if options.design_effect is not None and options.sd is None:
@@ -154,8 +159,9 @@ def _from_numbers(options: argparse.Namespace) -> None:
     if options.discordant is not None:
         spread, test = Spread(discordant=options.discordant), "exact McNemar"
     else:
-        spread = Spread(deviation=options.sd * math.sqrt(options.design_effect or 1.0))
-        test = "paired t" if options.design_effect is None else "clustered t"
+        bounded = not options.unbounded and options.design_effect is None
+        spread = Spread(deviation=options.sd * math.sqrt(options.design_effect or 1.0), bounded=bounded)
+        test = "betting" if bounded else "t, which the bootstrap is near"
     console = output()
     for line in _lines(spread, options):
         console.print(line, highlight=False)

@@ -12,7 +12,7 @@ from typing import Any
 from grains_eval.errors import GrainsError
 from grains_eval.report.cards import run_card
 from grains_eval.report.choices import check_levels
-from grains_eval.report.compare import Row, adjust, compare_pair
+from grains_eval.report.compare import Groups, Row, adjust, compare_pair
 from grains_eval.report.data import Curve, ReportData, StudyTable, TokenMap
 from grains_eval.report.headline import headline
 from grains_eval.report.items import changes
@@ -25,7 +25,7 @@ from grains_eval.report.roles import (
     task_roles,
 )
 from grains_eval.report.runs import Run, name_runs, read_run
-from grains_eval.report.verdict import CapabilityVerdict, judge
+from grains_eval.report.verdict import CapabilityVerdict, judge_rows
 from grains_eval.report.wording import answer
 from grains_eval.types import Comparison
 
@@ -47,6 +47,7 @@ def compare_runs(
     higher_is_better: Mapping[str, bool] | None = None,
     exclude: Collection[str] | None = None,
     subtasks: bool = False,
+    groups: Groups = "fixed",
     prompts_may_differ: Collection[str] | bool = False,
     controls: Collection[str] | None = None,
     bands: Mapping[str, Sequence[str]] | None = None,
@@ -80,6 +81,8 @@ def compare_runs(
         higher_is_better: Direction by metric, for those that no task declares one for; without it they get no verdict.
         exclude: Document hashes to leave out, on top of those that built or tuned any run's vector.
         subtasks: Also give a row to each task of an aggregated group.
+        groups: What a group's row speaks of: "fixed", these subtasks; "sampled", subtasks like these, which makes
+            them the clusters.
         prompts_may_differ: Runs that prompt differently by design; prompting artifacts are recognised.
         controls: Names of control runs; default: those whose artifacts say that they are.
         bands: Control label to the runs that are its draws.
@@ -128,6 +131,7 @@ def compare_runs(
             clusters=clusters or {},
             higher_is_better=higher_is_better,
             subtasks=subtasks,
+            groups=groups,
             prompts_may_differ=prompts_may_differ is True or bool({first.name, second.name} & set(free)),
             seed=seed,
         )
@@ -148,13 +152,15 @@ def compare_runs(
     # as in the headline: what was to improve first, what was to be preserved last
     order = sorted(found, key=lambda key: (key[0] in roles.preserved, key[0] not in roles.targets))
     controlled = control_names(others, controls, strict=not keep_going)
-    rows = adjust(sorted(rows, key=lambda row: order.index((row.comparison.task, row.comparison.metric))), controlled)
+    rows = adjust(
+        sorted(rows, key=lambda row: order.index((row.comparison.task, row.comparison.metric))), controlled, alpha=alpha
+    )
     chosen = headline_rows(rows, headline_metrics or {})
     comparisons = [row.comparison for row in chosen]
     wanted = [c for c in comparisons if c.task in roles.targets]
     undirected = [c for c in comparisons if c.higher_is_better is None]
-    kept = [c for c in comparisons if c.task in roles.preserved and c not in undirected]
-    judged = tuple(judge(c, margin, alpha=alpha) for c in kept)
+    kept = [row for row in chosen if row.comparison.task in roles.preserved and row.comparison not in undirected]
+    judged = judge_rows(kept, margin, alpha=alpha)
     verdicts = _shown_losses(judged, comparisons, alpha)
     remarks.extend(dict.fromkeys(_ask_direction(c) for c in undirected))
     rivals = against_controls(chosen, runs, controlled, roles.targets, alpha, rows_of)

@@ -31,11 +31,22 @@ def cluster_sums(
     )
 
 
+def jackknife_error(sums: Array, shares: Array) -> Array:
+    """`[...]` leave-one-cluster-out standard errors (CV3) of weighted means over `[..., G]` clusters.
+
+    MacKinnon, Nielsen and Webb 2023, Journal of Applied Econometrics 38. Zero where only rounding is left.
+    """
+    count = sums.shape[-1]
+    scores = (sums - shares * sums.sum(axis=-1, keepdims=True)) / np.maximum(1 - shares, 1e-300)
+    error = np.sqrt((count - 1) / count * np.square(scores).sum(axis=-1))
+    return np.where(error < 1e-14 * np.maximum(np.abs(sums).sum(axis=-1), 1e-300), 0.0, error)
+
+
 def cluster_jackknife(sums: Array, shares: Array, squares: Array) -> tuple[float, float]:
     """Cluster-robust standard error of a weighted mean, and its degrees of freedom.
 
-    The leave-one-cluster-out jackknife CV3 (MacKinnon, Nielsen and Webb 2023, Journal of Applied
-    Econometrics 38) with Satterthwaite degrees of freedom (Bell and McCaffrey 2002) for independent items.
+    The leave-one-cluster-out jackknife CV3 with Satterthwaite degrees of freedom (Bell and McCaffrey 2002) for
+    independent items.
     With clusters of one size it equals the usual CR1 with `G - 1`; with unequal sizes CR1 rejects too often.
 
     Args:
@@ -46,11 +57,8 @@ def cluster_jackknife(sums: Array, shares: Array, squares: Array) -> tuple[float
     count = sums.size
     if count < 2:
         return math.nan, 0.0
-    scores = sums - shares * sums.sum()
+    error = float(jackknife_error(sums, shares))
     factor = (count - 1) / count / (1 - shares) ** 2
-    error = math.sqrt(float(np.sum(factor * scores**2)))
-    if error < 1e-14 * max(float(np.abs(sums).sum()), 1e-300):
-        error = 0.0
     # Moments of the quadratic form: M = D - r v' - v r' + Q v v', with D diagonal.
     v, r, total = np.sqrt(factor) * shares, np.sqrt(factor) * squares, float(squares.sum())
     diagonal = factor * squares

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, unknown
 from grains_eval.report import corpus, statistics
 from grains_eval.report.choices import check_known, check_levels, clusters_by_task
-from grains_eval.report.elementary import holm
+from grains_eval.report.elementary import Array, holm
 from grains_eval.report.measures import PairedMetric, measure, total
 from grains_eval.report.pairing import check, common_tasks, pair
-from grains_eval.report.power import minimum_detectable_effect
 from grains_eval.report.runs import Run, leaf_tasks, name_runs, read_run
-from grains_eval.report.statistics import Array, Estimate
+from grains_eval.report.statistics import Estimate, Procedure, Undecided
 from grains_eval.types import Comparison
 
-# From this many subtasks on, they count as a sample of subtasks (Miller 2024, section 2.2).
-SUBTASK_CLUSTERS = 10
+Groups = Literal["fixed", "sampled"]
+ESTIMANDS: Mapping[str, str] = {"fixed": "these subtasks", "sampled": "subtasks like these"}
+# The power of a row's minimum detectable effect.
+POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,12 @@ class Row:
     Attributes:
         comparison: The row.
         metrics: The paired items: one task, or the subtasks of a group.
+        procedure: What gave its p and interval, and tells of other differences.
     """
 
     comparison: Comparison
     metrics: tuple[PairedMetric, ...]
+    procedure: Procedure = field(default_factory=Undecided)
 
 
 def compare(
@@ -48,6 +52,7 @@ def compare(
     clusters: Mapping[str, str] | None = None,
     higher_is_better: Mapping[str, bool] | None = None,
     subtasks: bool = False,
+    groups: Groups = "fixed",
     prompts_may_differ: bool = False,
     seed: int = 0,
 ) -> list[Comparison]:
@@ -63,6 +68,8 @@ def compare(
         clusters: Document field that names the cluster, by task or group; default: the task's `cluster_key`.
         higher_is_better: Direction by metric, for those that no task declares one for.
         subtasks: Also give a row to each task of an aggregated group.
+        groups: What a group's row speaks of: "fixed", these subtasks; "sampled", subtasks like these, which makes
+            them the clusters.
         prompts_may_differ: Accept other prompts for the same documents (prompting baselines).
         seed: Seed of resampling tests.
 
@@ -82,10 +89,11 @@ def compare(
         clusters=clusters or {},
         higher_is_better=higher_is_better or {},
         subtasks=subtasks,
+        groups=groups,
         prompts_may_differ=prompts_may_differ,
         seed=seed,
     )
-    return [row.comparison for row in adjust(rows)]
+    return [row.comparison for row in adjust(rows, alpha=alpha)]
 
 
 def compare_pair(
@@ -101,6 +109,7 @@ def compare_pair(
     prompts_may_differ: bool,
     seed: int,
     higher_is_better: Mapping[str, bool] | None = None,
+    groups: Groups = "fixed",
 ) -> tuple[list[Row], list[str]]:
     """Rows of one pair of runs, not yet adjusted, and notes for the reader."""
     names = common_tasks(baseline, other, tasks)
@@ -124,59 +133,77 @@ def compare_pair(
             f"nothing to compare between '{baseline.name}' and '{other.name}': no metric of theirs is a"
             " number per document"
         )
-    groups, grouped, remarks = _groups(baseline, other, measured, alpha, seed)
+    if groups not in ESTIMANDS:
+        raise unknown(groups, ESTIMANDS, "kind of groups")
+    whole, grouped, remarks = _groups(baseline, other, measured, groups, alpha, seed)
     notes.extend(remarks)
     method = name_runs([other])[0]
-    rows: list[Row] = list(groups)
+    rows: list[Row] = list(whole)
     for task, found in measured.items():
         if task in grouped and not subtasks:
             continue
-        rows.extend(Row(_row(metric, _estimate(metric, alpha, seed), alpha), (metric,)) for metric in found)
+        rows.extend(_row(metric, _estimate(metric, alpha, seed)) for metric in found)
     return [replace(row, comparison=replace(row.comparison, method=method)) for row in rows], notes
 
 
-def adjust(rows: Sequence[Row], controls: Collection[str] = ()) -> list[Row]:
+def adjust(rows: Sequence[Row], controls: Collection[str] = (), *, alpha: float = 0.05) -> list[Row]:
     """Fill in Holm's adjusted p-values: over all rows of methods, and apart from them over those of controls.
+
+    With them come minimum detectable effects, of Holm's first step: alone among the rows of its family, a row
+    has to pass the level divided by their number.
 
     Args:
         rows: The table.
         controls: Names of the runs that nothing is claimed for.
+        alpha: Level of the tests.
     """
-    adjusted = [math.nan] * len(rows)
+    made = list(rows)
     for family in (True, False):
         places = [index for index, row in enumerate(rows) if (row.comparison.method in controls) is family]
-        for index, p in zip(places, holm([rows[index].comparison.p for index in places]), strict=True):
-            adjusted[index] = p
-    return [
-        replace(row, comparison=replace(row.comparison, adjusted_p=p)) for row, p in zip(rows, adjusted, strict=True)
-    ]
+        values = [rows[index].comparison.p for index in places]
+        tested = sum(not math.isnan(p) for p in values)
+        for index, p in zip(places, holm(values), strict=True):
+            found = _detectable(rows[index], alpha / tested) if tested else math.nan
+            changed = replace(rows[index].comparison, adjusted_p=p, minimum_detectable_effect=found)
+            made[index] = replace(rows[index], comparison=changed)
+    return made
+
+
+def _detectable(row: Row, level: float) -> float:
+    """The effect that the row's procedure finds; NaN where there is none, or where chance does as often."""
+    if not row.metrics or level >= POWER:
+        return math.nan
+    found = row.procedure.detectable(level, POWER)
+    # An effect that there cannot be is found by nobody.
+    return found if found <= _reach(row.metrics[0]) else math.nan
 
 
 def _estimate(metric: PairedMetric, alpha: float, seed: int) -> Estimate:
     if metric.corpus is not None:
         table, first, second = metric.corpus
-        return corpus.estimate(table, first, second, clusters=metric.clusters, alpha=alpha, seed=seed)
-    return statistics.paired(metric.baseline, metric.steered, clusters=metric.clusters, alpha=alpha, seed=seed)
+        return corpus.compare(table, first, second, clusters=metric.clusters, alpha=alpha, seed=seed)
+    return statistics.paired(
+        metric.baseline, metric.steered, clusters=metric.clusters, reach=_reach(metric), alpha=alpha, seed=seed
+    )
 
 
-def _row(metric: PairedMetric, estimate: Estimate, alpha: float) -> Comparison:
+def _row(metric: PairedMetric, estimate: Estimate) -> Row:
     baseline, steered = total(metric)
-    return _comparison(metric.task, (metric,), baseline, steered, estimate, alpha)
+    return _made(metric.task, (metric,), baseline, steered, estimate)
 
 
-def _comparison(
+def _made(
     name: str,
-    metrics: Sequence[PairedMetric],
+    metrics: tuple[PairedMetric, ...],
     baseline: float,
     steered: float,
     estimate: Estimate,
-    alpha: float,
-) -> Comparison:
+    estimand: str = "",
+) -> Row:
     gains = np.concatenate([gain(metric) for metric in metrics])
     pushed = np.concatenate([push(metric) for metric in metrics])
     reach = _reach(metrics[0])
-    detectable = minimum_detectable_effect(estimate.widest_error(alpha), estimate.degrees_of_freedom, alpha=alpha)
-    return Comparison(
+    comparison = Comparison(
         task=name,
         metric=metrics[0].metric,
         n=gains.size,
@@ -194,12 +221,14 @@ def _comparison(
         excluded=sum(metric.excluded for metric in metrics),
         clusters=estimate.clusters,
         higher_is_better=metrics[0].higher_is_better,
-        permutation_p=estimate.permutation_p,
         anti_steered=float(np.mean(pushed < 0)) if has_right_way(metrics) else math.nan,
-        # An effect that there cannot be is found by nobody.
-        minimum_detectable_effect=detectable if detectable <= reach else math.nan,
         scale=metrics[0].scale,
+        estimand=estimand,
+        assumption=estimate.assumption,
+        guaranteed=estimate.guaranteed,
+        units_needed=estimate.units_needed,
     )
+    return Row(comparison, metrics, estimate.procedure)
 
 
 def _reach(metric: PairedMetric) -> float:
@@ -232,7 +261,7 @@ def push(metric: PairedMetric) -> Array:
 
 
 def _groups(
-    baseline: Run, other: Run, measured: Mapping[str, list[PairedMetric]], alpha: float, seed: int
+    baseline: Run, other: Run, measured: Mapping[str, list[PairedMetric]], groups: Groups, alpha: float, seed: int
 ) -> tuple[list[Row], set[str], list[str]]:
     """Rows of the groups that lm-eval itself aggregated, the outermost ones; and the tasks they cover."""
     names = [name for name in baseline.results.get("groups", {}) if name in other.results.get("groups", {})]
@@ -259,7 +288,7 @@ def _groups(
             if weights is None:
                 notes.append(f"{name}: '{key}' is left out, its weights could not be told from the results")
                 continue
-            rows.append(_group_row(name, members, weights, alpha, seed))
+            rows.append(_group_row(name, members, weights, groups, alpha, seed))
             made += 1
         if made:
             grouped.update(leaves[name])
@@ -289,23 +318,27 @@ def _weights(run: Run, group: str, key: str, members: Sequence[PairedMetric]) ->
     return None
 
 
-def _group_row(name: str, members: Sequence[PairedMetric], weights: Sequence[float], alpha: float, seed: int) -> Row:
+def _group_row(
+    name: str, members: Sequence[PairedMetric], weights: Sequence[float], groups: Groups, alpha: float, seed: int
+) -> Row:
     sizes = [metric.baseline.size for metric in members]
     share = np.asarray(weights) / float(np.sum(weights))
-    first = np.concatenate([metric.baseline for metric in members])
-    second = np.concatenate([metric.steered for metric in members])
-    by_size = list(weights) == [float(size) for size in sizes]
-    inner = any(metric.clusters is not None for metric in members)
-    if len(members) >= SUBTASK_CLUSTERS:
-        labels = np.repeat(np.arange(len(members)), sizes).tolist()
-        items = np.repeat(share / np.asarray(sizes), sizes)
-        estimate = statistics.paired(first, second, clusters=labels, weights=items, alpha=alpha, seed=seed)
-    elif by_size and not inner:
-        estimate = statistics.paired(first, second, alpha=alpha, seed=seed)
-    else:
-        estimate = statistics.combine(
-            [_estimate(metric, alpha, seed) for metric in members], weights, alpha=alpha, seed=seed
-        )
+    clusters: list[Hashable] | None = None
+    if groups == "sampled":
+        clusters = np.repeat(np.arange(len(members)), sizes).tolist()
+    elif any(metric.clusters is not None for metric in members):
+        clusters = [
+            (place, label) for place, m in enumerate(members) for label in (m.clusters or range(m.baseline.size))
+        ]
+    estimate = statistics.paired(
+        np.concatenate([metric.baseline for metric in members]),
+        np.concatenate([metric.steered for metric in members]),
+        clusters=clusters,
+        weights=np.repeat(share / np.asarray(sizes), sizes),
+        reach=max(_reach(metric) for metric in members),
+        alpha=alpha,
+        seed=seed,
+    )
     baseline = float(share @ [metric.baseline.mean() for metric in members])
     steered = float(share @ [metric.steered.mean() for metric in members])
-    return Row(_comparison(name, members, baseline, steered, estimate, alpha), tuple(members))
+    return _made(name, tuple(members), baseline, steered, estimate, ESTIMANDS[groups])

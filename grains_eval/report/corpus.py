@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from grains_eval.report.statistics import Array, Estimate, cautious_half_width
+from grains_eval.report import bootstrap
+from grains_eval.report.elementary import Array
+from grains_eval.report.statistics import Estimate, NoSpread, Procedure, Undecided
 
-RESAMPLES = 2_000
+RESAMPLES = 4_999
+CHUNK = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,15 @@ class CorpusMetric:
 
     Attributes:
         statistics: Logged items of both runs to two `[n, K]` tables (together, so that label sets agree).
-        score: `[K]` sums to the metric.
-        item: `[K]` one item's statistics to a score of its own, for counting helped and harmed items.
+        score: `[..., K]` sums to `[...]` values of the metric.
+        item: `[n, K]` items' statistics to `[n]` scores of their own, for counting helped and harmed items.
         scale: What counts as a whole: 1 for F1, 100 for BLEU, 0 where nothing does.
         lowest: The smallest value of a metric that has a whole; minus infinity where its values have no bound (TER).
     """
 
     statistics: Callable[[Sequence[Any], Sequence[Any]], tuple[Array, Array]]
-    score: Callable[[Array], float]
-    item: Callable[[Array], float]
+    score: Callable[[Array], Array]
+    item: Callable[[Array], Array]
     scale: float = 1.0
     lowest: float = 0.0
 
@@ -44,7 +46,7 @@ class CorpusMetric:
         return self.scale - self.lowest if self.scale else math.inf
 
 
-def estimate(
+def compare(
     metric: CorpusMetric,
     baseline: Array,
     steered: Array,
@@ -52,13 +54,12 @@ def estimate(
     clusters: Sequence[Hashable] | None = None,
     alpha: float = 0.05,
     seed: int = 0,
-    resamples: int = RESAMPLES,
+    draws: int = RESAMPLES,
 ) -> Estimate:
-    """Paired comparison of a corpus metric.
+    """Paired comparison of a corpus metric: the studentised bootstrap over items or clusters.
 
-    Interval: percentile bootstrap over items (or clusters), widened for small samples as Hesterberg 2015 (The
-    American Statistician 69, section 3.4) advises. p: items swapped between the two runs at random
-    (approximate randomisation; Noreen 1989, Riezler and Maxwell 2005), exact whatever the metric.
+    A resample's standard error is that of its linearised difference (the infinitesimal jackknife; Efron 1982, The
+    Jackknife, the Bootstrap and Other Resampling Plans, section 6).
 
     Args:
         metric: The metric.
@@ -66,65 +67,96 @@ def estimate(
         steered: `[n, K]` statistics of the other run, same items.
         clusters: `[n]` labels of items that are not independent.
         alpha: One minus the confidence level.
-        seed: Seed of both resamplings.
-        resamples: Draws of each.
+        seed: Seed of the resamples.
+        draws: Their number.
     """
-    first, second = _per_unit(baseline, clusters), _per_unit(steered, clusters)
-    units = first.shape[0]
-    generator = np.random.default_rng(seed)
-    difference = metric.score(second.sum(axis=0)) - metric.score(first.sum(axis=0))
-
-    counts = generator.multinomial(units, np.full(units, 1 / units), size=resamples).astype(float)
-    boot = _scores(metric, counts @ second) - _scores(metric, counts @ first)
-
-    swaps = generator.integers(0, 2, size=(resamples, units)).astype(float)
-    moved = swaps @ (second - first)
-    null = _scores(metric, second.sum(axis=0) - moved) - _scores(metric, first.sum(axis=0) + moved)
-    hits = int(np.sum(np.abs(null) >= abs(difference) - 1e-12 * max(1.0, abs(difference))))
-    p = (1 + hits) / (1 + resamples)
-
-    interval, error = (math.nan, math.nan), math.nan
-    if units > 1:
-        tail = float(stats.norm.cdf(math.sqrt(units / (units - 1)) * stats.t.ppf(alpha / 2, units - 1)))
-        low, high = np.quantile(boot, [tail, 1 - tail])
-        interval = (float(low), float(high))
-        if np.array_equal(first, second):  # resampling what did not move tells nothing about what can
-            half = cautious_half_width(np.zeros(units), alpha, _one_item(metric, baseline))
-            interval = (-min(half, metric.reach), min(half, metric.reach))
-        error = float(boot.std(ddof=1) * math.sqrt(units / (units - 1)))
+    units, index = _units(baseline.shape[0], clusters)
+    groups = bootstrap.thrown_together(units, seed)
+    if groups is not None:
+        index = groups if index is None else groups[index]
+    first, second = _summed(baseline, index), _summed(steered, index)
+    whole = np.concatenate([first.sum(axis=0), second.sum(axis=0)])[None, :]
+    difference = float(_difference(metric, whole)[0])
+    both = np.concatenate([first, second], axis=1)
+    error = float(_errors(metric, both, whole, np.ones((1, both.shape[0])))[0]) if units > 1 else math.nan
+    needed = bootstrap.units_needed(units, units)
+    if needed is not None:
+        procedure: Procedure = Undecided()
+    elif error == 0:
+        procedure = NoSpread(difference, units, _one_item(metric, baseline))
+    else:
+        procedure = _resampled(metric, both, difference, error, seed, draws)
+    unit = "items" if clusters is None else "clusters"
     return Estimate(
         difference=difference,
         standard_error=error,
-        degrees_of_freedom=units - 1,
-        interval=interval,
-        p=p,
-        test="bootstrap, random swaps" if clusters is None else "clustered bootstrap, random swaps",
-        t_p=math.nan,
-        permutation_p=p,
-        contributions=np.array([difference]),
+        procedure=procedure,
+        test="studentised bootstrap" if clusters is None else "cluster bootstrap",
+        assumption=f"{unit} are independent, and many enough for a bootstrap",
+        alpha=alpha,
         clusters=None if clusters is None else units,
+        units_needed=needed,
     )
 
 
+def _resampled(
+    metric: CorpusMetric, both: Array, difference: float, error: float, seed: int, draws: int
+) -> bootstrap.Studentised:
+    generator = np.random.default_rng(seed)
+    units, width = both.shape
+    deviations, errors = np.empty(draws), np.empty(draws)
+    rows = max(1, CHUNK // max(units, width * width))
+    for start in range(0, draws, rows):
+        stop = min(start + rows, draws)
+        counts = generator.multinomial(units, np.full(units, 1 / units), size=stop - start).astype(float)
+        sums = counts @ both
+        deviations[start:stop] = _difference(metric, sums) - difference
+        errors[start:stop] = _errors(metric, both, sums, counts)
+    return bootstrap.Studentised(difference, error, deviations, errors)
+
+
+def _difference(metric: CorpusMetric, sums: Array) -> Array:
+    """`[R]` metric of the second half of `[R, 2K]` sums minus that of the first."""
+    half = sums.shape[1] // 2
+    return metric.score(sums[:, half:]) - metric.score(sums[:, :half])
+
+
+def _errors(metric: CorpusMetric, both: Array, sums: Array, counts: Array) -> Array:
+    """`[R]` standard errors of the difference at `[R, 2K]` sums of `[U, 2K]` statistics, drawn `[R, U]` times."""
+    half = both.shape[1] // 2
+    gradients = np.concatenate([-_gradient(metric, sums[:, :half]), _gradient(metric, sums[:, half:])], axis=1)
+    # Metrics are functions of ratios of sums, so that influences add up to zero.
+    influence = gradients @ both.T
+    units = both.shape[0]
+    return np.sqrt(units / (units - 1) * np.sum(counts * influence**2, axis=1))
+
+
+def _gradient(metric: CorpusMetric, sums: Array) -> Array:
+    """`[R, K]` derivatives of the metric at `[R, K]` sums, by central differences."""
+    # A statistic that sums to zero is zero in every item, so that its derivative does not matter.
+    steps = 1e-5 * np.abs(sums)
+    shifts = steps[..., None] * np.eye(sums.shape[1])
+    ends = [metric.score(sums[:, None, :] + side * shifts) for side in (1, -1)]
+    return (ends[0] - ends[1]) / (2 * np.where(steps == 0, 1.0, steps))
+
+
 def _one_item(metric: CorpusMetric, table: Array) -> float:
-    """What one moved item could plausibly add: its share of the whole, or of the range of the items' own scores."""
-    if math.isfinite(metric.reach):
-        return metric.reach / table.shape[0]
-    return float(np.ptp([metric.item(row) for row in table])) / table.shape[0]
+    """How far one item can plausibly move: the whole range, or that of the items' own scores."""
+    return metric.reach if math.isfinite(metric.reach) else float(np.ptp(metric.item(table)))
 
 
-def _per_unit(table: Array, clusters: Sequence[Hashable] | None) -> Array:
+def _units(items: int, clusters: Sequence[Hashable] | None) -> tuple[int, NDArray[np.intp] | None]:
     if clusters is None:
-        return table
+        return items, None
     labels: dict[Hashable, int] = {}
-    index = [labels.setdefault(label, len(labels)) for label in clusters]
-    sums = np.zeros((len(labels), table.shape[1]))
-    np.add.at(sums, index, table)
-    return sums
+    index = np.array([labels.setdefault(label, len(labels)) for label in clusters], dtype=np.intp)
+    return len(labels), index
 
 
-def _scores(metric: CorpusMetric, sums: Array) -> Array:
-    return np.array([metric.score(row) for row in sums])
+def _summed(table: Array, index: NDArray[np.intp] | None) -> Array:
+    if index is None:
+        return table.astype(float)
+    return np.stack([bootstrap.summed(column, index) for column in table.T], axis=1)
 
 
 # Text metrics: sacrebleu's own segment statistics, which its significance tests use the same way.
@@ -151,14 +183,14 @@ def _text_metric(kind: str) -> CorpusMetric:
         predictions, references = _texts(items)
         return np.array(scorer._extract_corpus_statistics(predictions, references), dtype=float)
 
-    def score(sums: Array, by: Any = scorer) -> float:
-        counts = sums.tolist() if kind == "ter" else [round(x) for x in sums.tolist()]
-        return float(by._compute_score_from_stats(counts).score)
+    def score(sums: Array, by: Any = scorer) -> Array:
+        rows = sums.reshape(-1, sums.shape[-1]).tolist()
+        return np.array([by._compute_score_from_stats(row).score for row in rows]).reshape(sums.shape[:-1])
 
     return CorpusMetric(
         statistics=lambda a, b: (table(a), table(b)),
         score=score,
-        item=lambda row: score(row, single),
+        item=lambda table: score(table, single),
         scale=100.0,
         lowest=-math.inf if kind == "ter" else 0.0,
     )
@@ -167,17 +199,37 @@ def _text_metric(kind: str) -> CorpusMetric:
 # Classification metrics over [gold, predicted] items.
 
 
-def _confusions(first: Sequence[Any], second: Sequence[Any]) -> tuple[Array, Array]:
-    labels = sorted({repr(x) for item in [*first, *second] for x in item})
-    size = len(labels)
+def _matthews_counts(first: Sequence[Any], second: Sequence[Any]) -> tuple[Array, Array]:
+    """Columns: right answers, items, items of each label, and answers of each label."""
+    labels = _labels(first, second)
 
     def table(items: Sequence[Any]) -> Array:
-        rows = np.zeros((len(items), size * size))
-        for i, (gold, predicted) in enumerate(items):
-            rows[i, labels.index(repr(gold)) * size + labels.index(repr(predicted))] = 1
-        return rows
+        gold, predicted = _one_hot(items, labels, 0), _one_hot(items, labels, 1)
+        right = np.sum(gold * predicted, axis=1)
+        return np.column_stack([right, np.ones(len(items)), gold, predicted])
 
     return table(first), table(second)
+
+
+def _recall_counts(first: Sequence[Any], second: Sequence[Any]) -> tuple[Array, Array]:
+    """Columns: right answers of each label, and items of each label."""
+    labels = _labels(first, second)
+
+    def table(items: Sequence[Any]) -> Array:
+        gold, predicted = _one_hot(items, labels, 0), _one_hot(items, labels, 1)
+        return np.column_stack([gold * predicted, gold])
+
+    return table(first), table(second)
+
+
+def _labels(first: Sequence[Any], second: Sequence[Any]) -> dict[str, int]:
+    return {label: i for i, label in enumerate(sorted({repr(x) for item in [*first, *second] for x in item}))}
+
+
+def _one_hot(items: Sequence[Any], labels: Mapping[str, int], place: int) -> Array:
+    rows = np.zeros((len(items), len(labels)))
+    rows[np.arange(len(items)), [labels[repr(item[place])] for item in items]] = 1
+    return rows
 
 
 def _binary_counts(first: Sequence[Any], second: Sequence[Any]) -> tuple[Array, Array]:
@@ -188,31 +240,27 @@ def _binary_counts(first: Sequence[Any], second: Sequence[Any]) -> tuple[Array, 
     return table(first), table(second)
 
 
-def _f1(sums: Array) -> float:
-    true, false_positive, false_negative = sums[:3]
-    total = 2 * true + false_positive + false_negative
-    return float(2 * true / total) if total else 0.0
+def _f1(sums: Array) -> Array:
+    true, false_positive, false_negative = sums[..., 0], sums[..., 1], sums[..., 2]
+    return _over(2 * true, 2 * true + false_positive + false_negative)
 
 
-def _matthews(sums: Array) -> float:
-    size = math.isqrt(sums.size)
-    table = sums.reshape(size, size)
-    n, correct = table.sum(), np.trace(table)
-    gold, predicted = table.sum(axis=1), table.sum(axis=0)
-    spread = math.sqrt((n**2 - predicted @ predicted) * (n**2 - gold @ gold))
-    return float((correct * n - gold @ predicted) / spread) if spread else 0.0
+def _matthews(sums: Array) -> Array:
+    correct, n, rest = sums[..., 0], sums[..., 1], sums[..., 2:]
+    gold, predicted = np.split(rest, 2, axis=-1)
+    spread = (n**2 - np.sum(predicted**2, axis=-1)) * (n**2 - np.sum(gold**2, axis=-1))
+    return _over(correct * n - np.sum(gold * predicted, axis=-1), np.sqrt(np.maximum(spread, 0.0)))
 
 
-def _balanced(sums: Array) -> float:
+def _balanced(sums: Array) -> Array:
     """Mean recall over the classes that occur."""
-    size = math.isqrt(sums.size)
-    table = sums.reshape(size, size)
-    gold = table.sum(axis=1)
-    return float(np.mean(np.diag(table)[gold > 0] / gold[gold > 0])) if gold.any() else 0.0
+    right, gold = np.split(sums, 2, axis=-1)
+    return _over(np.sum(_over(right, gold), axis=-1), np.sum(gold > 0, axis=-1).astype(float))
 
 
-def _hit(row: Array) -> float:
-    return float(np.trace(row.reshape(math.isqrt(row.size), -1)))
+def _over(top: Array, bottom: Array) -> Array:
+    """A quotient; 0 where nothing is divided."""
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
 
 
 # Likelihood metrics over log-likelihoods, or over [log-likelihood, weight] items.
@@ -226,12 +274,12 @@ def _columns(first: Sequence[Any], second: Sequence[Any]) -> tuple[Array, Array]
     return table(first), table(second)
 
 
-def _perplexity(sums: Array) -> float:
-    return math.exp(min(-sums[0] / sums[1], 700.0))
+def _perplexity(sums: Array) -> Array:
+    return np.exp(np.minimum(-sums[..., 0] / sums[..., 1], 700.0))
 
 
-def _bits(sums: Array) -> float:
-    return float(-sums[0] / sums[1] / math.log(2))
+def _bits(sums: Array) -> Array:
+    return -sums[..., 0] / sums[..., 1] / math.log(2)
 
 
 def _brier(first: Sequence[Any], second: Sequence[Any]) -> tuple[Array, Array]:
@@ -248,8 +296,8 @@ def _brier(first: Sequence[Any], second: Sequence[Any]) -> tuple[Array, Array]:
     return table(first), table(second)
 
 
-def _ratio(sums: Array) -> float:
-    return float(sums[0] / sums[1])
+def _ratio(sums: Array) -> Array:
+    return sums[..., 0] / sums[..., 1]
 
 
 def corpus_metric(aggregation: str) -> CorpusMetric | None:
@@ -260,9 +308,11 @@ def corpus_metric(aggregation: str) -> CorpusMetric | None:
 
 
 CORPUS_METRICS: Mapping[str, CorpusMetric] = {
-    "f1": CorpusMetric(_binary_counts, _f1, lambda row: float(row[3])),
-    "matthews_corrcoef": CorpusMetric(_confusions, _matthews, _hit, lowest=-1.0),
-    "balanced_accuracy": CorpusMetric(_confusions, _balanced, _hit),
+    "f1": CorpusMetric(_binary_counts, _f1, lambda table: table[:, 3]),
+    "matthews_corrcoef": CorpusMetric(_matthews_counts, _matthews, lambda table: table[:, 0], lowest=-1.0),
+    "balanced_accuracy": CorpusMetric(
+        _recall_counts, _balanced, lambda table: table[:, : table.shape[1] // 2].sum(axis=1)
+    ),
     "perplexity": CorpusMetric(_columns, _perplexity, _perplexity, 0.0),
     "weighted_perplexity": CorpusMetric(_columns, _perplexity, _perplexity, 0.0),
     "bits_per_byte": CorpusMetric(_columns, _bits, _bits, 0.0),

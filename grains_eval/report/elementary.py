@@ -13,10 +13,6 @@ from scipy import optimize, stats
 
 Array = NDArray[np.float64]
 
-# Up to this many moved units every sign pattern is enumerated (2**13 patterns after symmetry).
-ENUMERATE = 14
-DRAWS = 9_999
-
 
 def standard_error(differences: ArrayLike) -> float:
     """Paired standard error: sample standard deviation of `d_i` over the square root of n; NaN for n < 2."""
@@ -29,16 +25,20 @@ def standard_error(differences: ArrayLike) -> float:
     return deviation / math.sqrt(values.size)
 
 
-def t_p_value(difference: float, error: float, freedom: float) -> float:
-    """Two-sided p of `difference / error`; 1 where nothing moved, NaN where there is no standard error."""
-    if error == 0:
-        return 1.0 if difference == 0 else 0.0
-    return float(2 * stats.t.sf(abs(difference) / error, freedom))
-
-
 def mcnemar(helped: int, harmed: int) -> float:
     """Exact two-sided McNemar test (1947): helped among the changed items against a fair coin."""
     return float(min(1.0, 2 * stats.binom.cdf(min(helped, harmed), helped + harmed, 0.5)))
+
+
+def one_sided_mcnemar(more: int, fewer: int) -> float:
+    """Chance of at least `more` heads among all changed items: the exact test of "at most as many helped as harmed"."""
+    return float(stats.binom.sf(more - 1, more + fewer, 0.5))
+
+
+def tango_tails(helped: int, harmed: int, n: int, value: float) -> tuple[float, float]:
+    """One-sided p-values of "the difference is at most `value`" and "at least `value`", by Tango's score."""
+    score = _tango_score(helped, harmed, n, value)
+    return float(stats.norm.sf(score)), float(stats.norm.cdf(score))
 
 
 @lru_cache(maxsize=65_536)
@@ -54,14 +54,7 @@ def tango_interval(helped: int, harmed: int, n: int, alpha: float = 0.05) -> tup
     quantile = float(stats.norm.ppf(1 - alpha / 2))
 
     def score(delta: float) -> float:
-        b = -helped - harmed + (2 * n - helped + harmed) * delta
-        root = math.sqrt(max(b * b + 8 * n * harmed * delta * (1 - delta), 0.0))
-        harmed_share = (root - b) / (4 * n)
-        variance = n * (2 * harmed_share + delta * (1 - delta))
-        distance = helped - harmed - n * delta
-        if variance <= 0:
-            return math.copysign(math.inf, distance) if abs(distance) > 1e-9 else 0.0
-        return distance / math.sqrt(variance)
+        return _tango_score(helped, harmed, n, delta)
 
     estimate = (helped - harmed) / n
     lower = -1.0 if estimate <= -1 else find_root(lambda x: score(x) - quantile, -1 + 1e-12, estimate)
@@ -69,46 +62,21 @@ def tango_interval(helped: int, harmed: int, n: int, alpha: float = 0.05) -> tup
     return lower, upper
 
 
+def _tango_score(helped: int, harmed: int, n: int, delta: float) -> float:
+    b = -helped - harmed + (2 * n - helped + harmed) * delta
+    root = math.sqrt(max(b * b + 8 * n * harmed * delta * (1 - delta), 0.0))
+    harmed_share = (root - b) / (4 * n)
+    variance = n * (2 * harmed_share + delta * (1 - delta))
+    distance = helped - harmed - n * delta
+    if variance <= 0:
+        return math.copysign(math.inf, distance) if abs(distance) > 1e-9 else 0.0
+    return distance / math.sqrt(variance)
+
+
 def find_root(function: Callable[[float], float], low: float, high: float) -> float:
     """A zero of a monotone function that changes sign between `low` and `high`."""
     result: Any = optimize.brentq(function, low, high, xtol=1e-12)
     return float(result)
-
-
-@lru_cache(maxsize=16)
-def _patterns(moved: int) -> Array:
-    """`[2**(moved-1), moved]` sign patterns, the first sign fixed: a pattern and its negative tie."""
-    codes = np.arange(2 ** (moved - 1))[:, None]
-    bits = (codes >> np.arange(moved)[None, :]) & 1
-    return 1.0 - 2.0 * bits
-
-
-def sign_flip(contributions: ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> float:
-    """Paired permutation test: without an effect each sign is a coin flip (Fisher 1935).
-
-    Exact by enumeration up to 14 moved units, otherwise `(1 + hits) / (1 + draws)` over seeded random flips.
-
-    Args:
-        contributions: `[U]` differences of independent units (items, or sums over clusters).
-        draws: Random sign patterns.
-        seed: Their seed.
-    """
-    values = np.asarray(contributions, dtype=float)
-    moved = values[values != 0]
-    if moved.size == 0:
-        return 1.0
-    observed = abs(float(moved.sum())) - 1e-12 * float(np.abs(moved).sum())
-    if moved.size <= ENUMERATE:
-        return float(np.mean(np.abs(_patterns(moved.size) @ moved) >= observed))
-    generator = np.random.default_rng(seed)
-    hits = 0
-    chunk = max(1, min(draws, 4_000_000 // moved.size))
-    for start in range(0, draws, chunk):
-        rows = min(chunk, draws - start)
-        flips = generator.integers(0, 2, size=(rows, moved.size), dtype=np.int8)
-        # sum of s_i x_i with s = 1 - 2 b
-        hits += int(np.sum(np.abs(moved.sum() - 2 * (flips @ moved)) >= observed))
-    return (1 + hits) / (1 + draws)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -20,7 +20,7 @@ from grains_eval.report.tables import (
     control_lines,
     verdict_cells,
 )
-from grains_eval.report.wording import answer, level, number, p_value, share
+from grains_eval.report.wording import answer, level, number, share
 from grains_eval.types import Comparison
 
 
@@ -143,7 +143,6 @@ def _details(row: Comparison) -> str:
     parts = [
         f"{row.test}",
         f"standard error {level(row.standard_error, row.scale)}",
-        f"sign-flip p {p_value(row.permutation_p)}",
         f"80 % power for a change of {level(row.minimum_detectable_effect, row.scale)}",
     ]
     if row.clusters is not None:

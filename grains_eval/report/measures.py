@@ -122,7 +122,7 @@ def measure(
             except (TypeError, ValueError, IndexError):
                 notes.append(f"{paired.task}: metric '{label}' is left out: its samples hold no {aggregation}")
                 continue
-            items = [np.array([table.item(row) for row in side]) for side in (first, second)]
+            items = [table.item(side) for side in (first, second)]
             metric = PairedMetric(
                 **common,
                 baseline=items[0],
@@ -221,7 +221,7 @@ def total(metric: PairedMetric) -> tuple[float, float]:
     """The metric's value under both runs."""
     if metric.corpus is not None:
         table, first, second = metric.corpus
-        return table.score(first.sum(axis=0)), table.score(second.sum(axis=0))
+        return float(table.score(first.sum(axis=0))), float(table.score(second.sum(axis=0)))
     return float(metric.baseline.mean()), float(metric.steered.mean())
 
 

@@ -13,6 +13,9 @@ from grains_eval.errors import GrainsError
 from grains_eval.report.build import compare_runs
 from grains_eval.report.choices import check_known, check_levels
 from grains_eval.report.power import (
+    betting_detectable_effect,
+    betting_items_needed,
+    betting_power,
     items_needed,
     mcnemar_detectable_effect,
     mcnemar_items_needed,
@@ -34,11 +37,13 @@ class Spread:
         discordant: Share of items that change either way, for a 0/1 metric of independent items; else None.
         deviation: Standard deviation of the per-item differences, clusters included.
         items_per_cluster: 1 where items are independent.
+        bounded: Whether the test is the betting test of independent items with bounded scores.
     """
 
     discordant: float | None = None
     deviation: float = math.nan
     items_per_cluster: float = 1.0
+    bounded: bool = False
 
     def needed(self, effect: float, alpha: float, power: float) -> int:
         """Items that find an effect.
@@ -48,12 +53,16 @@ class Spread:
         """
         if self.discordant is not None:
             return mcnemar_items_needed(*self._shares(effect), alpha=alpha, power=power)
+        if self.bounded:
+            return betting_items_needed(effect, self.deviation, alpha=alpha, power=power)
         return items_needed(effect, self.deviation, alpha=alpha, power=power, items_per_cluster=self.items_per_cluster)
 
     def power(self, effect: float, n: int, alpha: float) -> float:
         """Chance to find an effect with n items."""
         if self.discordant is not None:
             return mcnemar_power(*self._shares(effect), n, alpha=alpha)
+        if self.bounded:
+            return betting_power(effect, self.deviation, n, alpha=alpha)
         freedom = n / self.items_per_cluster - 1
         return t_power(effect, self.deviation / math.sqrt(n), freedom, alpha=alpha) if freedom >= 1 else 0.0
 
@@ -61,6 +70,8 @@ class Spread:
         """The smallest effect that n items find, NaN where there is none."""
         if self.discordant is not None:
             return mcnemar_detectable_effect(self.discordant, n, alpha=alpha, power=power)
+        if self.bounded:
+            return betting_detectable_effect(self.deviation, n, alpha=alpha, power=power)
         freedom = n / self.items_per_cluster - 1
         return minimum_detectable_effect(self.deviation / math.sqrt(n), freedom, alpha=alpha, power=power)
 
@@ -159,7 +170,11 @@ def plan(
         spread = Spread(discordant=(pilot.helped + pilot.harmed) / pilot.n)
     else:
         per_cluster = pilot.n / pilot.clusters if pilot.clusters else 1.0
-        spread = Spread(deviation=pilot.standard_error * math.sqrt(pilot.n), items_per_cluster=per_cluster)
+        spread = Spread(
+            deviation=pilot.standard_error * math.sqrt(pilot.n),
+            items_per_cluster=per_cluster,
+            bounded=pilot.test == "betting" and pilot.scale == 1,
+        )
     empty = Plan(pilot, wanted, None, count, math.nan, math.nan)
     if not (spread.discordant or spread.deviation > 0):
         return replace(empty, reason="the pilot's items did not vary")

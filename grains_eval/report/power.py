@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
 
 from grains_eval.errors import GrainsError
-from grains_eval.report.elementary import find_root, mcnemar
+from grains_eval.report.betting import log_capital
+from grains_eval.report.elementary import Array, find_root, mcnemar
 
 MOST_ITEMS = 100_000_000
 FAR_OUT = 1_000.0
@@ -111,6 +113,49 @@ def mcnemar_power(helped: float, harmed: float, n: int, *, alpha: float = 0.05) 
     share = helped / changed
     tails = stats.binom.cdf(edges, counts, share) + stats.binom.sf(counts - edges - 1, counts, share)
     return float(np.sum(stats.binom.pmf(counts, n, changed) * tails * (edges >= 0)))
+
+
+# Simulated samples, and their largest size: larger samples are those with a larger effect per standard error.
+_SAMPLES, _LARGEST = 200, 2_000
+
+
+def betting_power(effect: float, deviation: float, n: int, *, alpha: float = 0.05) -> float:
+    """Power of the betting test of bounded differences, by simulation: normal differences, cut off at their bounds.
+
+    Args:
+        effect: True mean difference, between -1 and 1.
+        deviation: Standard deviation of the per-item differences.
+        n: Items.
+        alpha: Level of the test.
+    """
+    size = min(n, _LARGEST)
+    target = math.log(2 / alpha)
+    values = np.clip(abs(effect) * math.sqrt(n / size) + deviation * _normal(size), -1.0, 1.0)
+    return float(np.mean(log_capital(values, np.zeros(_SAMPLES), target) >= target))
+
+
+@lru_cache(maxsize=32)
+def _normal(size: int) -> Array:
+    return np.random.default_rng(0).normal(size=(_SAMPLES, size))
+
+
+def betting_items_needed(effect: float, deviation: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
+    """Items that the betting test of bounded differences needs.
+
+    Raises:
+        GrainsError: the effect is zero, or too small for any test.
+    """
+    if effect == 0:
+        raise GrainsError("an effect of zero needs no test; give the smallest difference that matters")
+    return _smallest(lambda n: betting_power(effect, deviation, n, alpha=alpha) - power)
+
+
+def betting_detectable_effect(deviation: float, n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The difference that the betting test finds with the given power; NaN where none is."""
+    scale = min(1.0, math.sqrt(_LARGEST / n))
+    if betting_power(scale, deviation, n, alpha=alpha) < power:
+        return math.nan
+    return find_root(lambda x: betting_power(x, deviation, n, alpha=alpha) - power, 0.0, scale)
 
 
 def rejection_edge(changed: int, alpha: float) -> int:

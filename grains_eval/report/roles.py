@@ -188,7 +188,7 @@ def against_controls(
             if (candidate.comparison.task, candidate.comparison.metric) == (mine.task, mine.metric)
         ]
         found.extend((mine.method, rival, candidate) for candidate in paired)
-    adjusted = adjust([row for _, _, row in found])
+    adjusted = adjust([row for _, _, row in found], alpha=alpha)
     return tuple(AgainstControl(method, rival, row) for (method, rival, _), row in zip(found, adjusted, strict=True))
 
 

@@ -1,31 +1,50 @@
 """Paired inference on the same items under two runs.
 
 Everything works on per-item differences `d_i = steered_i - baseline_i`, so what both runs share cancels
-(Miller 2024, arXiv 2411.00640, section 4.2). `docs/statistics.md` says which test is used when, and why.
+(Miller 2024, arXiv 2411.00640, section 4.2). The data choose a procedure, and the procedure gives everything: `p` is
+twice its smaller one-sided p-value of no difference, the interval holds the differences that it does not reject.
+`docs/statistics.md` says which procedure is used when, and what it was measured to do.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
-from grains_eval.report.clusters import cluster_jackknife, cluster_sums
+from grains_eval.report import bootstrap
+from grains_eval.report.betting import BoundedMean
+from grains_eval.report.clusters import cluster_sums, jackknife_error
 from grains_eval.report.elementary import (
     Array,
-    mcnemar,
-    sign_flip,
+    find_root,
+    one_sided_mcnemar,
     standard_error,
-    t_p_value,
     tango_interval,
+    tango_tails,
 )
+from grains_eval.report.power import mcnemar_detectable_effect, mcnemar_power
 
-# Below this many moved units a t statistic of tied scores is not t distributed; the sign flip stays exact.
-FEW_MOVED = 30
+
+class Procedure(Protocol):
+    """One procedure that gives tests, intervals and power alike."""
+
+    def tails(self, value: float) -> tuple[float, float]:
+        """One-sided p-values of "the difference is at most `value`" and "at least `value`"."""
+        ...
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """The differences that neither one-sided test rejects at half the level."""
+        ...
+
+    def detectable(self, level: float, power: float) -> float:
+        """The true difference that a two-sided test finds with this power; NaN where none is."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,33 +54,35 @@ class Estimate:
     Attributes:
         difference: Weighted mean of `d_i`, in units of the metric.
         standard_error: Standard error of `difference`; NaN with fewer than two units.
-        degrees_of_freedom: Of the t distribution that belongs to it.
-        interval: Two-sided confidence interval of `difference`.
-        p: Two-sided p-value of the test named in `test`.
-        test: Which test gave `p`.
-        t_p: p-value of the (clustered) paired t test, for comparison.
-        permutation_p: p-value of the sign-flip test, for comparison.
-        contributions: `[U]` what each independent unit (item or cluster) adds to `difference`.
+        procedure: What gives `p` and `interval`.
+        test: The procedure's name.
+        assumption: What it rests on.
+        alpha: One minus the confidence level.
+        guaranteed: Whether its error rates hold at every number of items under that assumption.
         clusters: Number of clusters, None when items are the units.
-        one_item: What one more moved item could add to `difference`.
+        units_needed: Clusters, or items, from which on there is a test; None where there is one.
     """
 
     difference: float
     standard_error: float
-    degrees_of_freedom: float
-    interval: tuple[float, float]
-    p: float
+    procedure: Procedure
     test: str
-    t_p: float
-    permutation_p: float
-    contributions: Array
+    assumption: str
+    alpha: float = 0.05
+    guaranteed: bool = False
     clusters: int | None = None
-    one_item: float = math.nan
+    units_needed: int | None = None
 
-    def widest_error(self, alpha: float) -> float:
-        """The standard error that `interval` stands for, never below `standard_error`: larger where it was widened."""
-        quantile = float(stats.t.ppf(1 - alpha / 2, self.degrees_of_freedom))
-        return max(self.standard_error, (self.interval[1] - self.interval[0]) / 2 / quantile)
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """Two-sided confidence interval of `difference`; NaN where there are too few units for one."""
+        return self.procedure.interval(self.alpha)
+
+    @cached_property
+    def p(self) -> float:
+        """Two-sided p-value of no difference; NaN likewise."""
+        above, below = self.procedure.tails(0.0)
+        return math.nan if math.isnan(above) else min(1.0, 2 * min(above, below))
 
 
 def paired(
@@ -70,168 +91,186 @@ def paired(
     *,
     clusters: Sequence[Hashable] | None = None,
     weights: ArrayLike | None = None,
+    reach: float | None = None,
     alpha: float = 0.05,
     seed: int = 0,
 ) -> Estimate:
-    """Compare two runs on the same items, by the test that fits the data.
+    """Compare two runs on the same items, by the procedure that fits the data.
 
-    0/1 scores of independent items: exact McNemar with Tango's score interval. Otherwise a paired t, over
-    clusters where they are given; where fewer than 30 units moved, `p` is the sign-flip test's.
+    0/1 scores of independent items: exact McNemar with Tango's score interval. Other bounded scores: betting. Clusters,
+    and scores without bounds: the studentised bootstrap.
 
     Args:
         baseline: `[n]` scores of the baseline run.
         steered: `[n]` scores of the other run, same items in the same order.
         clusters: `[n]` labels; items of one label are not independent.
-        weights: `[n]` positive item weights, any scale; only together with `clusters`.
+        weights: `[n]` positive item weights, any scale.
+        reach: The largest difference that an item can make, infinite where there is none; default: 1 where all scores
+            lie between 0 and 1.
         alpha: One minus the confidence level.
-        seed: Seed of the random sign flips.
+        seed: Seed of the order of bets and of resamples.
     """
     first, second = np.asarray(baseline, dtype=float), np.asarray(steered, dtype=float)
     differences = second - first
-    if clusters is not None:
-        return _clustered(differences, clusters, weights, alpha, seed, _spread(first, second))
-    if weights is not None:
-        raise ValueError("weights need clusters; independent items weigh the same")
     scores = np.concatenate([first, second])
-    if bool(np.all((scores == 0) | (scores == 1))):
-        return _binary(differences, alpha, seed)
-    return _continuous(differences, alpha, seed, _spread(first, second))
+    if reach is None:
+        reach = 1.0 if bool(np.all((scores >= 0) & (scores <= 1))) else math.inf
+    if clusters is not None:
+        return _resampled(differences, clusters, weights, reach, alpha, seed, float(np.ptp(scores)))
+    even = weights is None or float(np.ptp(np.asarray(weights, dtype=float))) <= 1e-12 * float(np.max(weights))
+    if even and bool(np.all((scores == 0) | (scores == 1))):
+        return _binary(differences, alpha)
+    if math.isfinite(reach):
+        return _bounded(differences, weights, reach, alpha, seed)
+    return _resampled(differences, None, weights, reach, alpha, seed, float(np.ptp(scores)))
 
 
-def _binary(differences: Array, alpha: float, seed: int) -> Estimate:
+@dataclass(frozen=True)
+class BinaryPairs:
+    """0/1 scores of independent items: McNemar's exact test of no difference, Tango's score test of any other.
+
+    Where the two would put zero on different sides of the interval, McNemar's decides.
+    """
+
+    helped: int
+    harmed: int
+    n: int
+
+    def tails(self, value: float) -> tuple[float, float]:
+        """See `Procedure`."""
+        above, below = tango_tails(self.helped, self.harmed, self.n, value)
+        exact_above, exact_below = (
+            one_sided_mcnemar(self.helped, self.harmed),
+            one_sided_mcnemar(self.harmed, self.helped),
+        )
+        if value == 0:
+            return exact_above, exact_below
+        if value < 0:
+            return min(above, exact_above), max(below, exact_below)
+        return max(above, exact_above), min(below, exact_below)
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """See `Procedure`."""
+        low, high = tango_interval(self.helped, self.harmed, self.n, level)
+        shown = one_sided_mcnemar(self.helped, self.harmed) <= level / 2
+        hidden = one_sided_mcnemar(self.harmed, self.helped) <= level / 2
+        return (max(low, 0.0) if shown else min(low, 0.0)), (min(high, 0.0) if hidden else max(high, 0.0))
+
+    def detectable(self, level: float, power: float) -> float:
+        """See `Procedure`; where items change too rarely, all changes are taken to go one way."""
+        changed = (self.helped + self.harmed) / self.n
+        found = mcnemar_detectable_effect(changed, self.n, alpha=level, power=power) if changed else math.nan
+        if math.isnan(found) and mcnemar_power(1.0, 0.0, self.n, alpha=level) >= power:
+            return find_root(lambda x: mcnemar_power(x, 0.0, self.n, alpha=level) - power, changed, 1.0)
+        return found
+
+
+@dataclass(frozen=True)
+class NoSpread:
+    """Every unit changed by the same amount, mostly by none: all that is known is how rare others can be.
+
+    None of `units` differed, by up to `reach`; that has a chance of `(1 - q)^units` where a share `q` of all does.
+    """
+
+    difference: float
+    units: int
+    reach: float
+
+    def tails(self, value: float) -> tuple[float, float]:
+        """See `Procedure`."""
+        share = min(1.0, abs(value - self.difference) / self.reach) if self.reach > 0 else 0.0
+        chance = (1 - share) ** self.units
+        return (chance, 1.0) if value < self.difference else (1.0, chance)
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """See `Procedure`."""
+        half = self.reach * (1 - (level / 2) ** (1 / self.units))
+        return self.difference - half, self.difference + half
+
+    def detectable(self, level: float, power: float) -> float:
+        """See `Procedure`: nothing is known of how much units vary."""
+        return math.nan
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """Too few units for any verdict."""
+
+    def tails(self, value: float) -> tuple[float, float]:
+        """NaN: see `Procedure`."""
+        return math.nan, math.nan
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """NaN: see `Procedure`."""
+        return math.nan, math.nan
+
+    def detectable(self, level: float, power: float) -> float:
+        """NaN: see `Procedure`."""
+        return math.nan
+
+
+def _binary(differences: Array, alpha: float) -> Estimate:
     helped, harmed = int(np.sum(differences > 0)), int(np.sum(differences < 0))
-    n = differences.size
-    error = standard_error(differences)
     return Estimate(
         difference=float(differences.mean()),
-        standard_error=error,
-        degrees_of_freedom=n - 1,
-        interval=tango_interval(helped, harmed, n, alpha),
-        p=mcnemar(helped, harmed),
+        standard_error=standard_error(differences),
+        procedure=BinaryPairs(helped, harmed, differences.size),
         test="exact McNemar",
-        t_p=t_p_value(float(differences.mean()), error, n - 1),
-        # Flipping the signs of +1 and -1 is the binomial test of McNemar: same number, no draws needed.
-        permutation_p=mcnemar(helped, harmed),
-        contributions=differences / n,
-        one_item=1 / n,
+        assumption="items are independent",
+        alpha=alpha,
+        guaranteed=True,
     )
 
 
-def _continuous(differences: Array, alpha: float, seed: int, spread: float) -> Estimate:
-    n = differences.size
-    error = standard_error(differences)
-    estimate = Estimate(
+def _bounded(differences: Array, weights: ArrayLike | None, reach: float, alpha: float, seed: int) -> Estimate:
+    if weights is not None:
+        shares = np.asarray(weights, dtype=float)
+        shares = shares / shares.mean()
+        differences, reach = differences * shares, reach * float(shares.max())
+    # Bets are laid in an order that has nothing to do with the items: they may be sorted in their file.
+    order = np.random.default_rng(seed).permutation(differences.size)
+    return Estimate(
         difference=float(differences.mean()),
-        standard_error=error,
-        degrees_of_freedom=n - 1,
-        interval=(math.nan, math.nan),
-        p=math.nan,
-        test="paired t",
-        t_p=t_p_value(float(differences.mean()), error, n - 1),
-        permutation_p=sign_flip(differences, seed=seed),
-        contributions=differences / n,
-        one_item=spread / n,
+        standard_error=standard_error(differences),
+        procedure=BoundedMean(differences[order], reach, alpha),
+        test="betting",
+        assumption="items are independent and scores have bounds",
+        alpha=alpha,
+        guaranteed=True,
     )
-    return _finish(estimate, alpha)
 
 
-def _clustered(
+def _resampled(
     differences: Array,
-    clusters: Sequence[Hashable],
+    clusters: Sequence[Hashable] | None,
     weights: ArrayLike | None,
+    reach: float,
     alpha: float,
     seed: int,
     spread: float,
 ) -> Estimate:
-    sums, shares, squares = cluster_sums(differences, clusters, weights)
-    difference = float(sums.sum())
-    error, freedom = cluster_jackknife(sums, shares, squares)
-    estimate = Estimate(
+    labels = range(differences.size) if clusters is None else clusters
+    sums, shares, squares = cluster_sums(differences, labels, weights)
+    count, difference = sums.size, float(sums.sum())
+    error = float(jackknife_error(sums, shares)) if count > 1 else math.nan
+    needed = bootstrap.units_needed(count, bootstrap.effective(sums, shares, squares))
+    groups = bootstrap.thrown_together(count, seed)
+    if needed is not None:
+        procedure: Procedure = Undecided()
+    elif error == 0:
+        procedure = NoSpread(difference, count, reach if math.isfinite(reach) else spread)
+    elif groups is None:
+        procedure = bootstrap.of_mean(sums, shares, seed)
+    else:
+        procedure = bootstrap.of_mean(bootstrap.summed(sums, groups), bootstrap.summed(shares, groups), seed)
+    unit = "items" if clusters is None else "clusters"
+    return Estimate(
         difference=difference,
         standard_error=error,
-        degrees_of_freedom=freedom,
-        interval=(math.nan, math.nan),
-        p=math.nan,
-        test="clustered t",
-        t_p=t_p_value(difference, error, freedom),
-        permutation_p=sign_flip(sums, seed=seed),
-        contributions=sums,
-        clusters=sums.size,
-        # The imagined unit of a cluster test is one moved item in a cluster of average size.
-        one_item=spread / differences.size,
+        procedure=procedure,
+        test="studentised bootstrap" if clusters is None else "cluster bootstrap",
+        assumption=f"{unit} are independent, and many enough for a bootstrap",
+        alpha=alpha,
+        clusters=None if clusters is None else count,
+        units_needed=needed,
     )
-    return _finish(estimate, alpha)
-
-
-def _finish(estimate: Estimate, alpha: float) -> Estimate:
-    """Choose the p-value and the interval: t where enough units moved, cautious where few did."""
-    units = estimate.contributions
-    moved = int(np.count_nonzero(units))
-    few = moved < FEW_MOVED or estimate.standard_error == 0
-    half = stats.t.ppf(1 - alpha / 2, estimate.degrees_of_freedom) * estimate.standard_error
-    if units.size > 1 and ((few and moved < units.size) or estimate.standard_error == 0):
-        half = max(half, cautious_half_width(units, alpha, estimate.one_item))
-    kind = "clustered sign flip" if estimate.clusters is not None else "sign flip"
-    return replace(
-        estimate,
-        interval=(float(estimate.difference - half), float(estimate.difference + half)),
-        p=estimate.permutation_p if few else estimate.t_p,
-        test=kind if few else estimate.test,
-    )
-
-
-def cautious_half_width(contributions: Array, alpha: float, one_item: float) -> float:
-    """Half width after two imagined units, one helped and one harmed by a typical amount.
-
-    The idea of Bonett and Price (2012) for paired proportions: without it a sample in which nothing, or
-    everything, moved by the same amount would claim to know the difference exactly.
-
-    Args:
-        contributions: `[U]` what each unit adds to the difference.
-        alpha: One minus the confidence level.
-        one_item: The typical amount where no unit moved.
-    """
-    values = contributions * contributions.size
-    moved = values[values != 0]
-    typical = math.sqrt(float(np.mean(moved**2))) if moved.size else one_item * values.size
-    extended = np.concatenate([values, [typical, -typical]])
-    return float(stats.t.ppf(1 - alpha / 2, extended.size - 1) * standard_error(extended))
-
-
-def _spread(first: Array, second: Array) -> float:
-    """How far one item can plausibly move: the whole range of a share, else the range of the scores."""
-    scores = np.concatenate([first, second])
-    low, high = float(scores.min()), float(scores.max())
-    return 1.0 if low >= 0 and high <= 1 else high - low
-
-
-def combine(estimates: Sequence[Estimate], weights: Sequence[float], *, alpha: float, seed: int) -> Estimate:
-    """Weighted mean of independent estimates: an unweighted group of subtasks, each a stratum.
-
-    Degrees of freedom by Welch and Satterthwaite.
-    """
-    share = np.asarray(weights, dtype=float) / float(np.sum(weights))
-    errors = np.array([estimate.standard_error for estimate in estimates])
-    freedom = np.array([estimate.degrees_of_freedom for estimate in estimates])
-    variance = (share * errors) ** 2
-    difference = float(np.sum(share * [estimate.difference for estimate in estimates]))
-    error = math.sqrt(float(variance.sum()))
-    total_freedom = float(freedom.sum())
-    if error > 0:
-        total_freedom = float(variance.sum() ** 2 / np.sum(variance**2 / freedom))
-    contributions = np.concatenate([part * e.contributions for part, e in zip(share, estimates, strict=True)])
-    result = Estimate(
-        difference=difference,
-        standard_error=error,
-        degrees_of_freedom=total_freedom,
-        interval=(math.nan, math.nan),
-        p=math.nan,
-        test="stratified t",
-        t_p=t_p_value(difference, error, total_freedom),
-        permutation_p=sign_flip(contributions, seed=seed),
-        contributions=contributions,
-        clusters=sum(e.clusters for e in estimates if e.clusters) or None,
-        # Where nothing moved, the imagined item is one of the subtask in which an item counts most.
-        one_item=max(part * e.one_item for part, e in zip(share.tolist(), estimates, strict=True)),
-    )
-    return _finish(result, alpha)

@@ -20,7 +20,7 @@ from grains_eval.report.compare import compare_pair
 from grains_eval.report.corpus import corpus_metric
 from grains_eval.report.elementary import mcnemar, tango_interval
 from grains_eval.report.runs import read_run
-from grains_eval.report.statistics import combine, paired
+from grains_eval.report.statistics import paired
 from grains_eval.report.verdict import judge
 from tests.report.folders import TaskData, doc_hash, write_run
 
@@ -58,8 +58,9 @@ def test_continuous_metric_with_lower_better(tmp_path: Path) -> None:
     (row,) = compare(
         *runs(tmp_path, TaskData({"loss": first}, **data), TaskData({"loss": second}, **data))  # type: ignore[arg-type]
     )
-    assert row.p == pytest.approx(stats.ttest_rel(second, first).pvalue, rel=1e-12)
-    assert row.permutation_p == pytest.approx(row.p, abs=0.03)
+    # Scores without bounds: the studentised bootstrap, which is near the t test on normal scores.
+    assert row.p == pytest.approx(stats.ttest_rel(second, first).pvalue, abs=0.02)
+    assert (row.test, row.guaranteed) == ("studentised bootstrap", False)
     assert row.helped == int(np.sum(np.array(second) < np.array(first)))
     assert not row.higher_is_better
     assert row.scale == 0
@@ -203,7 +204,14 @@ def test_groups_weigh_as_the_harness_does(by_size: bool, sizes: list[int], tmp_p
     assert row.difference == pytest.approx(difference, abs=1e-12)
     assert row.steered - row.baseline == pytest.approx(difference, abs=1e-12)
     assert row.n == sum(sizes)
-    assert row.clusters == (len(sizes) if len(sizes) >= 10 else None)
+    assert (row.clusters, row.estimand) == (None, "these subtasks")
+    (sampled,) = compare(one, two, groups="sampled")
+    assert (sampled.clusters, sampled.estimand) == (len(sizes), "subtasks like these")
+    # With so few subtasks nothing can be said of others, and the row says how many it would take.
+    assert math.isnan(sampled.p) and math.isnan(sampled.interval[0])
+    assert sampled.units_needed is not None and sampled.units_needed > len(sizes)
+    with pytest.raises(GrainsError, match="unknown kind of groups 'random'"):
+        compare(one, two, groups="random")  # type: ignore[arg-type]
     rows = compare(one, two, subtasks=True)
     assert [r.task for r in rows] == ["outer", *(f"g_{i}" for i in range(len(sizes)))]
     assert rows[0].adjusted_p >= row.adjusted_p
@@ -226,29 +234,31 @@ def test_a_group_in_which_nothing_moved_is_not_known_exactly(clustered: bool, tm
     (row,) = compare(tmp_path / "a", tmp_path / "b")
     assert row.difference == 0 and row.standard_error == 0
     assert row.interval[1] == pytest.approx(-row.interval[0])
-    # no narrower than one more item of the 120 either way, and no wider than a few of them
-    assert 1 / 120 < row.interval[1] < 6 / 120
+    # no narrower than one more unit of the 120 (30 clusters) either way, and no wider than a few of them
+    units = row.clusters or 120
+    assert units == (30 if clustered else 120)
+    assert 1 / units < row.interval[1] < 6 / units
     assert judge(row).answer == "cannot tell"
-    assert row.interval[1] < row.minimum_detectable_effect < 2 * row.interval[1]
 
 
 def test_unweighted_strata_in_which_nothing_moved_count_their_heaviest_item() -> None:
-    parts = [paired(np.ones(n), np.ones(n)) for n in (10, 90)]
-    result = combine(parts, [1, 1], alpha=0.05, seed=0)
+    result = paired(np.ones(100), np.ones(100), weights=[1 / 10] * 10 + [1 / 90] * 90)
     # one item of the ten is worth 1/20 of the whole
-    assert result.interval[1] == pytest.approx(stats.t.ppf(0.975, 98) * 0.05 * 100 * np.sqrt(2 / 101 / 102), rel=0.02)
-    assert result.widest_error(0.05) > 0 == result.standard_error
+    assert 0.05 < result.interval[1] == -result.interval[0]
+    assert (result.standard_error, result.p) == (0, 1)
 
 
 def test_intervals_of_shares_stay_within_what_is_possible(tmp_path: Path) -> None:
     first, second = [0.0, 0.1, 0.5, 0.2, 0.9], [1.0, 1.0, 0.4, 1.0, 0.8]
     (row,) = compare(*runs(tmp_path / "share", TaskData({"acc": first}), TaskData({"acc": second})), alpha=0.001)
-    assert row.interval == (-1.0, 1.0)
-    assert math.isnan(row.minimum_detectable_effect)
+    assert -1 <= row.interval[0] < row.difference < row.interval[1] == 1.0
+    assert not row.minimum_detectable_effect > 1
     wide = [TaskData({"loss": [10 * x for x in side]}) for side in (first, second)]
+    (row,) = compare(*runs(tmp_path / "few", *wide))
+    assert math.isnan(row.interval[0]) and row.units_needed == 12
+    wide = [TaskData({"loss": [10 * x for x in side] * 4}) for side in (first, second)]
     (row,) = compare(*runs(tmp_path / "loss", *wide), alpha=0.001)
-    assert row.interval[0] < -10 and row.interval[1] > 10
-    assert row.minimum_detectable_effect > 10
+    assert row.interval[1] > 10 > row.difference
 
 
 def test_corpus_metrics_that_did_not_move_are_not_known_exactly(tmp_path: Path) -> None:
@@ -257,7 +267,7 @@ def test_corpus_metrics_that_did_not_move_are_not_known_exactly(tmp_path: Path) 
     (row,) = compare(*runs(tmp_path, data, data))
     assert 0.01 < row.interval[1] == -row.interval[0] < 0.05
     assert judge(row).answer == "cannot tell"
-    assert row.minimum_detectable_effect > row.interval[1]
+    assert math.isnan(row.minimum_detectable_effect)
 
 
 @pytest.mark.parametrize(("alpha", "refused"), [(0.9, False), (1e-12, False), (1e-13, True)])

@@ -84,8 +84,8 @@ def test_a_clustered_pilot_plans_with_its_clusters(folders: list[Path]) -> None:
         there = plan(row, effect=0.2, n=found.needed)
         assert there.power >= 0.8 > plan(row, effect=0.2, n=found.needed - 1).power
         assert there.detectable == pytest.approx(0.2, rel=0.01)
-    # at the pilot's own size the detectable effect is the comparison's, and freedom is that of clusters
-    assert plan(clustered).detectable == pytest.approx(clustered.minimum_detectable_effect, rel=1e-9)
+    # the comparison's own is that of Holm's first step over three rows
+    assert plan(clustered).detectable < clustered.minimum_detectable_effect
     assert plan(replace(clustered, clusters=None)).detectable < plan(clustered).detectable
 
 

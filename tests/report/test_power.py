@@ -13,6 +13,8 @@ from statsmodels.stats.power import TTestPower
 from grains_eval.errors import GrainsError
 from grains_eval.report.elementary import mcnemar
 from grains_eval.report.power import (
+    betting_detectable_effect,
+    betting_items_needed,
     deviation_of_shares,
     items_needed,
     mcnemar_detectable_effect,
@@ -154,3 +156,19 @@ def test_edge_values() -> None:
     assert math.isnan(minimum_detectable_effect(math.nan, 0))
     assert items_needed(0.2, 0.0) == 2
     assert mcnemar_power(0.0, 0.0, 10) == 0.0
+
+
+def test_betting_power_is_confirmed_by_the_test_itself() -> None:
+    """Uniform differences instead of normal ones of the same spread."""
+    from grains_eval.report.statistics import paired
+
+    n = betting_items_needed(0.05, 0.3)
+    assert items_needed(0.05, 0.3) < n < 2 * items_needed(0.05, 0.3)
+    generator = np.random.default_rng(9)
+    half = 0.3 * math.sqrt(3)
+    found = [
+        paired(np.zeros(n), generator.uniform(0.05 - half, 0.05 + half, n), reach=1.0).p <= 0.05 for _ in range(150)
+    ]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.1)
+    assert betting_detectable_effect(0.3, n) == pytest.approx(0.05, rel=0.1)
+    assert math.isnan(betting_detectable_effect(0.3, 4))

@@ -1,4 +1,4 @@
-"""False positives and coverage on simulated paired data, with fixed seeds."""
+"""Error rates that procedures promise, on simulated data with fixed seeds; `benchmarks.coverage` has all cases."""
 
 from __future__ import annotations
 
@@ -8,222 +8,159 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from grains_eval.report import corpus, statistics
-from grains_eval.report.statistics import paired
+from benchmarks import coverage
+from grains_eval.report.bootstrap import Studentised, of_mean
+from grains_eval.report.statistics import BinaryPairs, Procedure, paired
 
-Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray, list[int] | None]]
-
-
-def normal(n: int, mean: float = 0.0) -> Draw:
-    return lambda g: (np.zeros(n), g.normal(mean, 1, n), None)
-
-
-def heavy(n: int) -> Draw:
-    return lambda g: (g.standard_t(3, n), g.standard_t(3, n), None)
-
-
-def graded(n: int) -> Draw:
-    """Scores with few levels, so that ties and equal differences are common."""
-    return lambda g: (g.choice([0, 0.5, 1, 2], n), g.choice([0, 0.5, 1, 2], n), None)
+GUARANTEED = [
+    "graded, rare collapse, others jitter",
+    "graded, rare collapse, others tied",
+    "0/1, rare collapse",
+    "0/1, churn",
+    "8 preserved tasks, any",
+]
 
 
-def sparse(n: int, moved: float) -> Draw:
-    """Most items tie; the others move by the same amount in either direction."""
-
-    def draw(g: np.random.Generator) -> tuple[np.ndarray, np.ndarray, None]:
-        change = np.where(g.random(n) < moved, g.choice([-0.3, 0.3], n), 0)
-        return np.full(n, 0.5), 0.5 + change, None
-
-    return draw
+def ceiling(rate: float, repeats: int) -> float:
+    """The rate plus three Monte Carlo standard errors."""
+    return rate + 3 * math.sqrt(rate * (1 - rate) / repeats)
 
 
-def binary(n: int, helped: float, harmed: float) -> Draw:
-    def draw(g: np.random.Generator) -> tuple[np.ndarray, np.ndarray, None]:
-        u = g.random(n)
-        return ((u >= helped) & (u < helped + harmed)).astype(float), (u < helped).astype(float), None
-
-    return draw
-
-
-def clustered(sizes: list[int], correlation: float, mean: float = 0.0) -> Draw:
-    labels = np.repeat(np.arange(len(sizes)), sizes)
-
-    def draw(g: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[int]]:
-        shared = g.normal(size=len(sizes))[labels] * math.sqrt(correlation)
-        own = g.normal(size=labels.size) * math.sqrt(1 - correlation)
-        return np.zeros(labels.size), mean + shared + own, labels.tolist()
-
-    return draw
+@pytest.mark.parametrize("case", GUARANTEED)
+@pytest.mark.parametrize("n", [100, 400])
+def test_guarantees_hold(case: str, n: int) -> None:
+    repeats = 200 if case.startswith("8") else 1_000
+    found = coverage.ERRORS[case](n, repeats, np.random.default_rng(11))
+    assert found.kept <= ceiling(0.025, repeats)
+    assert math.isnan(found.rejected) or found.rejected <= ceiling(0.05, repeats)
 
 
-def clustered_binary(sizes: list[int], correlation: float) -> Draw:
-    labels = np.repeat(np.arange(len(sizes)), sizes)
-
-    def draw(g: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[int]]:
-        common = g.choice([-1, 1], len(sizes))[labels]
-        sign = np.where(g.random(labels.size) < correlation, common, g.choice([-1, 1], labels.size))
-        change = np.where(g.random(labels.size) < 0.3, sign, 0)
-        return (change < 0).astype(float), (change > 0).astype(float), labels.tolist()
-
-    return draw
+def test_the_simulation_can_fail() -> None:
+    """The t interval calls rare collapse kept ten times too often, on the same data."""
+    found = coverage.by_t(coverage.collapse(100, 1_000, np.random.default_rng(11), jitter=0.02), -0.01)
+    assert found.kept > 0.2
 
 
-def rates(draw: Draw, repeats: int, truth: float = 0.0, seed: int = 0) -> dict[str, float]:
-    generator = np.random.default_rng(seed)
-    counts = dict.fromkeys(("p", "t", "flip", "covered"), 0)
-    for _ in range(repeats):
-        first, second, labels = draw(generator)
-        estimate = paired(first, second, clusters=labels)
-        counts["p"] += estimate.p <= 0.05
-        counts["t"] += estimate.t_p <= 0.05
-        counts["flip"] += estimate.permutation_p <= 0.05
-        counts["covered"] += estimate.interval[0] <= truth <= estimate.interval[1]
-    return {name: count / repeats for name, count in counts.items()}
+def test_the_cluster_bootstrap_follows_skewness() -> None:
+    """Twelve clusters, the fewest that get a verdict: off by less than half of what the t interval is."""
+    repeats = 600
+    values = 1 - np.random.default_rng(5).exponential(size=(repeats, 12))
+    ours, theirs = coverage.by_bootstrap(values, 0.0), coverage.by_t(values, 0.0)
+    assert ours.kept <= ceiling(0.05, repeats)
+    assert ours.kept < 0.75 * theirs.kept
 
 
-def ceiling(repeats: int) -> float:
-    """Five per cent plus three Monte Carlo standard errors."""
-    return 0.05 + 3 * math.sqrt(0.05 * 0.95 / repeats)
+def test_too_few_clusters_get_no_verdict_and_enough_do() -> None:
+    values = np.random.default_rng(0).normal(1, 0.1, (20, 5))
+    few = paired(np.zeros(100), values.ravel(), clusters=[i % 5 for i in range(100)])
+    assert math.isnan(few.p) and math.isnan(few.interval[0]) and few.units_needed == 12
+    enough = paired(np.zeros(240), np.resize(values, 240), clusters=[i % 12 for i in range(240)])
+    assert enough.units_needed is None and enough.p < 0.05
+    # one cluster that holds most items leaves few that count
+    labels = [0] * 200 + list(range(1, 21))
+    one = paired(np.zeros(220), np.random.default_rng(1).normal(1, 1, 220), clusters=labels)
+    assert one.units_needed is not None and one.units_needed > 21
 
 
-NULLS = {
-    "naive pairs": normal(60),
-    "heavy tails": heavy(60),
-    "tiny n = 2": normal(2),
-    "tiny n = 3": normal(3),
-    "tiny n = 6": normal(6),
-    "tiny n = 10": normal(10),
-    "graded n = 4": graded(4),
-    "graded n = 8": graded(8),
-    "graded n = 40": graded(40),
-    "mostly ties, 4 move": sparse(500, 0.008),
-    "mostly ties, 20 move": sparse(100, 0.2),
-    "all ties": sparse(50, 0.0),
-    "0/1, few changes": binary(200, 0.02, 0.02),
-    "0/1, many changes": binary(200, 0.2, 0.2),
-    "0/1, tiny n": binary(6, 0.3, 0.3),
-    "clusters, equal": clustered([10] * 12, 0.3),
-    "clusters, many": clustered([5] * 40, 0.3),
-    "clusters, unequal": clustered(list(range(4, 30, 2)), 0.3),
-    "clusters, five": clustered([8] * 5, 0.5),
-    "clusters, one dominates": clustered([10] * 10 + [100], 0.3),
-    "clusters, 0/1": clustered_binary([12] * 13, 0.4),
-    "clusters, 0/1, unequal": clustered_binary([5] * 20 + [40] * 10, 0.4),
-}
+def _procedures() -> list[Procedure]:
+    generator = np.random.default_rng(3)
+    made: list[Procedure] = []
+    for shift in np.linspace(-0.2, 0.2, 9):
+        n = int(generator.integers(30, 200))
+        first, second = generator.random(n), np.clip(generator.random(n) + shift, 0, 1)
+        made.append(paired(first, second).procedure)
+        made.append(paired((first < 0.5) * 1.0, (second < 0.5) * 1.0).procedure)
+        made.append(paired(first, second, clusters=[i % 15 for i in range(n)]).procedure)
+        made.append(paired(first * 9, second * 9).procedure)
+    made.extend(BinaryPairs(helped, harmed, 60) for helped in range(14) for harmed in range(8))
+    return made
 
 
-@pytest.mark.parametrize("name", NULLS)
-def test_false_positive_rate(name: str) -> None:
-    repeats = 1_500
-    found = rates(NULLS[name], repeats)
-    assert found["p"] <= ceiling(repeats)
-    assert found["flip"] <= ceiling(repeats)
+def test_p_and_interval_never_disagree() -> None:
+    """An interval holds zero where, and only where, the test of zero does not reject; at every level."""
+    seen = {True: 0, False: 0}
+    for procedure in _procedures():
+        for level in (0.2, 0.05, 0.005):
+            low, high = procedure.interval(level)
+            rejected = 2 * min(procedure.tails(0.0)) <= level
+            inside = low < 0 < high
+            assert inside is not rejected, (procedure, level, low, high)
+            seen[rejected] += 1
+    assert min(seen.values()) > 50
 
 
-@pytest.fixture
-def no_flips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals and the t test draw nothing at random, so long simulations of them need no sign flips."""
-    monkeypatch.setattr(statistics, "sign_flip", lambda *_, **__: math.nan)
+def test_tails_are_monotone_and_their_interval_is_their_inversion() -> None:
+    for procedure in _procedures()[:36]:
+        low, high = procedure.interval(0.05)
+        reach = max(1.0, high - low)
+        values = np.linspace(low - reach / 4, high + reach / 4, 25)
+        above, below = np.array([procedure.tails(float(v)) for v in values]).T
+        assert np.all(np.diff(above) >= -1e-9) and np.all(np.diff(below) <= 1e-9)
+        step = 1e-3 * reach
+        assert procedure.tails(low - step)[0] <= 0.025 + 1e-9
+        assert procedure.tails(high + step)[1] <= 0.025 + 1e-9
 
 
-@pytest.mark.usefixtures("no_flips")
-@pytest.mark.parametrize("n", [2, 3, 6, 10, 60])
-def test_t_is_exact_on_normal_pairs(n: int) -> None:
-    repeats = 3_000
-    found = rates(normal(n), repeats)
-    assert found["t"] == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / repeats))
+def test_the_bootstrap_of_normal_means_is_near_student() -> None:
+    from scipy import stats
+
+    values = np.random.default_rng(2).normal(0.3, 1, 60)
+    found = of_mean(values / 60, np.full(60, 1 / 60), seed=0)
+    theirs = stats.ttest_1samp(values, 0.0)
+    assert isinstance(found, Studentised)
+    assert 2 * min(found.tails(0.0)) == pytest.approx(theirs.pvalue, abs=0.02)
+    assert found.interval(0.05) == pytest.approx(tuple(theirs.confidence_interval(0.95)), abs=0.06)
 
 
-@pytest.mark.usefixtures("no_flips")
-def test_naive_test_of_clustered_pairs_would_be_wrong() -> None:
-    """The simulation can fail: without clusters the same data reject far too often."""
-    draw = clustered([10] * 12, 0.3)
-    found = rates(lambda g: (*draw(g)[:2], None), 500)
-    assert found["t"] > 0.2
+FOUND: list[tuple[str, Callable[[np.random.Generator, float], np.ndarray]]] = [
+    ("betting", lambda g, shift: np.clip(g.normal(shift, 0.1, 500), -1, 1)),
+    ("bootstrap", lambda g, shift: g.normal(shift, 1.0, 60)),
+]
 
 
-COVERED = {
-    "normal, n = 5": (normal(5, 1.0), 1.0),
-    "normal, n = 60": (normal(60, 1.0), 1.0),
-    "0/1, no effect": (binary(100, 0.1, 0.1), 0.0),
-    "0/1, effect": (binary(100, 0.3, 0.1), 0.2),
-    "0/1, n = 400": (binary(400, 0.12, 0.07), 0.05),
-    "clusters, equal": (clustered([10] * 12, 0.3, 0.5), 0.5),
-    "clusters, many": (clustered([5] * 40, 0.5, 0.5), 0.5),
-    "clusters, unequal": (clustered(list(range(4, 30, 2)), 0.3, 0.5), 0.5),
-}
+@pytest.mark.parametrize(("name", "draw"), FOUND, ids=[name for name, _ in FOUND])
+def test_detectable_effects_are_found_with_their_power(name: str, draw: Callable) -> None:
+    """At Holm's first step of forty rows: four in five samples with that effect are found."""
+    level, generator = 0.05 / 40, np.random.default_rng(4)
+    zeros = np.zeros(draw(generator, 0.0).size)
+    reach = 1.0 if name == "betting" else math.inf
+    effects = [
+        paired(zeros, draw(generator, 0.0), reach=reach, alpha=0.05).procedure.detectable(level, 0.8) for _ in range(12)
+    ]
+    effect = float(np.median(effects))
+    found = [
+        2 * min(paired(zeros, draw(generator, effect), reach=reach).procedure.tails(0.0)) <= level for _ in range(100)
+    ]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.12)
 
 
-@pytest.mark.usefixtures("no_flips")
-@pytest.mark.parametrize("name", COVERED)
-def test_interval_coverage(name: str) -> None:
-    draw, truth = COVERED[name]
-    assert rates(draw, 3_000, truth)["covered"] == pytest.approx(0.95, abs=0.015)
+def test_detectable_effects_of_counts_are_found_with_their_power() -> None:
+    procedure, level = BinaryPairs(30, 30, 1_000), 0.05 / 40
+    effect = procedure.detectable(level, 0.8)
+    shares = [0.03 + effect / 2, 0.03 - effect / 2]
+    counts = np.random.default_rng(6).multinomial(1_000, [*shares, 1 - sum(shares)], size=1_000)
+    found = [2 * min(BinaryPairs(int(a), int(b), 1_000).tails(0.0)) <= level for a, b, _ in counts]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.04)
+    # where nothing changed, an effect is found that changes items one way
+    still = BinaryPairs(0, 0, 1_000).detectable(0.05, 0.8)
+    assert 6 / 1_000 < still < 9 / 1_000
 
 
-@pytest.mark.usefixtures("no_flips")
-@pytest.mark.parametrize("name", ["mostly ties, 4 move", "mostly ties, 20 move", "graded n = 8", "all ties"])
-def test_intervals_of_tied_data_are_not_too_short(name: str) -> None:
-    assert rates(NULLS[name], 2_000)["covered"] >= 0.935
+def test_a_hundred_thousand_items_stay_within_memory() -> None:
+    """Peaks of one row of a bounded metric and of a corpus metric, at a size that tests afford."""
+    import tracemalloc
 
+    from grains_eval.report import corpus
 
-def _labels(g: np.random.Generator, n: int, right: float) -> list[tuple[int, int]]:
-    gold = g.integers(0, 2, n)
-    guess = np.where(g.random(n) < right, gold, 1 - gold)
-    return [(int(a), int(b)) for a, b in zip(gold, guess, strict=True)]
-
-
-@pytest.mark.parametrize("n", [15, 60])
-def test_corpus_bootstrap_and_swaps(n: int) -> None:
-    """F1: no mean over items, so bootstrap interval and random swaps."""
-    metric = corpus.CORPUS_METRICS["f1"]
     generator = np.random.default_rng(0)
-    repeats, rejected, covered = 600, 0, 0
-    for seed in range(repeats):
-        tables = metric.statistics(_labels(generator, n, 0.7), _labels(generator, n, 0.7))
-        estimate = corpus.estimate(metric, *tables, seed=seed, resamples=300)
-        rejected += estimate.p <= 0.05
-        covered += estimate.interval[0] <= 0 <= estimate.interval[1]
-    assert rejected / repeats <= ceiling(repeats)
-    assert covered / repeats == pytest.approx(0.95, abs=0.015 + 2 * math.sqrt(0.05 * 0.95 / repeats))
-
-
-@pytest.mark.slow
-def test_bleu_bootstrap_and_swaps() -> None:
-    metric = corpus.corpus_metric("bleu")
-    assert metric is not None
-    generator = np.random.default_rng(1)
-
-    def table(n: int) -> np.ndarray:
-        """Segment statistics as BLEU counts them: lengths, matches and totals of 1- to 4-grams."""
-        lengths = generator.integers(6, 20, n)
-        hits = generator.beta(2, 2, n)
-        rows = np.zeros((n, 10))
-        rows[:, 0], rows[:, 1] = lengths, lengths + generator.integers(-2, 3, n)
-        for order in range(4):
-            rows[:, 6 + order] = lengths - order
-            rows[:, 2 + order] = generator.binomial(lengths - order, hits ** (order + 1))
-        return rows
-
-    repeats, rejected, covered = 800, 0, 0
-    for seed in range(repeats):
-        estimate = corpus.estimate(metric, table(40), table(40), seed=seed, resamples=400)
-        rejected += estimate.p <= 0.05
-        covered += estimate.interval[0] <= 0 <= estimate.interval[1]
-    assert rejected / repeats <= ceiling(repeats)
-    assert covered / repeats == pytest.approx(0.95, abs=0.015 + 2 * math.sqrt(0.05 * 0.95 / repeats))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NULLS)
-def test_false_positive_rate_long(name: str) -> None:
-    repeats = 8_000
-    assert rates(NULLS[name], repeats, seed=1)["p"] <= ceiling(repeats)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("no_flips")
-@pytest.mark.parametrize("name", COVERED)
-def test_interval_coverage_long(name: str) -> None:
-    draw, truth = COVERED[name]
-    assert rates(draw, 20_000, truth, seed=1)["covered"] == pytest.approx(0.95, abs=0.015)
+    n = 20_000
+    metric = corpus.CORPUS_METRICS["matthews_corrcoef"]
+    gold = generator.integers(0, 10, n)
+    guesses = [np.where(generator.random(n) < share, gold, 0) for share in (0.7, 0.75)]
+    sides = [list(zip(gold.tolist(), guess.tolist(), strict=True)) for guess in guesses]
+    tracemalloc.start()
+    corpus.compare(metric, *metric.statistics(*sides)).p  # noqa: B018
+    paired(generator.random(n), generator.random(n)).interval  # noqa: B018
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e8

@@ -1,0 +1,323 @@
+"""How often the verdicts of `compare` are wrong, and what their caution costs, on simulated runs.
+
+    python -m benchmarks.coverage --output benchmarks/results/coverage.json
+
+In each case the true loss is exactly the margin, so that "kept" is wrong whenever it is said: nominally in 2.5 % of
+runs. "Truth rejected" is nominally 5 %. Beside them the rates of Student's t on the same data, and how often "kept" is
+said where nothing is lost. Rates of 0/1 items and of bounded scores are guaranteed, the others are as measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks import common
+from grains_eval.report import bootstrap, corpus
+from grains_eval.report.betting import log_capital
+from grains_eval.report.clusters import cluster_sums
+from grains_eval.report.compare import Row
+from grains_eval.report.elementary import Array
+from grains_eval.report.statistics import BinaryPairs, Procedure, Undecided
+from grains_eval.report.verdict import judge_rows
+from grains_eval.types import Comparison
+
+ALPHA = 0.05
+# Enough for rates of errors, which do not depend on the number of resamples; reports draw more.
+DRAWS = 499
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Shares of runs: "kept" said, the truth rejected, no verdict."""
+
+    kept: float
+    rejected: float = math.nan
+    silent: float = 0.0
+
+
+UNKNOWN = Rates(math.nan)
+
+
+def from_tails(tails: Array) -> Rates:
+    """Rates from `[R, 2]` one-sided p-values at the truth; NaN where there is no verdict."""
+    with np.errstate(invalid="ignore"):
+        kept, rejected = tails[:, 0] <= ALPHA / 2, tails.min(axis=1) <= ALPHA / 2
+    return Rates(float(kept.mean()), float(rejected.mean()), float(np.isnan(tails[:, 0]).mean()))
+
+
+def by_betting(values: Array, truth: float) -> Rates:
+    """Betting on `[R, n]` differences between -1 and 1; their order is random as it is."""
+    target = math.log(2 / ALPHA)
+    ends = [log_capital(side * values, np.full(values.shape[0], side * truth), target) for side in (1.0, -1.0)]
+    return from_tails(np.exp(-np.stack(ends, axis=1)))
+
+
+def by_t(values: Array, truth: float) -> Rates:
+    """Student's t on the same differences."""
+    n = values.shape[1]
+    error = values.std(axis=1, ddof=1) / math.sqrt(n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = np.nan_to_num((values.mean(axis=1) - truth) / error)
+    return from_tails(np.stack([stats.t.sf(statistic, n - 1), stats.t.cdf(statistic, n - 1)], axis=1))
+
+
+def by_bootstrap(values: Array, truth: float) -> Rates:
+    """The studentised bootstrap on `[R, n]` items, or means of equal clusters."""
+    return from_tails(np.array([_mean(row, np.ones(row.size)).tails(truth) for row in values]))
+
+
+def _mean(values: Array, weights: Array, seed: int = 0) -> Procedure:
+    """As `report.statistics` does it, with fewer resamples."""
+    sums, shares, squares = cluster_sums(values, range(values.size), weights)
+    if bootstrap.units_needed(sums.size, bootstrap.effective(sums, shares, squares)) is not None:
+        return Undecided()
+    return bootstrap.of_mean(sums, shares, seed, DRAWS)
+
+
+def collapse(n: int, repeats: int, generator: np.random.Generator, jitter: float) -> Array:
+    """`[R, n]`: 1.25 % of items lose .8 of a graded score, the others jitter; the mean loss is one point."""
+    lost = generator.random((repeats, n)) < 0.0125
+    others = np.clip(generator.normal(0, jitter, (repeats, n)), -0.1, 0.1)
+    return np.where(lost, -0.8, others)
+
+
+def _counts(n: int, repeats: int, generator: np.random.Generator, helped: float, harmed: float) -> Array:
+    return generator.multinomial(n, [helped, harmed, 1 - helped - harmed], size=repeats)[:, :2]
+
+
+def by_counts(counts: Array, n: int, truth: float) -> Rates:
+    """Tango's score test on `[R, 2]` helped and harmed items."""
+    known: dict[tuple[int, int], tuple[float, float]] = {}
+    for helped, harmed in counts.tolist():
+        known.setdefault((helped, harmed), BinaryPairs(helped, harmed, n).tails(truth))
+    return from_tails(np.array([known[helped, harmed] for helped, harmed in counts.tolist()]))
+
+
+def skewed_clusters(count: int, repeats: int, generator: np.random.Generator) -> Rates:
+    """Means of equal clusters with an exponential tail to the bad side."""
+    return by_bootstrap(1 - generator.exponential(size=(repeats, count)), 0.0)
+
+
+def unequal_clusters(count: int, repeats: int, generator: np.random.Generator) -> Rates:
+    """Clusters of 4 to 40 items that share half of their spread."""
+    tails: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        sizes = generator.integers(4, 41, count)
+        means = generator.normal(size=count) * math.sqrt(0.5) + generator.normal(size=count) * np.sqrt(0.5 / sizes)
+        shares = sizes / sizes.sum()
+        needed = bootstrap.units_needed(count, bootstrap.effective(shares * means, shares, shares / sizes.sum()))
+        made = Undecided() if needed is not None else bootstrap.of_mean(shares * means, shares, 0, DRAWS)
+        tails.append(made.tails(0.0))
+    return from_tails(np.array(tails))
+
+
+def lognormal(n: int, repeats: int, generator: np.random.Generator) -> Rates:
+    """A score without bounds whose differences are a centred lognormal, turned to the bad side."""
+    return by_bootstrap(math.exp(0.5) - generator.lognormal(size=(repeats, n)), 0.0)
+
+
+def _tables(first: Array, second: Array, metric: corpus.CorpusMetric, truth: float) -> tuple[float, float]:
+    return corpus.compare(metric, first, second, draws=DRAWS).procedure.tails(truth)
+
+
+def f1_harm(n: int, repeats: int, generator: np.random.Generator) -> Rates:
+    """F1, only harm: 2.5 % of right answers to positives turn wrong; the margin is the true loss."""
+    metric = corpus.CORPUS_METRICS["f1"]
+    rates = np.array([[0.35, 0.15, 0.15], [0.35 * 0.975, 0.15, 0.15 + 0.35 * 0.025]])
+    before, after = (2 * tp / (2 * tp + fp + fn) for tp, fp, fn in rates)
+    tails: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        kind = generator.choice(4, size=n, p=[0.35, 0.15, 0.15, 0.35])
+        first = np.eye(4)[kind]
+        first[:, 3] = (kind == 0) | (kind == 3)
+        second = first.copy()
+        second[(kind == 0) & (generator.random(n) < 0.025)] = [0, 0, 1, 0]
+        tails.append(_tables(first, second, metric, after - before))
+    return from_tails(np.array(tails))
+
+
+def perplexity(n: int, repeats: int, generator: np.random.Generator) -> Rates:
+    """Word perplexity: log-likelihoods per word fall by a lognormal of the documents; kept is the upper side."""
+    metric = corpus.CORPUS_METRICS["weighted_perplexity"]
+    sigma, fall = 1.0, 0.05
+    # Documents of 50 to 400 words; the mean fall per word is the same for each length.
+    truth = math.exp(3 + fall) - math.exp(3)
+    tails: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        words = generator.integers(50, 401, n)
+        first = -words * (3 + generator.normal(0, 0.3, n))
+        worse = fall * generator.lognormal(-(sigma**2) / 2, sigma, n)
+        tables = [np.column_stack([side, words]).astype(float) for side in (first, first - words * worse)]
+        # The true difference of expected perplexities at this baseline's level.
+        level = math.exp(-first.sum() / words.sum()) / math.exp(3)
+        above, below = _tables(tables[0], tables[1], metric, truth * level)
+        tails.append((below, above))
+    return from_tails(np.array(tails))
+
+
+def subtasks(count: int, repeats: int, generator: np.random.Generator, groups: str) -> Rates:
+    """A group of 100 items a subtask, with true effects that differ by three points around zero."""
+    effects = generator.normal(0, 0.03, (repeats, count))
+    churn = 0.1
+    helped = generator.binomial(100, np.clip(churn / 2 + effects / 2, 0, 1))
+    harmed = generator.binomial(100, np.clip(churn / 2 - effects / 2, 0, 1))
+    if groups == "sampled":
+        return by_bootstrap((helped - harmed) / 100, 0.0)
+    n = 100 * count
+    pairs = [
+        BinaryPairs(int(a), int(b), n).tails(float(truth))
+        for a, b, truth in zip(helped.sum(axis=1), harmed.sum(axis=1), effects.mean(axis=1), strict=True)
+    ]
+    return from_tails(np.array(pairs))
+
+
+def preserved(n: int, repeats: int, generator: np.random.Generator, count: int = 8) -> Rates:
+    """Eight preserved 0/1 tasks, each on the margin of two points: any of them called kept."""
+    wrong = 0
+    for _ in range(repeats):
+        rows = [_row(int(a), int(b), n) for a, b in _counts(n, count, generator, 0.02, 0.04)]
+        wrong += any(verdict.answer == "kept" for verdict in judge_rows(rows, 0.02))
+    return Rates(wrong / repeats)
+
+
+def _row(helped: int, harmed: int, n: int) -> Row:
+    procedure, difference = BinaryPairs(helped, harmed, n), (helped - harmed) / n
+    comparison = Comparison(
+        task="t", metric="acc", n=n, baseline=0.5, steered=0.5 + difference, difference=difference,
+        standard_error=math.nan, interval=procedure.interval(ALPHA), p=1.0, adjusted_p=1.0, test="exact McNemar",
+        helped=helped, harmed=harmed, unchanged=n - helped - harmed,
+    )  # fmt: skip
+    return Row(comparison, (), procedure)
+
+
+Case = Callable[[int, int, np.random.Generator], Rates]
+ERRORS: Mapping[str, Case] = {
+    "0/1, rare collapse": lambda n, r, g: by_counts(_counts(n, r, g, 0.0, 0.01), n, -0.01),
+    "0/1, churn": lambda n, r, g: by_counts(_counts(n, r, g, 0.05, 0.06), n, -0.01),
+    "graded, rare collapse, others jitter": lambda n, r, g: by_betting(collapse(n, r, g, 0.02), -0.01),
+    "graded, rare collapse, others tied": lambda n, r, g: by_betting(collapse(n, r, g, 0.0), -0.01),
+    "equal clusters, skewed": skewed_clusters,
+    "unequal clusters, normal": unequal_clusters,
+    "F1, only harm": f1_harm,
+    "no bounds, lognormal": lognormal,
+    "word perplexity, skewed": perplexity,
+    "group, fixed subtasks": lambda n, r, g: subtasks(n, r, g, "fixed"),
+    "group, sampled subtasks": lambda n, r, g: subtasks(n, r, g, "sampled"),
+    "8 preserved tasks, any": preserved,
+}
+SIZES: Mapping[str, tuple[int, ...]] = {
+    "0/1, rare collapse": (100, 200, 400, 800),
+    "0/1, churn": (100, 400),
+    "graded, rare collapse, others jitter": (100, 200, 400, 800),
+    "graded, rare collapse, others tied": (100, 200, 400, 800),
+    "equal clusters, skewed": (5, 10, 12, 15, 20, 30, 57),
+    "unequal clusters, normal": (12, 20, 57),
+    "F1, only harm": (400,),
+    "no bounds, lognormal": (29, 100, 800),
+    "word perplexity, skewed": (30, 100, 800),
+    "group, fixed subtasks": (9, 10),
+    "group, sampled subtasks": (9, 10, 20, 57),
+    "8 preserved tasks, any": (400,),
+}
+PROCEDURES: Mapping[str, str] = {
+    "0/1": "exact McNemar and Tango", "graded": "betting", "equal": "cluster bootstrap", "unequal": "cluster bootstrap",
+    "F1": "studentised bootstrap", "no": "studentised bootstrap", "word": "studentised bootstrap",
+    "group, fixed": "exact McNemar and Tango", "group, sampled": "cluster bootstrap", "8": "the same, Holm",
+}  # fmt: skip
+GUARANTEED = ("0/1", "graded", "group, fixed", "8")
+
+
+def _same(case: str, n: int, repeats: int, generator: np.random.Generator) -> Rates:
+    """Student's t on the data of a case whose unit is one number."""
+    if case.startswith("graded"):
+        return by_t(collapse(n, repeats, generator, 0.02 if "jitter" in case else 0.0), -0.01)
+    if case.startswith("equal"):
+        return by_t(1 - generator.exponential(size=(repeats, n)), 0.0)
+    if case.startswith("no bounds"):
+        return by_t(math.exp(0.5) - generator.lognormal(size=(repeats, n)), 0.0)
+    return UNKNOWN
+
+
+# "Kept" where nothing is lost: name, items, share of items moved, margin.
+_SIZES = ((14_042, 0.005), (2_000, 0.01), (1_000, 0.01))
+POWER = tuple((n, moved, margin) for n, margin in _SIZES for moved in (0.01, 0.03, 0.05))
+
+
+def moved_items(n: int, repeats: int, generator: np.random.Generator, share: float) -> Array:
+    """`[R, n]` graded differences: a share of items moves by .1 to .9 either way."""
+    sign = np.where(generator.random((repeats, n)) < 0.5, -1.0, 1.0)
+    return np.where(generator.random((repeats, n)) < share, sign * generator.uniform(0.1, 0.9, (repeats, n)), 0.0)
+
+
+def _power(repeats: int, generator: np.random.Generator) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for n, share, margin in POWER:
+        label = f"{share:.0%} of items moved, margin {margin:.1%}"
+        binary = by_counts(_counts(n, repeats, generator, share / 2, share / 2), n, -margin).kept
+        values = moved_items(n, max(10, repeats // max(1, n // 2_000)), generator, share)
+        plain = by_t(values, -margin).kept
+        rows.append(_cells(f"0/1, {label}", n, power=binary))
+        rows.append(_cells(f"graded, {label}", n, power=by_betting(values, -margin).kept, plain_power=plain))
+        if n > 10_000:  # 57 subjects of nearly one size
+            means = np.stack([part.mean(axis=1) for part in np.array_split(values, 57, axis=1)], axis=1)
+            kept = by_bootstrap(means, -margin).kept
+            rows.append(_cells(f"graded, 57 clusters, {label}", n, power=kept, plain_power=plain))
+    return rows
+
+
+def _cells(
+    case: str,
+    n: int,
+    ours: Rates = UNKNOWN,
+    plain: Rates = UNKNOWN,
+    power: float = math.nan,
+    plain_power: float = math.nan,
+) -> dict[str, Any]:
+    name = next((PROCEDURES[key] for key in PROCEDURES if case.startswith(key)), "")
+    guaranteed = case.startswith(GUARANTEED)
+    if "57 clusters" in case:
+        name, guaranteed = "cluster bootstrap", False
+    return {
+        "case": case,
+        "n": n,
+        "procedure": name,
+        "error rates": "guaranteed" if guaranteed else "as measured",
+        "no verdict": _share(ours.silent or math.nan),
+        "wrongly kept": _share(ours.kept) if ours.silent < 1 else "–",
+        "truth rejected": _share(ours.rejected) if ours.silent < 1 else "–",
+        "wrongly kept by t": _share(plain.kept),
+        "rejected by t": _share(plain.rejected),
+        "kept, nothing lost": _share(power),
+        "the same by t": _share(plain_power),
+    }
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def run(repeats: int) -> list[dict[str, Any]]:
+    """All cases."""
+    rows: list[dict[str, Any]] = []
+    for case, sizes in SIZES.items():
+        for n in sizes:
+            ours = ERRORS[case](n, repeats, np.random.default_rng([1, n]))
+            rows.append(_cells(case, n, ours, _same(case, n, repeats, np.random.default_rng([1, n]))))
+    return [*rows, *_power(max(20, repeats // 4), np.random.default_rng(2))]
+
+
+def main() -> None:
+    """Print and write the table; in a smoke every case runs, and its rates mean nothing."""
+    arguments = common.parser(__doc__ or "").parse_args()
+    common.start(arguments)
+    common.report("coverage", run(20 if arguments.smoke else 1_000), arguments)
+
+
+if __name__ == "__main__":
+    main()
