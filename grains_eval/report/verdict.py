@@ -80,10 +80,14 @@ def judge_rows(
     found: list[CapabilityVerdict] = []
     margins = [_margin(row.comparison, margin) for row in rows]
     tails = [_tails(row, limit) for row, limit in zip(rows, margins, strict=True)]
+    families: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
-        family = [i for i, other in enumerate(rows) if other.comparison.method == row.comparison.method]
+        families.setdefault(row.comparison.method, []).append(place)
+    adjusted = {name: [holm([tails[i][side] for i in family]) for side in (0, 1)] for name, family in families.items()}
+    for place, row in enumerate(rows):
+        family = families[row.comparison.method]
         together = len(family) > 1 and all(tails[i][0] <= alpha / 2 for i in family)
-        kept, lost = (holm([tails[i][side] for i in family])[family.index(place)] for side in (0, 1))
+        kept, lost = (side[family.index(place)] for side in adjusted[row.comparison.method])
         answer: Answer = "cannot tell"
         if together or kept <= alpha / 2:
             answer = "kept"

@@ -258,7 +258,7 @@ def test_intervals_of_shares_stay_within_what_is_possible(tmp_path: Path) -> Non
     assert math.isnan(row.interval[0]) and row.units_needed == 12
     wide = [TaskData({"loss": [10 * x for x in side] * 4}) for side in (first, second)]
     (row,) = compare(*runs(tmp_path / "loss", *wide), alpha=0.001)
-    assert row.interval[1] > 10 > row.difference
+    assert row.interval[1] > 1.5 * row.difference > 6
 
 
 def test_corpus_metrics_that_did_not_move_are_not_known_exactly(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from grains_eval.report import statistics
+from grains_eval.report.compare import Row
 from grains_eval.report.elementary import tango_interval
 from grains_eval.report.headline import NO_PRESERVATION, headline
-from grains_eval.report.verdict import judge
+from grains_eval.report.verdict import judge, judge_rows
 from grains_eval.report.wording import change, interval, level, number, p_phrase, p_value, rounded
 from grains_eval.types import Comparison
 
@@ -144,3 +146,40 @@ def test_numbers_as_text() -> None:
 def test_more_items_than_anybody_has_are_not_counted() -> None:
     assert rounded(1_000_000) == "1,000,000"
     assert rounded(1_000_001) == "more than a million"
+
+
+def _preserved(*counts: tuple[int, int], n: int = 1_000) -> list[Row]:
+    made: list[Row] = []
+    for helped, harmed in counts:
+        procedure = statistics.BinaryPairs(helped, harmed, n)
+        comparison = row((helped - harmed) / n, 0, interval=procedure.interval(0.05), n=n)
+        made.append(Row(comparison, (), procedure))
+    return made
+
+
+def test_all_kept_is_one_claim_and_single_ones_are_adjusted() -> None:
+    """Three tasks that are each kept alone are kept together; where another is not, Holm decides."""
+    near = (10, 9)
+    alone = judge_rows(_preserved(near), 0.01)
+    assert [v.answer for v in alone] == ["kept"]
+    together = judge_rows(_preserved(near, near, near), 0.01)
+    assert [v.answer for v in together] == ["kept"] * 3
+    assert all(v.together and v.tasks == 3 for v in together)
+    mixed = judge_rows(_preserved(near, (0, 0), (0, 60)), 0.01)
+    assert [v.answer for v in mixed] == ["cannot tell", "kept", "lost"]
+    assert not any(v.together for v in mixed)
+
+
+def test_lower_is_better_is_judged_on_its_own_side() -> None:
+    rows = _preserved((60, 0), (0, 60))
+    turned = [Row(replace(r.comparison, higher_is_better=False), (), r.procedure) for r in rows]
+    assert [v.answer for v in judge_rows(turned, 0.01)] == ["lost", "kept"]
+
+
+def test_items_that_would_tell_come_in_whole_clusters() -> None:
+    clustered = row(0.0, 0.02, clusters=20)
+    verdict = judge(clustered, 0.01)
+    assert verdict.clusters_needed is not None and verdict.items_needed == verdict.clusters_needed * 50
+    assert judge(row(0.0, 0.02), 0.01).clusters_needed is None
+    few = judge(row(0.0, math.nan, clusters=5, units_needed=12), 0.01)
+    assert (few.answer, few.units_needed, few.items_needed) == ("cannot tell", 12, None)
