@@ -14,7 +14,19 @@ from benchmarks import page
 ROOT = Path(__file__).resolve().parents[2]
 
 
-BENCHMARKS = ["build", "evaluate", "exactness", "gpu", "half", "images", "methods", "overhead", "proof", "sweep"]
+BENCHMARKS = [
+    "build",
+    "coverage",
+    "evaluate",
+    "exactness",
+    "gpu",
+    "half",
+    "images",
+    "methods",
+    "overhead",
+    "proof",
+    "sweep",
+]
 
 
 @pytest.mark.slow
