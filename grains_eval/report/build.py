@@ -212,7 +212,7 @@ def _shown_losses(
     """A loss that is shown is a loss, also where it cannot be told whether it is above the margin."""
     shown = {(row.method, row.task, row.metric) for row in rows if answer(row, alpha) == "worse"}
     return tuple(
-        replace(verdict, answer="lost", items_needed=None)
+        replace(verdict, answer="lost", items_needed=None, clusters_needed=None)
         if verdict.answer == "cannot tell" and (verdict.method, verdict.task, verdict.metric) in shown
         else verdict
         for verdict in verdicts
