@@ -11,6 +11,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+USER_ERROR = 2  # exit code for what a user can mend
+MOST_NAMES = 12  # of a table, in an error
+
 
 class GrainsError(ValueError):
     """Something the user can mend: says what was wrong, what is allowed and what to do."""
@@ -21,6 +24,11 @@ def unknown(name: object, known: Iterable[str], what: str) -> GrainsError:
     names = sorted(known)
     close = get_close_matches(str(name), names, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
+    if len(names) > MOST_NAMES:
+        likely = get_close_matches(str(name), names, n=MOST_NAMES, cutoff=0)
+        return GrainsError(
+            f"unknown {what} '{name}': {hint}among the {len(names)} known are {', '.join(sorted(likely))}"
+        )
     return GrainsError(f"unknown {what} '{name}': {hint}known are {', '.join(names)}")
 
 
@@ -45,7 +53,7 @@ def one_line_errors() -> None:
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if isinstance(error, GrainsError):
             sys.stderr.write(f"grains_hf: {' '.join(str(error).split())}\n")
-        else:
-            inherited(kind, error, traceback)
+            raise SystemExit(USER_ERROR)  # the interpreter's own code after a hook is 1
+        inherited(kind, error, traceback)
 
     sys.excepthook = hook

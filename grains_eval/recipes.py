@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PrivateAttr, ValidationError, model_validator
 
 from grains_eval.errors import GrainsError, unknown
 
@@ -50,6 +50,19 @@ class Data(Section):
     development: Annotated[int, Field(ge=0)] = 100
     development_split: str | None = Field(default=None, description="default: the same split, other items")
     seed: int = 0
+
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the recipe's file, where relative paths of pictures begin; None for a recipe without one."""
+        return self._folder
+
+    def beside(self, folder: Path | None) -> Data:
+        """The same data with another `folder`."""
+        placed = self.model_copy()
+        placed._folder = folder
+        return placed
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
@@ -169,7 +182,8 @@ class Recipe(Section):
             GrainsError: an unknown key or a bad value.
         """
         raw = _merged({**self.model_dump(mode="json"), "methods": {}}, overrides)
-        return parse_recipe(raw, where=f"variant '{name}' of {self.name}")
+        made = parse_recipe(raw, where=f"variant '{name}' of {self.name}")
+        return made.model_copy(update={"data": made.data.beside(self.data.folder)})
 
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON of the recipe, 16 hex digits."""
@@ -185,7 +199,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read and validate a recipe.
 
     Args:
-        path: The YAML file. A relative `data.path` is resolved against its folder.
+        path: The YAML file. A relative `data.path` and the paths of pictures are resolved against its folder.
         overrides: `section.key=value` strings; values are YAML.
 
     Raises:
@@ -205,7 +219,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     if data_file and not Path(data_file).is_absolute() and (file.parent / data_file).exists():
         data = recipe.data.model_copy(update={"path": str((file.parent / data_file).resolve())})
         recipe = recipe.model_copy(update={"data": data})
-    return recipe
+    return recipe.model_copy(update={"data": recipe.data.beside(file.parent.resolve())})
 
 
 def parse_recipe(raw: dict[str, Any], overrides: Iterable[str] = (), where: str = "recipe") -> Recipe:

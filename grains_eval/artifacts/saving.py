@@ -127,8 +127,8 @@ def save(
         if attributions:
             write_attributions(work / ATTRIBUTIONS, attributions, selections)
         for example, images in enumerate(pictures[:_MOST_PICTURES]):
-            (work / PICTURES).mkdir(exist_ok=True)
             for index, image in enumerate(images):
+                (work / PICTURES).mkdir(exist_ok=True)
                 image.convert("RGB").save(work / PICTURES / f"{example}-{index}.png")
         if recipe is not None:
             (work / RECIPE).write_text(recipe, encoding="utf-8")
@@ -160,7 +160,10 @@ def check_replaceable(target: Path) -> None:
     """Refuse to replace anything but an artifact or an empty folder.
 
     Raises:
-        GrainsError: something else is there.
+        GrainsError: something else is there, or nothing can be written there.
     """
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file()):
         raise GrainsError(f"'{target}' is not a vectors folder and will not be replaced; choose another --output_path")
+    place = next(parent for parent in target.absolute().parents if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise GrainsError(f"nothing can be written to '{place}'; choose another --output_path")

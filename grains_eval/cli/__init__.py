@@ -6,13 +6,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from grains_eval import __version__
 from grains_eval.cli import compare, power, run, vectors
 from grains_eval.cli.command import Command
-from grains_eval.cli.errors import USER_ERROR, exit_code
-from grains_eval.errors import pick
+from grains_eval.cli.errors import exit_code
+from grains_eval.errors import USER_ERROR, pick
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "start here": run.START,
@@ -45,7 +46,16 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # argparse's are overloads
         self, args: Any = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """As argparse; words that a command does not know are its own error, not the whole program's."""
+        """As argparse; words that a command does not know are its own error, not the whole program's.
+
+        A misspelt flag is named before the flag that is missing for it.
+        """
+        words: list[str] = [] if args is None or self._subparsers is not None else [str(word) for word in args]
+        for word in words[: words.index("--")] if "--" in words else words:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in self._option_string_actions:
+                close = get_close_matches(flag, self._option_string_actions, n=1)
+                self.error(f"unrecognized arguments: {flag}{f'; did you mean {close[0]}?' if close else ''}")
         found, rest = super().parse_known_args(args, namespace)
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")

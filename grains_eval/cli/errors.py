@@ -6,9 +6,9 @@ import errno
 import sys
 from collections.abc import Callable
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import USER_ERROR, GrainsError
 
-USER_ERROR, INTERRUPTED = 2, 130
+INTERRUPTED = 130
 
 
 def exit_code(work: Callable[[], object], traceback: bool = False) -> int:

@@ -13,14 +13,14 @@ from lm_eval.models.huggingface import HFLM
 
 from grains_eval.errors import GrainsError
 from grains_eval.harness.model import GrainsHF, SteeringMixin
-from grains_eval.models.loading import HarnessModel, parse_model_args
+from grains_eval.models.loading import HarnessModel, LoadedModel, parse_model_args
 from grains_eval.preferences import task_manager
 
 MODEL_FOLDER = 200  # characters of a folder's name, of 255 that file systems take
 
 
 def evaluate(
-    model: HarnessModel | str | Mapping[str, Any],
+    model: LoadedModel | HarnessModel | str | Mapping[str, Any],
     tasks: str | Sequence[str],
     *,
     output_path: str | Path | None = None,
@@ -33,7 +33,8 @@ def evaluate(
     """Run lm-eval on tasks.
 
     Args:
-        model: A `grains_hf` model, or its `--model_args` as string or mapping (`pretrained`, `vectors`, `strength`, …).
+        model: What `load_model` gave, a `grains_hf` model, or its `--model_args` as string or mapping (`pretrained`,
+            `vectors`, `strength`, …).
         tasks: Task or group names: ours, the harness's, or those in `include_path`.
         output_path: Folder for `results_*.json` and `samples_*.jsonl`, as `lm_eval --log_samples` writes them.
         include_path: Folders with the user's own tasks.
@@ -47,11 +48,18 @@ def evaluate(
         lm-eval's results, with `config.steering` saying what steered the run.
 
     Raises:
-        GrainsError: an unknown task, or steering arguments that do not fit.
+        GrainsError: an unknown task, something that is no model, or steering arguments that do not fit.
     """
     arguments: dict[str, Any] = {}
+    if isinstance(model, LoadedModel):
+        model = model.lm
     if isinstance(model, HFLM):
         lm = model
+    elif not isinstance(model, str | Mapping):
+        raise GrainsError(
+            f"a {type(model).__name__} cannot be evaluated; give load_model(...), or grains_hf's model arguments as a "
+            "string or mapping"
+        )
     else:
         arguments = parse_model_args(model)
         lm = GrainsHF.create_from_arg_obj(arguments, {"device": device, "batch_size": batch_size})

@@ -77,6 +77,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
             raise GrainsError(f"share_context={share_context!r} is neither true nor false")
         self.share_context = share_context
         self._documents: dict[tuple[str, Any], str] = {}
+        self._said: set[tuple[str, int]] = set()
         adapters = [item.artifact.adapter for item in self.applied if item.artifact.adapter is not None]
         if len(adapters) + ("peft" in kwargs) > 1:
             raise GrainsError("only one adapter can be applied; drop peft= or all but one LoRA artifact")
@@ -178,7 +179,8 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
             if key not in self._documents:
                 self._documents[key] = doc_hash(request.doc)
         for name, count in self._documents_used().items():
-            if count:
+            if count and (name, count) not in self._said:  # a sweep asks once a setting
+                self._said.add((name, count))
                 logger.warning(
                     "%d evaluated documents were used to %s the vectors; grains-eval compare leaves them out",
                     count,
@@ -189,7 +191,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         used = {"build": set[str](), "tune": set[str]()}
         for item in self.applied:
             hashes = _hashes(item)
-            used["build"].update(hashes.get("build", ()))
+            used["build"].update(hashes.get("build", ()), hashes.get("shots", ()))
             used["tune"].update(hashes.get("development", ()))
         return {name: sum(found in known for found in self._documents.values()) for name, known in used.items()}
 

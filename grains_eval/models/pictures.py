@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def check_pictures(lm: ImageLM, pictures: Sequence[Any], where: str, *, resize: 
 
     Args:
         lm: lm-eval's model object.
-        pictures: What the task or file gave.
+        pictures: What the task or file gave: pictures, or paths of picture files.
         where: Names the example or request in errors.
         resize: Whether to resize and convert; otherwise they are only checked.
 
@@ -39,7 +40,11 @@ def check_pictures(lm: ImageLM, pictures: Sequence[Any], where: str, *, resize: 
             "raise max_images or leave the item out"
         )
     checked: list[Image.Image] = []
-    for index, picture in enumerate(pictures):
+    for index, given in enumerate(pictures):
+        try:
+            picture = Image.open(given) if isinstance(given, str | PathLike) else given
+        except (OSError, ValueError) as error:
+            raise GrainsError(f"{where}: picture '{given}' cannot be read: {error}") from error
         if not isinstance(picture, Image.Image):
             kind = "missing" if picture is None else f"a {type(picture).__name__}, not a decoded picture"
             raise GrainsError(f"{where}: image {index} is {kind}; every image must be a readable picture")

@@ -76,7 +76,7 @@ def examples_from_rows(rows: Iterable[tuple[int, dict[str, Any]]], data: Data) -
             prompt=prompt,
             chosen=f"{data.delimiter}{responses[0]}",
             rejected=f"{data.delimiter}{responses[1]}",
-            images=_images(field(row, data.images), name) if data.images else (),
+            images=_images(field(row, data.images), name, data.folder) if data.images else (),
             cluster=str(field(row, data.cluster)) if data.cluster else None,
             question=question_hashes(row, shown),
         )
@@ -93,14 +93,15 @@ def _prompt(value: Any, data: Data, name: str) -> str | tuple[Message, ...]:
     return (Message("user", value),) if data.chat_template else value
 
 
-def _images(value: Any, name: str) -> tuple[Image.Image, ...]:
+def _images(value: Any, name: str, folder: Path | None) -> tuple[Image.Image, ...]:
     images: list[Image.Image] = []
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, Image.Image):
             images.append(item)
             continue
         try:
-            images.append(Image.open(str(item)).convert("RGB"))
+            beside = folder / str(item) if folder is not None else Path(str(item))
+            images.append(Image.open(beside if beside.exists() else str(item)).convert("RGB"))
         except OSError as error:
             raise GrainsError(f"{name}: picture '{item}' cannot be read: {error}") from error
     return tuple(images)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from getpass import getuser
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -19,6 +23,7 @@ from grains_eval.attribution import ATTRIBUTION_METHODS, SELECTIONS, attribute
 from grains_eval.errors import GrainsError, pick, unknown
 from grains_eval.models import EncodedExample, LoadedModel, encode_all
 from grains_eval.models.blocks import find_blocks
+from grains_eval.models.loading import read_config
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import AttributionConfig, Recipe
 from grains_eval.steering import OPERATORS, check_layer
@@ -93,8 +98,12 @@ def _curve(choice: Choice) -> list[dict[str, Any]]:
     ]
 
 
-def check_steering(loaded: LoadedModel, recipe: Recipe) -> None:
-    """Refuse a steering section that does not fit before anything is computed.
+def check_steering(recipe: Recipe, blocks: int | None) -> None:
+    """Refuse a steering section that does not fit before anything is loaded or computed.
+
+    Args:
+        recipe: The recipe.
+        blocks: Number of decoder blocks, None where it is not known yet.
 
     Raises:
         GrainsError: an unknown operator, or a block that the model lacks.
@@ -104,8 +113,32 @@ def check_steering(loaded: LoadedModel, recipe: Recipe) -> None:
     pick(ATTRIBUTION_METHODS, recipe.attribution.method, "attribution method")
     pick(SELECTIONS, recipe.attribution.selection, "selection")
     named = section.layers if isinstance(section.layers, list) else []
-    for layer in [*named, *(section.candidate_layers or [])]:
-        check_layer(layer, len(find_blocks(loaded.model)))
+    for layer in [*named, *(section.candidate_layers or [])] if blocks is not None else []:
+        check_layer(layer, blocks)
+
+
+def _configured_blocks(model_args: Mapping[str, Any]) -> int | None:
+    """The number of decoder blocks that the model's configuration says."""
+    return getattr(read_config(model_args).get_text_config(decoder=True), "num_hidden_layers", None)
+
+
+@contextmanager
+def _claimed(target: Path) -> Generator[None, None, None]:
+    """Let no other process build the same folder; the system frees the claim of one that died.
+
+    Raises:
+        GrainsError: another process is building it.
+    """
+    name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
+    # not unlinked: a process that waits at the old file would not see the claim on a new one
+    with (Path(gettempdir()) / f"grains-eval-{getuser()}-{name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise GrainsError(
+                f"another process is building '{target}'; wait for it, or choose another --output_path"
+            ) from error
+        yield
 
 
 def watched(
@@ -211,50 +244,53 @@ def build_from_recipe(
         )
     if method not in METHODS:
         raise unknown(method, METHOD_NAMES, "method")
-    loaded = loaded or LoadedModel.of(load_plain(model_args))
-    check_steering(loaded, recipe)
-    group = processes()
-    examples = examples or load_examples(recipe.data, loaded, include_path)
-    state = {"recipe": recipe.fingerprint(), **model_identity(model_args, loaded)}
-    work = target.with_name(f"{target.name}.partial")
-    cache = AttributionCache(scores or work, recipe.seed, state["weights"])
-    if group.is_first:
-        _adopt(work, state, overwrite)
-    group.wait()
-    torch.manual_seed(recipe.seed)
-    if method in ATTRIBUTING and group.count > 1:
-        mine = group.share(examples.build)
-        part = build_context_with_cache(loaded, mine, recipe, cache, progress if group.is_first else silent)
-        for encoded in part.progress(part.examples, f"attribution, process 1 of {group.count}"):
-            part.attribute(encoded, recipe.attribution)
+    with _claimed(target) if is_first_process() else nullcontext():
+        if loaded is None:
+            check_steering(recipe, _configured_blocks(model_args))
+        loaded = loaded or LoadedModel.of(load_plain(model_args))
+        check_steering(recipe, len(find_blocks(loaded.model)))
+        group = processes()
+        examples = examples or load_examples(recipe.data, loaded, include_path)
+        state = {"recipe": recipe.fingerprint(), **model_identity(model_args, loaded)}
+        work = target.with_name(f"{target.name}.partial")
+        cache = AttributionCache(scores or work, recipe.seed, state["weights"])
+        if group.is_first:
+            _adopt(work, state, overwrite)
         group.wait()
-    if not group.is_first:
+        torch.manual_seed(recipe.seed)
+        if method in ATTRIBUTING and group.count > 1:
+            mine = group.share(examples.build)
+            part = build_context_with_cache(loaded, mine, recipe, cache, progress if group.is_first else silent)
+            for encoded in part.progress(part.examples, f"attribution, process 1 of {group.count}"):
+                part.attribute(encoded, recipe.attribution)
+            group.wait()
+        if not group.is_first:
+            group.wait()
+            return target
+        try:
+            context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
+            development = watched(loaded, examples, recipe, include_path)
+            made = METHODS[method](Job(context, development, work))
+        except GrainsError:
+            if not any(work.glob("*.safetensors")):  # nothing that another attempt could use
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        origin = {**provenance(recipe, model_args, loaded, examples, development, made.choice), **made.notes}
+        folder = save(
+            replace(made.vectors, provenance=origin) if made.vectors is not None else None,
+            target,
+            attributions=made.attributions,
+            selections=made.selections,
+            pictures=[example.images for example in examples.build] if made.attributions else (),
+            adapter=made.adapter,
+            recipe=recipe.to_yaml(),
+            provenance=origin,
+            overwrite=overwrite,
+        )
+        shutil.rmtree(work, ignore_errors=True)
         group.wait()
-        return target
-    try:
-        context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
-        development = watched(loaded, examples, recipe, include_path)
-        made = METHODS[method](Job(context, development, work))
-    except GrainsError:
-        if not any(work.glob("*.safetensors")):  # nothing that another attempt could use
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    origin = {**provenance(recipe, model_args, loaded, examples, development, made.choice), **made.notes}
-    folder = save(
-        replace(made.vectors, provenance=origin) if made.vectors is not None else None,
-        target,
-        attributions=made.attributions,
-        selections=made.selections,
-        pictures=[example.images for example in examples.build] if made.attributions else (),
-        adapter=made.adapter,
-        recipe=recipe.to_yaml(),
-        provenance=origin,
-        overwrite=overwrite,
-    )
-    shutil.rmtree(work, ignore_errors=True)
-    group.wait()
-    logger.info("wrote %s%s", folder, f" with {asdict(made.vectors.recommended)}" if made.vectors else "")
-    return folder
+        logger.info("wrote %s%s", folder, f" with {asdict(made.vectors.recommended)}" if made.vectors else "")
+        return folder
 
 
 def _adopt(work: Path, state: Mapping[str, Any], overwrite: bool) -> None:
