@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
-try:
-    from lm_eval.config.templates import (  # pyright: ignore[reportMissingImports]
-        apply_template as apply_template,
-    )
-except ImportError:  # 0.4
-    from lm_eval.utils import apply_template as apply_template
+_MODULE = "lm_eval.config.templates" if find_spec("lm_eval.config.templates") else "lm_eval.utils"  # 0.5, 0.4
+apply_template: Callable[[str, Any], str] = import_module(_MODULE).apply_template
 
 _FIRST_ARGUMENTS = 2  # context and continuation, or context and generation settings
 
@@ -62,7 +60,7 @@ def loglikelihood_request(arguments: tuple[Any, ...], index: int, task: str, num
 
 def multimodal_arguments(request: Instance) -> Mapping[str, Any]:
     """Pictures and sounds of a request: the third argument in lm_eval 0.4, `additional_args` in 0.5."""
-    arguments = request.args
+    arguments = cast("tuple[Any, ...]", request.args)
     if len(arguments) > _FIRST_ARGUMENTS and isinstance(arguments[_FIRST_ARGUMENTS], dict):
         return cast("Mapping[str, Any]", arguments[_FIRST_ARGUMENTS])
     return cast("Mapping[str, Any]", getattr(request, "additional_args", None) or {})

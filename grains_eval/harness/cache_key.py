@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import align_module_device
@@ -112,14 +112,15 @@ def weights_digest(model: PreTrainedModel) -> str:
     for name, value in model.state_dict().items():
         owner, _, leaf = name.rpartition(".")
         offloaded = isinstance(value, Tensor) and value.is_meta
-        place = align_module_device(model.get_submodule(owner), "cpu") if offloaded else nullcontext()
+        place = align_module_device(model.get_submodule(owner), torch.device("cpu")) if offloaded else nullcontext()
         with place:
             held = getattr(model.get_submodule(owner), leaf) if offloaded else value
             for part in _parts(held):
                 if part.is_meta:
                     raise GrainsError(f"use_cache: the weight {name} cannot be read; run without use_cache")
                 digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
-                digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                raw: Any = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+                digest.update(raw)
     return digest.hexdigest()
 
 
@@ -128,7 +129,7 @@ def _parts(value: Any) -> Iterator[Tensor]:
     if not isinstance(value, Tensor):  # what modules keep beside their tensors
         yield torch.frombuffer(bytearray(repr(value).encode()), dtype=torch.uint8)
     elif hasattr(value, "__tensor_flatten__"):
-        names, context = value.__tensor_flatten__()
+        names, context = cast(Any, value).__tensor_flatten__()
         yield from _parts(context)
         for name in names:
             yield from _parts(getattr(value, name))

@@ -155,14 +155,14 @@ def examples_from_task(
         choices: list[str] = task.doc_to_choice(doc)
         gold, wrong = _pair(task, doc, choices, data)
         auxiliary = multimodal_arguments(requests[gold])
-        context, chosen = requests[gold].args[:2]
-        prompt = tuple(Message(m["role"], m["content"]) for m in history) if history else context
+        asked: list[Any] = [requests[one].args for one in (gold, wrong)]
+        prompt = tuple(Message(m["role"], m["content"]) for m in history) if history else asked[0][0]
         yield PreferenceExample(
             id=f"{task.task_name}:{index}",
             doc_hash=doc_hash(doc),
             prompt=prompt,
-            chosen=chosen,
-            rejected=requests[wrong].args[1],
+            chosen=asked[0][1],
+            rejected=asked[1][1],
             images=tuple(auxiliary.get("visual", ())),
             cluster=str(doc[cluster_key]) if cluster_key and cluster_key in doc else None,
             question=question_of(task, doc),

@@ -113,8 +113,9 @@ def check_steering(recipe: Recipe, blocks: int | None) -> None:
     pick(ATTRIBUTION_METHODS, recipe.attribution.method, "attribution method")
     pick(SELECTIONS, recipe.attribution.selection, "selection")
     named = section.layers if isinstance(section.layers, list) else []
-    for layer in [*named, *(section.candidate_layers or [])] if blocks is not None else []:
-        check_layer(layer, blocks)
+    if blocks is not None:
+        for layer in [*named, *(section.candidate_layers or [])]:
+            check_layer(layer, blocks)
 
 
 def _configured_blocks(model_args: Mapping[str, Any]) -> int | None:
