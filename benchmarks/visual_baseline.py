@@ -81,18 +81,14 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for background in arguments.backgrounds:
         measured: dict[tuple[str, str], list[Mapping[str, list[Any]]]] = {option: [] for option in options}
-        clusters: list[str] = []
         for seed in seeds:
             one = trial(seed, recipe, arguments.models, background)
-            clusters += [f"{seed} {item['cluster']}" for item in one.test]
             items = build_questions(one.world, recipe.data.examples)
             for option in options:
                 measured[option].append(measure(one, items, *option, setting))
-        first = [score for each in measured[options[0]] for score in each["right"]]
         for (baseline, mask), several in measured.items():
             right = [score for each in several for score in each["right"]]
             cues = [hit for each in several for hit in each["cues"]]
-            gained = common.change(first, right, [name.partition(" ")[0] for name in clusters], clusters)
             rows.append(
                 {
                     "background": background,
@@ -103,7 +99,6 @@ def main() -> None:
                     "per seed": " ".join(f"{statistics.mean(hit for hit, _ in each['cues']):.2f}" for each in several),
                     "accuracy": round(statistics.mean(right), 3),
                     "accuracies": " ".join(f"{statistics.mean(each['right']):.2f}" for each in several),
-                    **(gained if (baseline, mask) != options[0] else dict.fromkeys(gained, "")),
                     "skills": round(statistics.mean(skill for each in several for skill in each["skills"]), 3),
                     "gap": f"{100 * statistics.median(gap for each in several for gap in each['gaps']):.2f} %",
                     "nodes": round(statistics.mean(node for each in several for node in each["nodes"]), 1),
