@@ -365,6 +365,9 @@ def _idefics(kind: str) -> tuple[hf.PreTrainedModel, Any]:
     return hf.Idefics3ForConditionalGeneration(config), processor
 
 
+# Their prompts cannot be continued twice: no cache of keys and values alone, or none at all.
+UNSHARED = ("jamba", "lfm2", "mamba", "minimax", "openai_gpt", "rwkv", "t5")
+
 VISION: dict[str, Callable[[], tuple[hf.PreTrainedModel, Any]]] = {
     "llava": _llava,
     "llava_next": _llava_next,

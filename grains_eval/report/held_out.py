@@ -86,7 +86,8 @@ def unknown_origins(run: Run) -> list[str]:
     if isinstance(arguments, Mapping):
         arguments = ",".join(f"{key}={value}" for key, value in arguments.items())
     for argument, what in (("peft", "adapter"), ("delta", "delta weights"), ("steer_path", "steering vectors")):
-        if found := re.search(rf"(?:^|,){argument}=([^,]+)", str(arguments or "")):
+        found = re.search(rf"(?:^|,){argument}=([^,]+)", str(arguments or ""))
+        if found and found[1] != "None":
             said.append(
                 f"'{run.name}': nothing says which documents made the {what} '{found[1]}': none could be left out"
             )

@@ -148,7 +148,7 @@ def test_bad_input_is_one_line_and_writes_nothing(words, line, tmp_path, monkeyp
     [
         (
             ["compare", "one", "two", "--metrcs", "acc"],
-            "unrecognized arguments: --metrcs acc; see grains-eval compare --help",
+            "unrecognized arguments: --metrcs; did you mean --metrics?; see grains-eval compare --help",
         ),
         (
             ["compare", "one", "two", "--alpha", "x"],

@@ -17,7 +17,8 @@ from grains_eval.types import PreferenceExample
 from tests import tiny
 
 PROMPT = "Question what is the capital of france Answer"
-FAMILIES = sorted(set(tiny.TEXT) - {"bart"})  # builds need a decoder that reads the prompt
+# builds need a decoder that reads the prompt, and prefixes to share a cache of keys and values
+FAMILIES = sorted(set(tiny.TEXT) - {"bart", *tiny.UNSHARED})
 LENGTHS = [
     (" paris no", " rome yes"),
     (" paris paris rome yes", " rome no yes"),

@@ -317,7 +317,7 @@ def broken_picture() -> Image.Image:
     ("changes", "message"),
     [
         ({"images": (None,)}, "image 0 is missing"),
-        ({"images": ("a.png",)}, "image 0 is a str, not a decoded picture"),
+        ({"images": ("a.png",)}, "picture 'a.png' cannot be read"),
         ({"prompt": "<image><image>What?"}, r"2 image placeholder\(s\)"),
         (
             {"prompt": "<image> What <image_soft_token>?"},

@@ -117,7 +117,7 @@ def test_both_ends_of_a_long_difference_are_shown(tmp_path: Path) -> None:
     ],
 )
 def test_what_changes_no_number_is_not_mentioned(second: dict[str, Any], tmp_path: Path) -> None:
-    assert notes(tmp_path, {}, second) == []
+    assert [note for note in notes(tmp_path, {}, second) if "does not say which documents" not in note] == []
 
 
 def test_model_arguments_may_be_a_string(tmp_path: Path) -> None:
