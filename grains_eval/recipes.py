@@ -147,6 +147,9 @@ class Evaluation(Section):
         default=0.1,
         description="nats a token that mean log p(y+) may fall on development examples at a chosen setting",
     )
+    groups: Literal["fixed", "sampled"] = Field(
+        default="fixed", description="what a group's row speaks of: these subtasks, or subtasks like these"
+    )
     limit: int | None = None
     control_draws: Annotated[int, Field(ge=0)] = Field(
         default=5, description="draws of each random control in a comparison"

@@ -48,7 +48,7 @@ _OF_RUNS = {
     "metrics": "the recipe's key for the metric of the headline is evaluation.metrics: --set evaluation.metrics.TASK=A",
     "controls": "its controls are made and named by the study; or compare the folders in OUTPUT_PATH/runs",
     "higher_is_better": "a task's own YAML says it (metric_list); or compare the folders in OUTPUT_PATH/runs",
-    "groups": "a study's groups are the recipe's own subtasks; or compare the folders in OUTPUT_PATH/runs",
+    "groups": "the recipe's key is evaluation.groups: --set evaluation.groups=sampled",
     "clusters": "a task's own YAML says it (metadata.cluster_key); or compare the folders in OUTPUT_PATH/runs",
 }
 _OF_RECIPES = ("methods", "resume", "model_args", "device", "batch_size", "overrides", "include_path")

@@ -27,6 +27,7 @@ _FACTS = (
     ("chat template", ("chat_template_sha",)),
     ("system instruction", ("system_instruction",)),
     ("scoring path", ("config", "scoring_path")),
+    ("why this path", ("config", "scoring_path_reason")),
     ("steering fingerprint", ("config", "steering_fingerprint")),
 )
 

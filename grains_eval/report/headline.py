@@ -7,7 +7,21 @@ from collections.abc import Callable, Sequence
 
 from grains_eval.report.data import AgainstControl
 from grains_eval.report.verdict import CapabilityVerdict
-from grains_eval.report.wording import MANY, answer, change, confidence, gain, interval, level, p_phrase, rounded, unit
+from grains_eval.report.wording import (
+    MANY,
+    answer,
+    change,
+    confidence,
+    counted,
+    error_rates,
+    gain,
+    interval,
+    level,
+    p_phrase,
+    rounded,
+    too_few,
+    unit,
+)
 from grains_eval.types import Comparison
 
 NO_PRESERVATION = "Nothing was declared preserved, so what this cost elsewhere is unknown."
@@ -42,7 +56,12 @@ def _beyond(rivals: Sequence[AgainstControl], alpha: float) -> str:
     found: dict[tuple[str, str], list[str]] = {}
     for rival in rivals:
         row = rival.row.comparison
-        if answer(row, alpha) != "better":
+        if row.units_needed is not None:
+            who = f"whether {rival.method} is better than its strongest control, {rival.control}, cannot be told"
+            found.setdefault((row.task, row.metric), []).append(
+                f"{who}: {too_few(row.n, row.clusters, row.units_needed)}"
+            )
+        elif answer(row, alpha) != "better":
             who = f"{rival.method} is not shown to be better than its strongest control, {rival.control}"
             if answer(row, alpha) == "worse":
                 who = f"{rival.method} is worse than its strongest control, {rival.control}"
@@ -62,14 +81,21 @@ def _effect(targets: Sequence[Comparison], alpha: float) -> str:
         return f"{methods[0]}: {'; '.join(_single(row, alpha) for row in targets)}."
     text = "; ".join(_several([r for r in targets if (r.task, r.metric) == t], alpha) for t in tasks)
     # A sentence may start with a task's name, which keeps its spelling.
-    return f"{'N' + text[1:] if text.startswith('none of') else text}."
+    return f"{'N' + text[1:] if text.startswith(('none of', 'no verdict')) else text}."
 
 
 def _single(row: Comparison, alpha: float) -> str:
-    items = f"{row.n:,} held-out items" if row.excluded else f"{row.n:,} items"
+    name = f"{row.task} {row.metric}"
+    size = f"{change(row.difference, row.scale)} {unit(row.scale)}"
+    if row.units_needed is not None:
+        return f"no verdict on {name}, {size}: {too_few(row.n, row.clusters, row.units_needed)}"
+    items = counted(row.n, row.clusters)
+    if row.excluded:
+        items = items.replace(" items", " held-out items", 1)
+    approximate = ", approximate" if row.assumption and not row.guaranteed else ""
     numbers = (
-        f"{change(row.difference, row.scale)} {unit(row.scale)} ({confidence(alpha)} interval "
-        f"{interval(row.interval, row.scale)}, adjusted {p_phrase(row.adjusted_p)}, {items})"
+        f"{size} ({confidence(alpha)} interval {interval(row.interval, row.scale)}, "
+        f"adjusted {p_phrase(row.adjusted_p)}, {items}{approximate})"
     )
     found = answer(row, alpha)
     if found == "not shown":
@@ -77,33 +103,44 @@ def _single(row: Comparison, alpha: float) -> str:
         ending = ""
         if math.isfinite(detectable) and detectable > 0:
             ending = f"; a change of {level(detectable, row.scale)} would have been found with 80 % power"
-        return f"no change of {row.task} {row.metric} is shown, {numbers}{ending}"
+        return f"no change of {name} is shown, {numbers}{ending}"
     verb = {"better": "improves", "worse": "worsens", "changed": "changes"}[found]
     return (
-        f"{verb} {row.task} {row.metric} from {level(row.baseline, row.scale)} to "
+        f"{verb} {name} from {level(row.baseline, row.scale)} to "
         f"{level(row.steered, row.scale)}, {numbers}{UNDECLARED if found == 'changed' else ''}"
     )
 
 
 def _several(rows: Sequence[Comparison], alpha: float) -> str:
     name = f"{rows[0].task} {rows[0].metric}"
+    methods = len(rows)
+    few = [row for row in rows if row.units_needed is not None]
+    rows = [row for row in rows if row.units_needed is None]
+    ending = ""
+    if few:
+        most = max(few, key=lambda row: row.units_needed or 0)
+        whom = ", ".join(row.method for row in few) if rows else f"any of {methods} methods"
+        ending = f"no verdict on {name} for {whom}: {too_few(most.n, most.clusters, most.units_needed or 0)}"
+        if not rows:
+            return ending
+        ending = f"; {ending}"
     if rows[0].higher_is_better is None:
         moved = [row for row in rows if answer(row, alpha) == "changed"]
         listed = f": {_listed(moved)}" if moved else ""
-        return f"{name} is shown to change under {len(moved)} of {len(rows)} methods{listed}{UNDECLARED}"
+        return f"{name} is shown to change under {len(moved)} of {methods} methods{listed}{UNDECLARED}{ending}"
     better = sorted((r for r in rows if answer(r, alpha) == "better"), key=gain, reverse=True)
     worse = sorted((r for r in rows if answer(r, alpha) == "worse"), key=gain)
     best = max(rows, key=gain)
     if not better:
         text = (
-            f"none of {len(rows)} methods is shown to improve {name}: the largest change is {best.method}'s "
+            f"none of {methods} methods is shown to improve {name}: the largest change is {best.method}'s "
             f"{_short(best)}"
         )
     else:
-        text = f"{name} is improved by {len(better)} of {len(rows)} methods: {_listed(better)}"
+        text = f"{name} is improved by {len(better)} of {methods} methods: {_listed(better)}"
     if worse:
         text += f"; worsened by {_listed(worse)}"
-    return text
+    return text + ending
 
 
 def _short(row: Comparison) -> str:
@@ -123,9 +160,35 @@ def _cost(verdicts: Sequence[CapabilityVerdict]) -> str:
         return NO_PRESERVATION
     methods = list(dict.fromkeys(verdict.method for verdict in verdicts))
     if len(methods) == 1:
-        return "; ".join(f"{v.task} {v.metric} {capability(v)}" for v in verdicts) + "."
-    tasks = list(dict.fromkeys((v.task, v.metric) for v in verdicts))
-    return "; ".join(_by_answer([v for v in verdicts if (v.task, v.metric) == t]) for t in tasks) + "."
+        clauses = "; ".join([*(f"{v.task} {v.metric} {capability(v)}" for v in verdicts), *_rates(verdicts)])
+        return f"{''.join(f'{claim}: ' for claim in all_kept(verdicts))}{clauses}."
+    apart = [v for v in verdicts if not v.together]
+    tasks = list(dict.fromkeys((v.task, v.metric) for v in apart))
+    by_task = [_by_answer([v for v in apart if (v.task, v.metric) == task]) for task in tasks]
+    return "; ".join([*all_kept(verdicts), *by_task, *_rates(verdicts)]) + "."
+
+
+def all_kept(verdicts: Sequence[CapabilityVerdict]) -> list[str]:
+    """That methods keep every preserved task, which is one claim for each of them; nothing where none does."""
+    found: dict[int, list[str]] = {}
+    for tasks, method in dict.fromkeys((v.tasks, v.method) for v in verdicts if v.together):
+        found.setdefault(tasks, []).append(method)
+    return [
+        f"{', '.join(names)}: {'both' if tasks == 2 else f'all {tasks}'} preserved tasks are kept, as one claim"
+        f"{' each' if len(names) > 1 else ''}"
+        for tasks, names in found.items()
+    ]
+
+
+def _rates(verdicts: Sequence[CapabilityVerdict]) -> list[str]:
+    """What the error rates of verdicts rest on, each said once; with the tasks where these differ in it."""
+    found: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        said = error_rates(verdict.guaranteed, verdict.assumption) if verdict.units_needed is None else ""
+        name = f"{verdict.task} {verdict.metric}"
+        if said and name not in found.setdefault(said, []):
+            found[said].append(name)
+    return [said + (f" ({', '.join(names)})" if len(found) > 1 else "") for said, names in found.items()]
 
 
 def _by_answer(verdicts: Sequence[CapabilityVerdict]) -> str:
@@ -134,34 +197,41 @@ def _by_answer(verdicts: Sequence[CapabilityVerdict]) -> str:
     labels: dict[str, Callable[[CapabilityVerdict], str]] = {
         "kept": lambda v: v.method,
         "lost": lambda v: f"{v.method} ({change(v.gain, v.scale)})",
-        "cannot tell": lambda v: f"{v.method} ({_needed(v)})",
+        "cannot tell": lambda v: f"{v.method} ({would_tell(v)})",
     }
     for found, text in labels.items():
-        names = [text(v) for v in verdicts if v.answer == found]
+        names = [text(v) for v in verdicts if v.answer == found and v.units_needed is None]
         if names:
             lead = {"kept": "kept by", "lost": "lost by", "cannot tell": "cannot tell for"}[found]
             parts.append(f"{lead} {', '.join(names)}")
+    if few := [v for v in verdicts if v.units_needed is not None]:
+        most = max(few, key=lambda v: v.units_needed or 0)
+        parts.append(f"no verdict for {', '.join(v.method for v in few)} ({would_tell(most)})")
     margin = f"{level(first.margin, first.scale)} {unit(first.scale)}"
     return f"{first.task} {first.metric} (margin {margin}): {', '.join(parts)}"
 
 
 def capability(verdict: CapabilityVerdict) -> str:
-    """One verdict as a clause."""
-    numbers = (
-        f"{change(verdict.gain, verdict.scale)} ({interval(verdict.interval, verdict.scale)}), "
-        f"margin {level(verdict.margin, verdict.scale)} {unit(verdict.scale)}"
-    )
+    """One verdict as a clause, without what its error rates rest on."""
+    margin = f"margin {level(verdict.margin, verdict.scale)} {unit(verdict.scale)}"
+    if verdict.units_needed is not None:
+        return f"has no verdict, {change(verdict.gain, verdict.scale)}, {margin}: {would_tell(verdict)}"
+    numbers = f"{change(verdict.gain, verdict.scale)} ({interval(verdict.interval, verdict.scale)}), {margin}"
     if verdict.answer == "kept":
         loss = "; a smaller loss is shown" if verdict.interval[1] < 0 else ""
         return f"is kept, {numbers}{loss}"
     if verdict.answer == "lost":
         size = "" if verdict.interval[1] < -verdict.margin else "; whether it lost more than that cannot be told"
         return f"is lost, {numbers}{size}"
-    return f"cannot be told at n = {verdict.n:,}, {numbers}; {_needed(verdict)}"
+    return f"cannot be told with {counted(verdict.n, verdict.clusters)}, {numbers}; {would_tell(verdict)}"
 
 
-def _needed(verdict: CapabilityVerdict) -> str:
-    if verdict.items_needed is None:
-        return "no feasible number of items would tell"
-    about = "about " if verdict.items_needed <= MANY else ""
-    return f"{about}{rounded(verdict.items_needed)} items would"
+def would_tell(verdict: CapabilityVerdict) -> str:
+    """How many items, or clusters, would tell whether a skill was kept."""
+    if verdict.units_needed is not None:
+        return too_few(verdict.n, verdict.clusters, verdict.units_needed)
+    needed = verdict.clusters_needed or verdict.items_needed
+    unit_name = "clusters" if verdict.clusters_needed else "items"
+    if needed is None:
+        return f"no feasible number of {'items' if verdict.clusters is None else 'clusters'} would"
+    return f"{'about ' if needed <= MANY else ''}{rounded(needed)} {unit_name} would"

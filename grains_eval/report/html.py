@@ -13,11 +13,15 @@ from grains_eval.report.heatmap import heat_map_html
 from grains_eval.report.published import published_tables
 from grains_eval.report.tables import (
     COLUMNS,
+    SKILLS,
+    SKILLS_NOTE,
     band_cells,
     band_lines,
     caption,
     cells,
+    claims,
     control_lines,
+    procedure_lines,
     verdict_cells,
 )
 from grains_eval.report.wording import answer, level, number, share
@@ -76,6 +80,10 @@ def render_html(report: ReportData) -> str:
             draws=_grouped(draws),
             caption=caption(report),
             lines=[*control_lines(report), *band_lines(report)],
+            procedures=procedure_lines(report),
+            skills=SKILLS,
+            skills_note=SKILLS_NOTE,
+            claims=claims(report),
             verdicts=[cell for cell in verdict_cells(report) if cell[2] not in drawn],
             forests=[
                 {"title": f"{task}, {metric}", "svg": _forest(report, rows, (task, metric), index)}
@@ -139,14 +147,11 @@ def _forest(report: ReportData, rows: Sequence[Comparison], key: tuple[str, str]
 
 
 def _details(row: Comparison) -> str:
-    """What stands behind a row's numbers, as one line."""
+    """What else stands behind a row's numbers, as one line."""
     parts = [
-        f"{row.test}",
         f"standard error {level(row.standard_error, row.scale)}",
         f"80 % power for a change of {level(row.minimum_detectable_effect, row.scale)}",
     ]
-    if row.clusters is not None:
-        parts.append(f"{row.clusters:,} clusters")
     if row.excluded:
         parts.append(f"{row.excluded:,} items left out")
     return "; ".join(parts)

@@ -100,7 +100,7 @@ def forest(rows: Sequence[Comparison], controls: frozenset[str], bands: Sequence
             control = row.method in controls
             colour = COLOURS[4] if control else HELPED
             low, high = (bound * factor for bound in row.interval)
-            shown = answer(row, alpha) != "not shown"
+            shown = answer(row, alpha) not in ("not shown", "no verdict")
             if np.isfinite(low) and np.isfinite(high):
                 axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
             axes.plot(

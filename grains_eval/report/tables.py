@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from grains_eval.report.data import Band, ReportData, StudyTable
+from grains_eval.report.headline import all_kept, would_tell
 from grains_eval.report.published import published_tables
 from grains_eval.report.wording import (
     answer,
@@ -20,8 +21,8 @@ from grains_eval.report.wording import (
     p_phrase,
     p_value,
     procedure,
-    rounded,
     share,
+    too_few,
     unit,
 )
 from grains_eval.types import Comparison
@@ -99,7 +100,7 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
     left_out = next((names for width, names in _LEFT_OUT if console.width < width), frozenset[str]())
     kept = [name for name in _TERMINAL if name not in left_out]
     shown = [index for index, (name, _) in enumerate(COLUMNS) if name in kept]
-    styles = {"better": "bold", "worse": "bold", "changed": "bold", "not shown": ""}
+    styles = {"better": "bold", "worse": "bold", "changed": "bold"}
     drawn = {member for band in report.bands for member in band.members}
     keys = dict.fromkeys((row.comparison.task, row.comparison.metric) for row in report.rows)
     for key in keys:
@@ -112,14 +113,16 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
         for row in rows:
             if row.method not in drawn:
                 texts = cells(row, report)
-                table.add_row(*(escape(texts[index]) for index in shown), style=styles[answer(row, report.alpha)])
+                table.add_row(
+                    *(escape(texts[index]) for index in shown), style=styles.get(answer(row, report.alpha), "")
+                )
         for band in report.bands:
             if key in band.mean:
                 drawn_cells: dict[str, str] = dict(zip(_TERMINAL, band_cells(report, band, key, rows[0]), strict=True))
                 table.add_row(*(escape(drawn_cells[name]) for name in kept), style="dim")
         console.print(table)
-        for line in _procedures(rows):
-            console.print(escape(line), style="dim", highlight=False)
+        for methods, said in _procedures(rows):
+            console.print(escape(f"p and interval{methods and f' of {methods}'}: {said}"), style="dim", highlight=False)
     console.print(escape(caption(report, whole=False)), style="dim", highlight=False)
     for study in report.tables:
         console.print(_terminal_table(study))
@@ -142,14 +145,24 @@ def _terminal_table(study: StudyTable) -> Table:
     return table
 
 
-def _procedures(rows: Sequence[Comparison]) -> list[str]:
-    """What gave p and interval in one table; by method where they differ in it."""
+def _procedures(rows: Sequence[Comparison]) -> list[tuple[str, str]]:
+    """What gave p and interval in one table: methods, which are named only where they differ in it, and sentence."""
     found: dict[str, list[str]] = {}
     for row in rows:
         found.setdefault(procedure(row), []).append(row.method)
-    if len(found) == 1:
-        return [f"p and interval: {said}" for said in found]
-    return [f"p and interval of {', '.join(methods)}: {said}" for said, methods in found.items()]
+    return [("" if len(found) == 1 else ", ".join(methods), said) for said, methods in found.items()]
+
+
+def procedure_lines(report: ReportData) -> list[str]:
+    """What gave p and interval, task by task."""
+    grouped: dict[str, list[Comparison]] = {}
+    for row in report.rows:
+        grouped.setdefault(f"{row.comparison.task} {row.comparison.metric}", []).append(row.comparison)
+    return [
+        f"{name}{methods and f', {methods}'}: {said}."
+        for name, rows in grouped.items()
+        for methods, said in _procedures(rows)
+    ]
 
 
 def band_cells(report: ReportData, band: Band, key: tuple[str, str], row: Comparison) -> tuple[str, ...]:
@@ -195,6 +208,11 @@ def control_lines(report: ReportData) -> list[str]:
     for item in report.against_controls:
         row = item.row.comparison
         found = answer(row, report.alpha)
+        rival = f"its strongest control, {item.control}, on {row.task} {row.metric}"
+        if row.units_needed is not None:
+            why = too_few(row.n, row.clusters, row.units_needed)
+            lines.append(f"Whether {item.method} differs from {rival}, cannot be told: {why}.")
+            continue
         verb = {
             "better": "is better than",
             "worse": "is worse than",
@@ -202,7 +220,7 @@ def control_lines(report: ReportData) -> list[str]:
             "not shown": "is not shown to differ from",
         }[found]
         lines.append(
-            f"{item.method} {verb} its strongest control, {item.control}, on {row.task} {row.metric}: "
+            f"{item.method} {verb} {rival}: "
             f"{change(row.difference, row.scale)} {unit(row.scale)} ({interval(row.interval, row.scale)}, "
             f"adjusted {p_phrase(row.adjusted_p)}; {procedure(row)})."
         )
@@ -235,19 +253,16 @@ def to_markdown(report: ReportData) -> str:
         parts += ["", *(f"- {_inline(line)}" for line in lines)]
     if report.verdicts:
         parts += ["", "## Skills", ""]
-        parts += _markdown_table(
-            ["task", "metric", "method", "verdict", "change", "interval", "margin", "n", "n that would tell"],
-            verdict_cells(report),
-            [False] * 4 + [True] * 5,
-        )
+        parts += _markdown_table([name for name, _ in SKILLS], verdict_cells(report), [right for _, right in SKILLS])
+        parts += ["", _inline(SKILLS_NOTE)]
+        if said := claims(report):
+            parts += ["", *(f"- {_inline(claim)}" for claim in said)]
     for table in report.tables:
         parts += ["", f"## {table.title}", ""]
         parts += _markdown_table(table.header, table.rows, [False] + [True] * (len(table.header) - 1))
         parts += ["", _inline(table.note)]
     parts += ["", "## What gave p and interval", ""]
-    for task, metric in dict.fromkeys((row.comparison.task, row.comparison.metric) for row in report.rows):
-        same = [row.comparison for row in report.rows if (row.comparison.task, row.comparison.metric) == (task, metric)]
-        parts += [f"- {task} {metric}: {_inline(line)}" for line in _procedures(same)]
+    parts += [f"- {_inline(line)}" for line in procedure_lines(report)]
     for published in published_tables(report):
         parts += ["", f"## Published, not measured here: {published.title}", ""]
         parts += _markdown_table(published.header, published.rows, [False] + [True] * (len(published.header) - 1))
@@ -261,19 +276,48 @@ def to_markdown(report: ReportData) -> str:
     return "\n".join(parts) + "\n"
 
 
+# The table of preserved skills: heading, whether it is a number.
+SKILLS = (
+    ("task", False),
+    ("metric", False),
+    ("method", False),
+    ("verdict", False),
+    ("change", True),
+    ("interval", True),
+    ("margin", True),
+    ("n", True),
+    ("clusters", True),
+    ("error rates", False),
+    ("what would tell", False),
+)
+SKILLS_NOTE = (
+    "Kept: a loss of the margin or more is ruled out. Lost: a loss larger than the margin is shown, or one that may be "
+    "smaller. Cannot tell: neither; the last column says how many items, or clusters, would tell a difference like "
+    "this one with 80 % power. No verdict: too few for any. The tasks of one method are judged together: that all are "
+    "kept is one claim, and where not all are, each is adjusted for their number (Holm)."
+)
+
+
+def claims(report: ReportData) -> list[str]:
+    """Which methods keep all that was to be preserved, one sentence each."""
+    return [f"{claim}." for claim in all_kept([v for v in report.verdicts if v.method not in report.controls])]
+
+
 def verdict_cells(report: ReportData) -> list[tuple[str, ...]]:
-    """Rows of the table of preserved skills."""
+    """Rows of the table of preserved skills, in the order of `SKILLS`."""
     return [
         (
             v.task,
             v.metric,
             v.method,
-            v.answer,
+            "no verdict" if v.units_needed is not None else v.answer,
             change(v.gain, v.scale),
             interval(v.interval, v.scale),
             level(v.margin, v.scale),
             f"{v.n:,}",
-            "" if v.answer != "cannot tell" else rounded(v.items_needed) if v.items_needed else "none feasible",
+            "" if v.clusters is None else f"{v.clusters:,}",
+            "" if v.units_needed is not None or not v.assumption else "guaranteed" if v.guaranteed else "approximate",
+            would_tell(v) if v.answer == "cannot tell" else "",
         )
         for v in report.verdicts
     ]

@@ -32,6 +32,7 @@ class CapabilityVerdict:
         gain: `steered - baseline`, turned so that positive is better.
         interval: Confidence interval of `gain`.
         n: Items compared.
+        clusters: Clusters that they lie in; None where items count as independent.
         items_needed: Items at which a difference like the observed one would be told with 80 % power;
             None when it was told, or when no feasible number would do.
         scale: What counts as a whole: 1 for shares, 100 for BLEU, 0 where nothing does.
@@ -51,6 +52,7 @@ class CapabilityVerdict:
     gain: float
     interval: tuple[float, float]
     n: int
+    clusters: int | None = None
     items_needed: int | None = None
     scale: float = 1.0
     clusters_needed: int | None = None
@@ -143,6 +145,7 @@ def _verdict(
         gain=gain,
         interval=_turned(comparison, comparison.interval),
         n=comparison.n,
+        clusters=comparison.clusters,
         items_needed=None if needed is None else math.ceil(needed * per_unit),
         scale=comparison.scale,
         clusters_needed=needed if comparison.clusters else None,

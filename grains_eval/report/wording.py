@@ -39,7 +39,9 @@ def unit(scale: float) -> str:
 
 
 def interval(bounds: tuple[float, float], scale: float) -> str:
-    """Both ends of an interval."""
+    """Both ends of an interval; an en dash where there is none."""
+    if all(map(math.isnan, bounds)):
+        return MISSING
     return f"{change(bounds[0], scale)} to {change(bounds[1], scale)}"
 
 
@@ -47,7 +49,7 @@ def p_value(p: float) -> str:
     """A p-value as tables print it."""
     if not math.isfinite(p):
         return MISSING
-    return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0") if p < 1 else "1"
+    return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0") if p < 0.9995 else "1"
 
 
 def p_phrase(p: float) -> str:
@@ -74,11 +76,16 @@ def confidence(alpha: float) -> str:
     return f"{(1 - alpha) * 100:.12g} %"
 
 
-Answer = Literal["better", "worse", "changed", "not shown"]
+Answer = Literal["better", "worse", "changed", "not shown", "no verdict"]
 
 
 def answer(comparison: Comparison, alpha: float) -> Answer:
-    """What a row shows after adjustment: better, worse, changed where no direction is declared, or nothing."""
+    """What a row shows after adjustment: better, worse, changed where no direction is declared, or nothing.
+
+    With too few items or clusters for a test there is no verdict at all.
+    """
+    if comparison.units_needed is not None:
+        return "no verdict"
     if not comparison.adjusted_p < alpha:
         return "not shown"
     if comparison.higher_is_better is None:
@@ -91,12 +98,29 @@ def gain(comparison: Comparison) -> float:
     return -comparison.difference if comparison.higher_is_better is False else comparison.difference
 
 
+def counted(n: int, clusters: int | None) -> str:
+    """How many items were compared, and in how many clusters."""
+    return f"{n:,} items" if clusters is None else f"{n:,} items in {clusters:,} clusters"
+
+
+def too_few(n: int, clusters: int | None, needed: int) -> str:
+    """Why there is no verdict, and how many units would allow one."""
+    units = f"{n:,} items" if clusters is None else f"{clusters:,} clusters"
+    return f"{units} are too few for a test, about {needed:,} like them would do"
+
+
+def error_rates(guaranteed: bool, assumption: str) -> str:
+    """Whether error rates hold at every number of items, and under which assumption; empty where nothing is known."""
+    if not assumption:
+        return ""
+    return f"error rates {'guaranteed' if guaranteed else 'approximate'}, provided that {assumption}"
+
+
 def procedure(row: Comparison) -> str:
     """What gave a row's p and interval: the test, its units, what it speaks of and what it rests on."""
     units = f"{row.n:,} items" if row.clusters is None else f"{row.clusters:,} clusters of {row.n:,} items"
-    parts = [f"{row.test} over {units}"]
-    if row.estimand:
-        parts.append(f"about {row.estimand}")
-    if row.assumption:
-        parts.append(f"assuming that {row.assumption}{'' if row.guaranteed else ' (approximate)'}")
-    return ", ".join(parts)
+    about = row.estimand or ("items like these" if row.clusters is None else "clusters like these")
+    said = f"{row.test} over {units}, about {about}"
+    if row.units_needed is not None:
+        return f"{said}: no verdict is possible, {too_few(row.n, row.clusters, row.units_needed)}"
+    return "; ".join(filter(None, (said, error_rates(row.guaranteed, row.assumption))))

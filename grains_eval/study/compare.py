@@ -176,6 +176,7 @@ def compare_variants(
         console,
         overwrite=True,
         margin=recipe.evaluation.margin,
+        groups=recipe.evaluation.groups,
         headline_metrics=recipe.evaluation.metrics,
         targets=recipe.evaluation.tasks,
         preserve=recipe.evaluation.preserve,

@@ -116,6 +116,7 @@ def test_a_bug_keeps_its_traceback():
         (["compare", "--config", "recipe.yaml", "--targets", "a"], "evaluation.tasks: --set 'evaluation.tasks=[A,B]'"),
         (["compare", "--config", "recipe.yaml", "--preserve", "a"], "evaluation.preserve: --set"),
         (["compare", "--config", "recipe.yaml", "--margin", "0"], "evaluation.margin: --set evaluation.margin=0.02"),
+        (["compare", "--config", "recipe.yaml", "--groups", "sampled"], "--set evaluation.groups=sampled"),
         (["compare", "--config", "recipe.yaml", "--metrics", "acc"], "--set evaluation.metrics.TASK=A"),
         (["compare", "--config", "recipe.yaml", "-a", "pretrained=x", "--alpha", "1"], "alpha 1 is no level of a test"),
         (["compare", "--config", "recipe.yaml", "--clusters", "a=b"], "metadata.cluster_key"),

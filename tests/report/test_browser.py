@@ -72,6 +72,25 @@ def test_nothing_is_cut_off(browser: Any, page: Path) -> None:
     assert all(width > 300 and height > 80 for width, height in sizes)
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_telephone_shows_every_caption_without_scrolling(browser: Any, page: Path, scheme: str) -> None:
+    """A table may be wider than the page; the sentences below it may not."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": features})
+    size = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 400
+    wide = browser.execute_script(
+        "return [...document.querySelectorAll('caption, .headline, li, summary')].filter(e => e.checkVisibility())"
+        ".map(e => [e.innerText, e.getBoundingClientRect().left, e.getBoundingClientRect().right])"
+        ".filter(([text, left, right]) => left < 0 || right > 400)"
+    )
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    assert wide == []
+
+
 def test_keyboard_reaches_the_table_and_opens_items(browser: Any, page: Path) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys

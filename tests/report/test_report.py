@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -128,6 +129,68 @@ def test_terminal_and_markdown_name_test_and_clusters(report: ReportData) -> Non
         assert f"{skill.test} over 600 items" in text
 
 
+def test_markdown_and_page_say_what_gave_each_row(report: ReportData) -> None:
+    page = Outline.text(render_html(report))
+    goal = next(r.comparison for r in report.rows if r.comparison.task == "truthfulqa_mc1")
+    expected = (
+        f"truthfulqa_mc1 acc: {goal.test} over 20 clusters of 100 items, about clusters like these; error rates "
+        f"approximate, provided that {goal.assumption}.",
+        "mmlu acc: exact McNemar over 600 items, about items like these; error rates guaranteed, provided that items "
+        "are independent.",
+    )
+    for text in (page, to_markdown(report)):
+        assert all(line in text for line in expected)
+        assert "p and interval:" not in text
+
+
+def test_skills_name_error_rates_clusters_and_what_would_tell(few: ReportData) -> None:
+    lines = to_markdown(few).splitlines()
+    (found,) = [line for line in lines if line.startswith("| few | acc | grains | no verdict")]
+    assert found.endswith("| 63 | 9 |  | 9 clusters are too few for a test, about 12 like them would do |")
+    (found,) = [line for line in lines if line.startswith("| many | acc | grains | kept")]
+    assert found.endswith("| 2,000 |  | guaranteed |  |")
+    page = Outline.text(render_html(few))
+    assert "9 clusters are too few for a test" in page and "guaranteed" in page
+
+
+def test_kept_by_all_is_a_line_of_its_own(few: ReportData) -> None:
+    told = replace(few, verdicts=tuple(replace(v, together=True, tasks=2) for v in few.verdicts))
+    for text in (to_markdown(told), Outline.text(render_html(told))):
+        assert "grains: both preserved tasks are kept, as one claim." in text
+    for text in (to_markdown(few), Outline.text(render_html(few))):
+        assert "as one claim." not in text
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+    """One preserved task of nine clusters, and one of many items."""
+    root = tmp_path_factory.mktemp("few")
+    docs = [{"question": f"{place}", "topic": place % 9} for place in range(63)]
+    for name in ("plain", "grains"):
+        scores = [float(name == "grains" or place % 3 > 0) for place in range(63)]
+        small = TaskData({"acc": scores}, docs=docs, metadata={"version": 1.0, "cluster_key": "topic"})
+        config = {"scoring_path": "plain", "scoring_path_reason": "the model <reads> ahead"}
+        write_run(root / name, {"few": small, "many": TaskData({"acc": [0.0, 1.0] * 1_000})}, config=config)
+    return compare_runs([root / "plain", root / "grains"], preserve=["few", "many"])
+
+
+def test_a_row_of_too_few_clusters_says_so_at_80_columns(few: ReportData) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    render_terminal(few, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, shown.splitlines())) <= 80
+    row = next(line for line in shown.splitlines() if "no verdict" in line and "│" in line)
+    assert "+33.3" in row and "nan" not in shown
+    words = " ".join(shown.split())
+    assert "no verdict is possible, 9 clusters are too few for a test, about 12 like them would do" in words
+
+
+def test_run_cards_say_why_the_scoring_path_was_taken(few: ReportData) -> None:
+    assert all(("why this path", "the model <reads> ahead") in run.facts for run in few.runs)
+    assert "why this path: the model &lt;reads> ahead" in to_markdown(few)
+    assert "the model &lt;reads&gt; ahead" in render_html(few)
+
+
 def test_items_are_shown_in_full(report: ReportData) -> None:
     changes = next(c for c in report.changes if c.method == "grains")
     assert changes.unit == "nats"
@@ -202,6 +265,16 @@ class Outline(HTMLParser):
         self.headers_without_scope = 0
         self.unnamed_pictures = 0
         self.headings: list[str] = []
+        self.words: list[str] = []
+
+    @classmethod
+    def text(cls, page: str) -> str:
+        outline = cls()
+        outline.feed(page)
+        return " ".join("".join(outline.words).split())
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from grains_eval.report import statistics
 from grains_eval.report.compare import Row
+from grains_eval.report.data import AgainstControl
 from grains_eval.report.elementary import tango_interval
-from grains_eval.report.headline import NO_PRESERVATION, headline
+from grains_eval.report.headline import NO_PRESERVATION, headline, would_tell
 from grains_eval.report.verdict import judge, judge_rows
-from grains_eval.report.wording import change, interval, level, number, p_phrase, p_value, rounded
+from grains_eval.report.wording import answer, change, interval, level, number, p_phrase, p_value, rounded
 from grains_eval.types import Comparison
 
 
@@ -139,6 +141,7 @@ def test_numbers_as_text() -> None:
     assert change(0.0, 1) == "+0.0"
     assert interval((-0.01, 0.02), 1) == "−1.0 to +2.0"
     assert (p_value(0.0004), p_value(0.0456), p_value(1.0), p_value(math.nan)) == ("<.001", ".046", "1", "–")
+    assert (p_value(0.9994), p_value(0.99951)) == (".999", "1")
     assert (p_phrase(0.0004), p_phrase(0.2)) == ("p < .001", "p = .200")
     assert (rounded(7), rounded(123), rounded(6456), rounded(100_001)) == ("7", "130", "6,500", "110,000")
 
@@ -183,3 +186,80 @@ def test_items_that_would_tell_come_in_whole_clusters() -> None:
     assert judge(row(0.0, 0.02), 0.01).clusters_needed is None
     few = judge(row(0.0, math.nan, clusters=5, units_needed=12), 0.01)
     assert (few.answer, few.units_needed, few.items_needed) == ("cannot tell", 12, None)
+
+
+INDEPENDENT: dict[str, Any] = {"assumption": "items are independent", "guaranteed": True}
+RESAMPLED: dict[str, Any] = {"assumption": "clusters are independent, and many enough for a bootstrap", "clusters": 20}
+FEW: dict[str, Any] = {
+    "clusters": 9,
+    "units_needed": 12,
+    "interval": (math.nan, math.nan),
+    "p": math.nan,
+    "adjusted_p": math.nan,
+}
+
+
+def test_too_few_clusters_are_no_verdict_and_say_how_many_would_do() -> None:
+    few = "9 clusters are too few for a test, about 12 like them would do"
+    lone = row(0.159, 0.0, task="truthful", **FEW)
+    assert answer(lone, 0.05) == "no verdict"
+    text = headline([lone], [judge(row(-0.02, 0.0, **FEW), 0.01)], 0.05)
+    assert text == (
+        f"grains: no verdict on truthful acc, +15.9 points: {few}. "
+        f"mmlu acc has no verdict, −2.0, margin 1.0 points: {few}."
+    )
+    other = row(0.1, 0.02, method="caa", adjusted_p=0.001)
+    verdicts = [judge(row(0.0, 0.0, method=m, **FEW), 0.01) for m in ("grains", "caa")]
+    text = headline([row(0.1, 0.0, **FEW), other], verdicts, 0.05)
+    assert text == (
+        f"mmlu acc is improved by 1 of 2 methods: caa +10.0 (+8.0 to +12.0); no verdict on mmlu acc for grains: {few}. "
+        f"mmlu acc (margin 1.0 points): no verdict for grains, caa ({few})."
+    )
+    assert headline([row(0.1, 0.0, method=m, **FEW) for m in "ab"], [], 0.05).startswith(
+        f"No verdict on mmlu acc for any of 2 methods: {few}."
+    )
+
+
+def test_a_method_against_a_control_with_too_few_clusters_cannot_be_told() -> None:
+    rival = AgainstControl("grains", "random", Row(row(0.1, 0.0, **FEW), ()))
+    text = headline([row(0.1, 0.02, adjusted_p=0.001)], [], 0.05, [rival])
+    assert "But on mmlu acc whether grains is better than its strongest control, random, cannot be told: 9 clus" in text
+
+
+def test_what_would_tell_counts_clusters_where_there_are_clusters() -> None:
+    items, clusters = judge(row(0.0, 0.02, **INDEPENDENT), 0.01), judge(row(0.0, 0.02, **RESAMPLED), 0.01)
+    assert would_tell(items) == f"about {rounded(items.items_needed or 0)} items would"
+    assert would_tell(clusters) == f"about {rounded(clusters.clusters_needed or 0)} clusters would"
+    assert would_tell(judge(row(-0.01, 0.02, **RESAMPLED), 0.01)) == "no feasible number of clusters would"
+    assert "mmlu acc cannot be told with 1,000 items in 20 clusters, +0.0" in headline([], [clusters], 0.05)
+
+
+def test_error_rates_and_their_assumption_are_said_once() -> None:
+    sure, rough = judge(row(0.0, 0.005, **INDEPENDENT), 0.01), judge(row(0.0, 0.005, task="arc", **RESAMPLED), 0.01)
+    text = headline([row(0.1, 0.02, adjusted_p=0.001, **RESAMPLED)], [sure, sure], 0.05)
+    assert "adjusted p = .001, 1,000 items in 20 clusters, approximate)" in text
+    assert text.count("error rates") == 1 and text.endswith(
+        "margin 1.0 points; error rates guaranteed, provided that items are independent."
+    )
+    assert headline([], [sure, rough], 0.05).endswith(
+        "; error rates guaranteed, provided that items are independent (mmlu acc); error rates approximate, provided "
+        "that clusters are independent, and many enough for a bootstrap (arc acc)."
+    )
+
+
+def test_all_kept_is_said_as_one_claim() -> None:
+    near = (10, 10)
+    kept = [
+        replace(v, task=task) for v, task in zip(judge_rows(_preserved(near, near, near), 0.01), "abc", strict=True)
+    ]
+    assert (
+        headline([], kept, 0.05)
+        .partition(". ")[2]
+        .startswith("grains: all 3 preserved tasks are kept, as one claim: a acc is kept, +0.0 (")
+    )
+    both = [*kept, *(replace(v, method="caa") for v in kept), replace(kept[0], method="icv", together=False)]
+    assert headline([], both, 0.05).partition(". ")[2] == (
+        "grains, caa: all 3 preserved tasks are kept, as one claim each; a acc (margin 1.0 points): kept by icv."
+    )
+    mixed = judge_rows(_preserved(near, (0, 0), (0, 60)), 0.01)
+    assert "claim" not in headline([], mixed, 0.05)

@@ -209,6 +209,16 @@ def test_methods_that_are_no_vector_are_evaluated_too(tmp_path):
     assert read_run(tmp_path / "out" / "runs" / "prompt").instructed
 
 
+@pytest.mark.parametrize("groups", ["fixed", "sampled"])
+def test_what_a_group_speaks_of_is_the_recipes_to_say(groups, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(compare_room, "run_all", lambda *_, **__: ({}, {}))
+    monkeypatch.setattr(compare_room, "compare_runs", lambda *_, **said: asked.update(said))
+    told = recipe(f"evaluation.groups={groups}", "evaluation.control_draws=0", "data.examples=8")
+    compare_methods(told, demo_model_args("text_split"), tmp_path / "out", methods=["vocabulary"])
+    assert asked["groups"] == groups
+
+
 def test_metadata_reaches_the_tasks_that_build_and_that_are_evaluated(tmp_path):
     items = tmp_path / "items"
     shutil.copytree(task_directory() / "demo" / "text_split" / "data", items)
