@@ -72,13 +72,25 @@ def cache_key(lm: HarnessModel, arguments: Mapping[str, Any], steering: Any) -> 
         "config": model.config,
         "generation": getattr(model, "generation_config", None),
         "max_length": lm.max_length,
-        "adapters": {**peft, "active": getattr(model, "active_adapters", None)} if peft else None,
+        "adapters": {**peft, "layers": _adapter_states(model)} if peft else None,
         "weights": weights_digest(model),
         "reading": [files_digest(each) for each in (lm.tokenizer, processor) if each is not None],
         "steering": steering,
         "versions": {name: version(name) for name in _PACKAGES},
     }
     return hashlib.sha256(json.dumps(_plain(described), sort_keys=True).encode()).hexdigest()[:16]
+
+
+_ADAPTER_STATES = ("active_adapters", "active_adapter", "disable_adapters", "merged_adapters", "scaling")
+
+
+def _adapter_states(model: nn.Module) -> dict[str, Any]:
+    """Of every adapted layer, which adapters act on it and how strongly."""
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "disable_adapters")}
+    return {
+        name: {key: getattr(module, key, None) for key in _ADAPTER_STATES if not callable(getattr(module, key, None))}
+        for name, module in layers.items()
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from grains_eval.harness.shared_context import Memo, PreparedContext, score_prep
 from grains_eval.harness.sharing import Proof, attempt, shareable
 from grains_eval.harness.stacking import Configuration
 from grains_eval.models import pictures
+from grains_eval.preferences.hashing import picture_hash
 from grains_eval.steering import applied
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class SharedImagesMixin(_Base):
 
     def _asked(self, request: ImageRequest) -> _Asked:
         ids = pictures.continuation_ids(self, request.context, request.continuation, request.images, request.where)
-        shown = tuple((image.mode, image.size, hashlib.sha256(image.tobytes()).hexdigest()) for image in request.images)
+        shown = tuple(picture_hash(image) for image in request.images)
         return _Asked(request, (request.context, shown), None if ids is None else tuple(ids))
 
     def _remember(self, asked: Sequence[_Asked], memo: Memo, disable_tqdm: bool) -> None:

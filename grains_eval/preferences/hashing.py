@@ -20,6 +20,12 @@ def has_image(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(has_image(item) for item in value)
 
 
+def picture_hash(picture: Image) -> str:
+    """SHA-256 of what a picture shows: pixels, size, mode and palette."""
+    described = f"{picture.mode} {picture.size} {picture.getpalette()} {picture.info.get('transparency')!r}"
+    return hashlib.sha256(described.encode() + picture.tobytes()).hexdigest()
+
+
 def doc_hash(doc: Any) -> str:
     """The `doc_hash` that lm-eval writes into `samples_*.jsonl`.
 
@@ -40,7 +46,4 @@ def identity(doc: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if not isinstance(value, Image):
-        return handle_non_serializable(value)
-    pixels = hashlib.sha256(value.tobytes()).hexdigest()
-    return {"mode": value.mode, "size": value.size, "palette": value.getpalette(), "sha256": pixels}
+    return picture_hash(value) if isinstance(value, Image) else handle_non_serializable(value)

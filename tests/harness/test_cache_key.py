@@ -161,3 +161,18 @@ def test_a_cache_gives_no_answer_of_another_setting(tiny_text, tmp_path, argumen
     found = CachingLM(other, cache).loglikelihood(requests)
     assert asked == [1]
     assert (found == first) == ("share_context" in arguments) or found == pytest.approx(first)
+
+
+def test_the_adapter_that_acts_is_in_the_key(tiny_text):
+    folder = tiny_text("llama")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for name in ("a", "b"):
+        model.add_adapter(LoraConfig(target_modules=["q_proj"], init_lora_weights=False), name)
+    lm = GrainsHF(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(folder), device="cpu")
+
+    def key(change):
+        change()
+        return cache_key(lm, {"pretrained": model}, [])
+
+    switches = [lambda: model.set_adapter("a"), lambda: model.set_adapter("b"), model.disable_adapters]
+    assert len({key(switch) for switch in switches}) == 3

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import torch
 from lm_eval.models.hf_vlms import HFMultimodalLM
+from PIL import Image
 
 from grains_eval.errors import GrainsError
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin
@@ -168,6 +169,18 @@ def test_one_text_with_two_pictures_is_two_contexts(sweep, model):
     assert [each[0] for each in [*together, *after]] == pytest.approx(
         [each[0] for each in [*expected, expected[1]]], abs=1e-5
     )
+
+
+def test_two_palettes_are_two_pictures(model):
+    indexed = [Image.new("P", PICTURES[0].size), Image.new("P", PICTURES[0].size)]
+    for each, colour in zip(indexed, ([255, 0, 0], [0, 0, 255]), strict=True):
+        each.putpalette(colour * 256)
+    assert indexed[0].tobytes() == indexed[1].tobytes()
+    lm = model("llava")
+    shown = [request(("<image>What is it?", " red square", {"visual": [each]}), 0) for each in indexed]
+    found, expected = lm.loglikelihood(shown, disable_tqdm=True), plainly(lm, shown, ())
+    assert abs(expected[0][0] - expected[1][0]) > 0.01
+    assert [each[0] for each in found] == pytest.approx([each[0] for each in expected], abs=1e-5)
 
 
 def test_position_rules_hold_on_the_plain_path_too(model, monkeypatch):
