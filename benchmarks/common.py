@@ -24,12 +24,13 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import numpy as np
 import torch
 import transformers
-from scipy.stats import quantile_test, ttest_1samp
+from scipy.stats import quantile_test, t, ttest_1samp
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from grains_eval.report.statistics import paired
+from grains_eval.report.clusters import cluster_jackknife, cluster_sums
 from grains_eval.steering import OPERATORS, ResolvedSteering
 
 Row = Mapping[str, Any]
@@ -236,10 +237,11 @@ def change(before: Sequence[float], after: Sequence[float], worlds: Sequence[str
         clusters: Items of one cluster belong together; within a world.
 
     Returns:
-        The mean; its interval for these very worlds, clustered; and its interval for worlds drawn anew, Student's t
-        over the worlds' means, which is wider wherever worlds differ.
+        The mean; its interval for these very worlds, a clustered t; and its interval for worlds drawn anew, Student's t
+        over the worlds' means, which is wider wherever worlds differ. Both are approximate.
     """
-    within = paired(before, after, clusters=clusters)
+    error, freedom = cluster_jackknife(*cluster_sums(np.subtract(after, before), clusters))
+    gain, half = statistics.mean(after) - statistics.mean(before), error * float(t.isf(0.025, freedom))
     means = [
         statistics.mean(b - a for a, b, one in zip(before, after, worlds, strict=True) if one == world)
         for world in dict.fromkeys(worlds)
@@ -247,7 +249,7 @@ def change(before: Sequence[float], after: Sequence[float], worlds: Sequence[str
     between = ttest_1samp(means, 0.0).confidence_interval(0.95) if len(means) > 1 else None
     return {
         "gain": f"{statistics.mean(means):+.3f}",
-        "in these worlds": f"[{within.interval[0]:+.3f}, {within.interval[1]:+.3f}]",
+        "in these worlds": f"[{max(gain - half, -1.0):+.3f}, {min(gain + half, 1.0):+.3f}]" if freedom else "–",
         "over worlds": "–" if between is None else f"[{max(between.low, -1.0):+.3f}, {min(between.high, 1.0):+.3f}]",
     }
 

@@ -92,7 +92,7 @@ def _counts(n: int, repeats: int, generator: np.random.Generator, helped: float,
 
 
 def by_counts(counts: Array, n: int, truth: float) -> Rates:
-    """Tango's score test on `[R, 2]` helped and harmed items."""
+    """Exact tests on `[R, 2]` helped and harmed items."""
     known: dict[tuple[int, int], tuple[float, float]] = {}
     for helped, harmed in counts.tolist():
         known.setdefault((helped, harmed), BinaryPairs(helped, harmed, n).tails(truth))
@@ -186,8 +186,16 @@ def preserved(n: int, repeats: int, generator: np.random.Generator, count: int =
     return Rates(wrong / repeats)
 
 
+class _TestsOnly(BinaryPairs):
+    """Without the intervals, on which no answer rests."""
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Not computed."""
+        return math.nan, math.nan
+
+
 def _row(helped: int, harmed: int, n: int) -> Row:
-    procedure, difference = BinaryPairs(helped, harmed, n), (helped - harmed) / n
+    procedure, difference = _TestsOnly(helped, harmed, n), (helped - harmed) / n
     comparison = Comparison(
         task="t", metric="acc", n=n, baseline=0.5, steered=0.5 + difference, difference=difference,
         standard_error=math.nan, interval=procedure.interval(ALPHA), p=1.0, adjusted_p=1.0, test="exact McNemar",
@@ -226,9 +234,9 @@ SIZES: Mapping[str, tuple[int, ...]] = {
     "8 preserved tasks, any": (400,),
 }
 PROCEDURES: Mapping[str, str] = {
-    "0/1": "exact McNemar and Tango", "graded": "betting", "equal": "cluster bootstrap", "unequal": "cluster bootstrap",
+    "0/1": "exact tests of shares", "graded": "betting", "equal": "cluster bootstrap", "unequal": "cluster bootstrap",
     "F1": "studentised bootstrap", "no": "studentised bootstrap", "word": "studentised bootstrap",
-    "group, fixed": "exact McNemar and Tango", "group, sampled": "cluster bootstrap", "8": "the same, Holm",
+    "group, fixed": "exact tests of shares", "group, sampled": "cluster bootstrap", "8": "the same, Holm",
 }  # fmt: skip
 GUARANTEED = ("0/1", "graded", "group, fixed", "8")
 

@@ -20,7 +20,7 @@ DRAWS = 9_999
 # More units than this are thrown together at random into so many groups, which estimate the same error.
 MOST_UNITS = 1_000
 # Fewer equal units than this give no verdict: the simulated errors pass 5 % (docs/statistics.md).
-FEWEST_UNITS = 12
+FEWEST_UNITS = 20
 CHUNK = 2_000_000
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,44 +32,6 @@ def mcnemar(helped: int, harmed: int) -> float:
 def one_sided_mcnemar(more: int, fewer: int) -> float:
     """Chance of at least `more` heads among all changed items: the exact test of "at most as many helped as harmed"."""
     return float(stats.binom.sf(more - 1, more + fewer, 0.5))
-
-
-def tango_tails(helped: int, harmed: int, n: int, value: float) -> tuple[float, float]:
-    """One-sided p-values of "the difference is at most `value`" and "at least `value`", by Tango's score."""
-    score = _tango_score(helped, harmed, n, value)
-    return float(stats.norm.sf(score)), float(stats.norm.cdf(score))
-
-
-@lru_cache(maxsize=65_536)
-def tango_interval(helped: int, harmed: int, n: int, alpha: float = 0.05) -> tuple[float, float]:
-    """Score interval for the difference of paired proportions (Tango 1998, Statistics in Medicine 17).
-
-    Args:
-        helped: Items that turned from 0 to 1.
-        harmed: Items that turned from 1 to 0.
-        n: All items, unchanged ones included.
-        alpha: One minus the confidence level.
-    """
-    quantile = float(stats.norm.ppf(1 - alpha / 2))
-
-    def score(delta: float) -> float:
-        return _tango_score(helped, harmed, n, delta)
-
-    estimate = (helped - harmed) / n
-    lower = -1.0 if estimate <= -1 else find_root(lambda x: score(x) - quantile, -1 + 1e-12, estimate)
-    upper = 1.0 if estimate >= 1 else find_root(lambda x: score(x) + quantile, estimate, 1 - 1e-12)
-    return lower, upper
-
-
-def _tango_score(helped: int, harmed: int, n: int, delta: float) -> float:
-    b = -helped - harmed + (2 * n - helped + harmed) * delta
-    root = math.sqrt(max(b * b + 8 * n * harmed * delta * (1 - delta), 0.0))
-    harmed_share = (root - b) / (4 * n)
-    variance = n * (2 * harmed_share + delta * (1 - delta))
-    distance = helped - harmed - n * delta
-    if variance <= 0:
-        return math.copysign(math.inf, distance) if abs(distance) > 1e-9 else 0.0
-    return distance / math.sqrt(variance)
 
 
 def find_root(function: Callable[[float], float], low: float, high: float) -> float:

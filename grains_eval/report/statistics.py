@@ -23,12 +23,10 @@ from grains_eval.report.clusters import cluster_sums, jackknife_error
 from grains_eval.report.elementary import (
     Array,
     find_root,
-    one_sided_mcnemar,
     standard_error,
-    tango_interval,
-    tango_tails,
 )
 from grains_eval.report.power import mcnemar_detectable_effect, mcnemar_power
+from grains_eval.report.shares import lower_end, tail
 
 
 class Procedure(Protocol):
@@ -97,7 +95,7 @@ def paired(
 ) -> Estimate:
     """Compare two runs on the same items, by the procedure that fits the data.
 
-    0/1 scores of independent items: exact McNemar with Tango's score interval. Other bounded scores: betting. Clusters,
+    0/1 scores of independent items: exact tests, of no difference McNemar's. Other bounded scores: betting. Clusters,
     and scores without bounds: the studentised bootstrap.
 
     Args:
@@ -127,10 +125,7 @@ def paired(
 
 @dataclass(frozen=True)
 class BinaryPairs:
-    """0/1 scores of independent items: McNemar's exact test of no difference, Tango's score test of any other.
-
-    Where the two would put zero on different sides of the interval, McNemar's decides.
-    """
+    """0/1 scores of independent items: exact tests of their shares, of no difference McNemar's."""
 
     helped: int
     harmed: int
@@ -138,23 +133,12 @@ class BinaryPairs:
 
     def tails(self, value: float) -> tuple[float, float]:
         """See `Procedure`."""
-        above, below = tango_tails(self.helped, self.harmed, self.n, value)
-        exact_above, exact_below = (
-            one_sided_mcnemar(self.helped, self.harmed),
-            one_sided_mcnemar(self.harmed, self.helped),
-        )
-        if value == 0:
-            return exact_above, exact_below
-        if value < 0:
-            return min(above, exact_above), max(below, exact_below)
-        return max(above, exact_above), min(below, exact_below)
+        return tail(self.helped, self.harmed, self.n, value), tail(self.harmed, self.helped, self.n, -value)
 
     def interval(self, level: float) -> tuple[float, float]:
         """See `Procedure`."""
-        low, high = tango_interval(self.helped, self.harmed, self.n, level)
-        shown = one_sided_mcnemar(self.helped, self.harmed) <= level / 2
-        hidden = one_sided_mcnemar(self.harmed, self.helped) <= level / 2
-        return (max(low, 0.0) if shown else min(low, 0.0)), (min(high, 0.0) if hidden else max(high, 0.0))
+        low = lower_end(self.helped, self.harmed, self.n, level / 2)
+        return low, -lower_end(self.harmed, self.helped, self.n, level / 2)
 
     def detectable(self, level: float, power: float) -> float:
         """See `Procedure`; where items change too rarely, all changes are taken to go one way."""

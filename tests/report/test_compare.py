@@ -18,8 +18,9 @@ from grains_eval.errors import GrainsError
 from grains_eval.report import compare
 from grains_eval.report.compare import compare_pair
 from grains_eval.report.corpus import corpus_metric
-from grains_eval.report.elementary import mcnemar, tango_interval
+from grains_eval.report.elementary import mcnemar
 from grains_eval.report.runs import read_run
+from grains_eval.report.shares import lower_end
 from grains_eval.report.statistics import paired
 from grains_eval.report.verdict import judge
 from tests.report.folders import TaskData, doc_hash, write_run
@@ -44,7 +45,7 @@ def test_binary_metric(tmp_path: Path) -> None:
     assert (row.helped, row.harmed, row.unchanged) == (helped, harmed, 120 - helped - harmed)
     assert row.p == row.adjusted_p == mcnemar(helped, harmed)
     assert row.test == "exact McNemar"
-    assert row.interval == tango_interval(helped, harmed, 120)
+    assert row.interval == (lower_end(helped, harmed, 120, 0.025), -lower_end(harmed, helped, 120, 0.025))
     assert row.difference == pytest.approx(np.mean(second) - np.mean(first), abs=1e-15)
     assert row.anti_steered == pytest.approx(harmed / 120)
     assert row.method == "steered"
@@ -155,16 +156,16 @@ def test_margins_show_steering_below_the_threshold(tmp_path: Path) -> None:
 
 
 def test_cluster_key_of_the_task(tmp_path: Path) -> None:
-    docs = [{"q": i, "topic": {"name": f"c{i % 12}"}} for i in range(96)]
+    docs = [{"q": i, "topic": {"name": f"c{i % 24}"}} for i in range(96)]
     generator = np.random.default_rng(6)
-    effect = generator.normal(0, 1, 12)
+    effect = generator.normal(0, 1, 24)
     first = generator.normal(0, 1, 96)
-    second = first + effect[np.arange(96) % 12]
+    second = first + effect[np.arange(96) % 24]
     metadata = {"version": 1.0, "cluster_key": "topic.name"}
     one = TaskData({"score": first.tolist()}, docs=docs, metadata=metadata)
     two = TaskData({"score": second.tolist()}, docs=docs, metadata=metadata)
     (row,) = compare(*runs(tmp_path, one, two))
-    assert row.clusters == 12
+    assert row.clusters == 24
     assert row.standard_error == pytest.approx(stats.sem(effect), rel=1e-9)
     plain = [replace(task, metadata={"version": 1.0}) for task in (one, two)]
     paths = runs(tmp_path / "plain", *plain)
@@ -255,7 +256,7 @@ def test_intervals_of_shares_stay_within_what_is_possible(tmp_path: Path) -> Non
     assert not row.minimum_detectable_effect > 1
     wide = [TaskData({"loss": [10 * x for x in side]}) for side in (first, second)]
     (row,) = compare(*runs(tmp_path / "few", *wide))
-    assert math.isnan(row.interval[0]) and row.units_needed == 12
+    assert math.isnan(row.interval[0]) and row.units_needed == 20
     wide = [TaskData({"loss": [10 * x for x in side] * 4}) for side in (first, second)]
     (row,) = compare(*runs(tmp_path / "loss", *wide), alpha=0.001)
     assert row.interval[1] > 1.5 * row.difference > 6

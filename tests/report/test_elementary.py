@@ -13,12 +13,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from grains_eval.report.clusters import cluster_jackknife, cluster_standard_error, cluster_sums
-from grains_eval.report.elementary import (
-    holm,
-    mcnemar,
-    standard_error,
-    tango_interval,
-)
+from grains_eval.report.elementary import holm, mcnemar, standard_error
 from grains_eval.report.power import t_power
 from grains_eval.report.statistics import paired
 
@@ -91,33 +86,6 @@ def test_holm_is_statsmodels_and_passes_over_missing() -> None:
 def test_power_is_statsmodels() -> None:
     theirs = TTestPower().power(effect_size=0.3, nobs=40, alpha=0.05)
     assert t_power(0.3, 1 / math.sqrt(40), 39) == pytest.approx(theirs, **EXACT)
-
-
-def test_tango_interval_solves_its_score_equation() -> None:
-    helped, harmed, n = 14, 5, 60
-    low, high = tango_interval(helped, harmed, n)
-    for bound, sign in ((low, 1), (high, -1)):
-        # Tango 1998, equation 11: constrained estimate of the harmed share
-        a, b = 2 * n, -helped - harmed + (2 * n - helped + harmed) * bound
-        c = -harmed * bound * (1 - bound)
-        share = (math.sqrt(b * b - 4 * a * c) - b) / (2 * a)
-        score = (helped - harmed - n * bound) / math.sqrt(n * (2 * share + bound * (1 - bound)))
-        assert score == pytest.approx(sign * stats.norm.ppf(0.975), abs=1e-6)
-
-
-def test_tango_interval_published_example() -> None:
-    # Tango 1998, table: 44 pairs, 1 against 0 discordant pairs gives (-0.060, 0.118)
-    low, high = tango_interval(1, 0, 44)
-    assert (low, high) == pytest.approx((-0.060, 0.118), abs=1e-3)
-
-
-@pytest.mark.parametrize(("helped", "harmed", "n"), [(0, 0, 10), (10, 0, 10), (0, 10, 10), (3, 3, 6), (0, 1, 1)])
-def test_tango_interval_at_the_edges(helped: int, harmed: int, n: int) -> None:
-    low, high = tango_interval(helped, harmed, n)
-    mirrored = tango_interval(harmed, helped, n)
-    assert -1 <= low <= (helped - harmed) / n <= high <= 1
-    assert low < high
-    assert (-mirrored[1], -mirrored[0]) == pytest.approx((low, high), abs=1e-9)
 
 
 def test_standard_error_is_scipys() -> None:
