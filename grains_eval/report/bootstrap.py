@@ -21,6 +21,8 @@ DRAWS = 9_999
 MOST_UNITS = 1_000
 # Fewer equal units than this give no verdict: the simulated errors pass 5 % (docs/statistics.md).
 FEWEST_UNITS = 20
+# Fewer units than this outside the commonest value: too many resamples hold none of them, and have no spread.
+FEWEST_DIFFERENT = 8
 CHUNK = 2_000_000
 
 
@@ -115,6 +117,14 @@ def summed(values: Array, groups: NDArray[np.intp]) -> Array:
 def effective(sums: Array, shares: Array, squares: Array) -> float:
     """How many clusters of equal size say as much about the standard error: its degrees of freedom and one."""
     return cluster_jackknife(sums, shares, squares)[1] + 1
+
+
+def varied(values: Array) -> int:
+    """How many of `[G]` units do not have the commonest value, to rounding."""
+    size = float(np.max(np.abs(values), initial=0.0))
+    counts = np.unique(np.round(values / size, 12), return_counts=True)[1] if size else np.array([values.size])
+    # where no two are alike all count
+    return values.size if counts.max() == 1 else int(values.size - counts.max())
 
 
 def units_needed(units: int, equal: float) -> int | None:

@@ -24,6 +24,9 @@ Groups = Literal["fixed", "sampled"]
 ESTIMANDS: Mapping[str, str] = {"fixed": "these subtasks", "sampled": "subtasks like these"}
 # The power of a row's minimum detectable effect.
 POWER = 0.8
+# Metrics of lm-eval that are shares of one item by definition; of others only the bounds seen are known.
+SHARES = frozenset({"acc", "acc_norm", "acc_mutual_info", "exact_match", "em", "f1", "mc1", "mc2"})
+SEEN_BOUNDS = "have the bounds seen here, 0 and 1"
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,8 @@ def _made(
 ) -> Row:
     gains = np.concatenate([gain(metric) for metric in metrics])
     pushed = np.concatenate([push(metric) for metric in metrics])
-    reach = _reach(metrics[0])
+    reach = max(_reach(metric) for metric in metrics)
+    known = all(_bounds_are_known(metric) for metric in metrics)
     comparison = Comparison(
         task=name,
         metric=metrics[0].metric,
@@ -224,11 +228,18 @@ def _made(
         anti_steered=float(np.mean(pushed < 0)) if has_right_way(metrics) else math.nan,
         scale=metrics[0].scale,
         estimand=estimand,
-        assumption=estimate.assumption,
-        guaranteed=estimate.guaranteed,
+        assumption=estimate.assumption if known else estimate.assumption.replace("have bounds", SEEN_BOUNDS),
+        guaranteed=estimate.guaranteed and known,
         units_needed=estimate.units_needed,
     )
     return Row(comparison, metrics, estimate.procedure)
+
+
+def _bounds_are_known(metric: PairedMetric) -> bool:
+    """Whether scores cannot leave 0 to 1: by the metric's definition, or since they are nothing but 0 and 1."""
+    if metric.metric.partition(",")[0] in SHARES:
+        return True
+    return all(bool(np.isin(side, (0, 1)).all()) for side in (metric.baseline, metric.steered))
 
 
 def _reach(metric: PairedMetric) -> float:

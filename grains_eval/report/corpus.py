@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grains_eval.report import bootstrap
+from grains_eval.report.clusters import cluster_sums
 from grains_eval.report.elementary import Array
 from grains_eval.report.statistics import Estimate, NoSpread, Procedure, Undecided
 
@@ -79,10 +80,15 @@ def compare(
     difference = float(_difference(metric, whole)[0])
     both = np.concatenate([first, second], axis=1)
     error = float(_errors(metric, both, whole, np.ones((1, both.shape[0])))[0]) if units > 1 else math.nan
-    needed = bootstrap.units_needed(units, units)
+    labels = range(units) if index is None else index.tolist()
+    _, shares, squares = cluster_sums(np.zeros(len(labels)), labels)
+    needed = bootstrap.units_needed(units, bootstrap.effective(np.zeros(units), shares, squares))
+    moved = int(np.any(np.abs(first - second) > 1e-12 * np.abs(first).max(axis=0), axis=1).sum())
+    if needed is None and 0 < moved < bootstrap.FEWEST_DIFFERENT:
+        needed = math.ceil(units * bootstrap.FEWEST_DIFFERENT / moved)  # resamples without them have no spread
     if needed is not None:
         procedure: Procedure = Undecided()
-    elif error == 0:
+    elif moved == 0:
         procedure = NoSpread(difference, units, _one_item(metric, baseline))
     else:
         procedure = _resampled(metric, both, difference, error, seed, draws)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -238,6 +238,22 @@ def _resampled(
     count, difference = sums.size, float(sums.sum())
     error = float(jackknife_error(sums, shares)) if count > 1 else math.nan
     needed = bootstrap.units_needed(count, bootstrap.effective(sums, shares, squares))
+    varied = bootstrap.varied(sums / shares)
+    if needed is None and error > 0 and varied < bootstrap.FEWEST_DIFFERENT:
+        # resamples without the few units that differ have no spread: ratios to it say nothing
+        if math.isfinite(reach):
+            even = _bounded(sums * count, None, reach * count * float(shares.max()), alpha, seed)
+            if clusters is None:
+                return replace(even, standard_error=error)
+            return replace(
+                even,
+                standard_error=error,
+                test="betting over clusters",
+                assumption="clusters are independent and scores have bounds",
+                guaranteed=float(np.ptp(shares)) < 1e-9,
+                clusters=count,
+            )
+        needed = math.ceil(count * bootstrap.FEWEST_DIFFERENT / varied)
     groups = bootstrap.thrown_together(count, seed)
     if needed is not None:
         procedure: Procedure = Undecided()
