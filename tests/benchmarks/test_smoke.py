@@ -22,6 +22,7 @@ BENCHMARKS = [
     "gpu",
     "half",
     "images",
+    "large",
     "methods",
     "overhead",
     "proof",
