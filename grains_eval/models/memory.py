@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -38,11 +38,17 @@ def bytes_per_row(model: PreTrainedModel, encoded: EncodedExample) -> int:
     responses = len(encoded.chosen) + len(encoded.rejected)
     tokens = len(encoded.input_ids) + responses
     hidden = int(config.hidden_size)
-    inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
-    heads = int(getattr(config, "num_attention_heads", 1))
+    inner = _largest(config, "intermediate_size", 4 * hidden)
+    heads = _largest(config, "num_attention_heads", 1)
     blocks = int(config.num_hidden_layers)
     per_token = blocks * (16 * hidden + 4 * inner) * width
     return tokens * per_token + blocks * heads * tokens**2 * 4 + 3 * 4 * responses * int(config.vocab_size)
+
+
+def _largest(config: Any, name: str, default: int) -> int:
+    """A size of a configuration; layers may differ in it, and some configurations then refuse to be asked for it."""
+    found = vars(config).get(config.attribute_map.get(name, name)) or default
+    return max(map(int, found)) if isinstance(found, list | tuple) else int(found)
 
 
 def rows_that_fit(model: PreTrainedModel, encoded: EncodedExample, most: int) -> int:

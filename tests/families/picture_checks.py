@@ -56,6 +56,8 @@ class PictureSubject(Subject):
         self.words = self.processor.tokenizer
         self.pairs: Any = [(context, answer, shown) for context, shown in CONTEXTS for answer in ANSWERS]
         self.hf = HFLM(pretrained=self.model, tokenizer=self.words, batch_size=2, max_length=1024, backend="causal")
+        if not (getattr(self.model.config, "image_token_id", None) or hasattr(self.model.config, "image_token_index")):
+            raise pictures.NoProcessor("hf-multimodal needs an image_token_id, which its configuration has not")
 
     def ours(self, **arguments: Any) -> Any:
         given = {"batch_size": 2, "max_length": 1024, **arguments}

@@ -55,6 +55,14 @@ def test_the_estimate_is_no_less_than_what_a_pass_keeps(loaded_text):
     assert 0 < sum(kept.values()) <= memory.bytes_per_row(loaded.model, encoded)
 
 
+def test_layers_may_differ_in_size(loaded_text, monkeypatch):
+    loaded = loaded_text("llama")
+    encoded = encode(loaded, LONG)
+    plain = memory.bytes_per_row(loaded.model, encoded)
+    monkeypatch.setattr(loaded.model.config, "intermediate_size", [32, 64, 64])  # as in Gemma 3n; 64 is the tiny one's
+    assert memory.bytes_per_row(loaded.model, encoded) == plain
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
