@@ -117,7 +117,10 @@ class _Mover:
         if delta is None:
             delta = self.placed.setdefault(hidden.device, self.delta.to(hidden.device))
         moved = self.operator(hidden, delta)
-        return moved if where is True else torch.where(where.to(hidden.device)[..., None], moved, hidden)
+        if where is True:
+            return moved
+        # [B, n] over [B, n, H], or over [B, n, streams, H] of hyper-connections
+        return torch.where(where.to(hidden.device)[(..., *[None] * (hidden.ndim - where.ndim))], moved, hidden)
 
     def after_block(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
         del module, arguments

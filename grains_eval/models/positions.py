@@ -110,7 +110,7 @@ class Progress:
             yield
 
     def moved(self, hidden: Tensor) -> Tensor | bool:
-        """`[B or 1, n]` tokens of hidden states `[B, n, H]` that are moved; True or False where that is all or none.
+        """`[B or 1, n]` tokens of hidden states `[B, n, ..., H]` that are moved; True or False where that is all or none.
 
         Raises:
             GrainsError: the pass was not placed, or has other tokens than were announced.
@@ -121,6 +121,8 @@ class Progress:
         rows, width = hidden.shape[:2]
         if now.width is not None and now.width != width:
             raise self._refusal(f"generate announced {now.width} tokens but the blocks run {width}")
+        if hidden.ndim > 3 and (now.width is None or width in hidden.shape[2:-1]):
+            raise self._refusal("the blocks' streams cannot be told from tokens")  # Gemma 3n's stand before the batch
         if now.found is None:
             now.found = self._find(now, rows, width, hidden.device)
         return now.found

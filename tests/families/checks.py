@@ -124,16 +124,16 @@ def hooked(
 
     def move(delta: Tensor) -> Any:
         def after(module: nn.Module, arguments: Any, output: Any) -> Any:
-            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = output[0] if isinstance(output, tuple | list) else output
             moved = hidden + delta.to(hidden)
             if operator == "add_renormalised":
-                moved = moved * hidden.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True)
+                moved = moved * (hidden.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True))
             # streams beside the tokens stand before them (Gemma 3n) or after them (hyper-connections)
             chosen = mask(hidden.shape[1]).view(1, -1, *[1] * (hidden.ndim - 2))
             if hidden.ndim == 4 and hidden.shape[0] > 1:
                 chosen = mask(hidden.shape[2]).view(1, 1, -1, 1)
             moved = torch.where(chosen, moved, hidden)
-            return (moved, *output[1:]) if isinstance(output, tuple) else moved
+            return type(output)([moved, *output[1:]]) if isinstance(output, tuple | list) else moved
 
         return after
 
@@ -519,7 +519,7 @@ def states_by_hand(subject: Subject, pair: tuple[str, str]) -> Tensor:
     kept: list[Tensor] = []
 
     def keep(module: Any, arguments: Any, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = output[0] if isinstance(output, tuple | list) else output
         kept.append(hidden[0, -1].float())
 
     context, answer = subject.hf._encode_pair(*pair)

@@ -32,6 +32,7 @@ _QWEN4 = {
     "indexer_budget": 8,
     "indexer_compress_ratio": 2,
     "ple_layer_ids": [1],
+    "eos_token_id": 2,
 }
 
 _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
@@ -53,6 +54,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "gemma3n_text": {"layer_types": _SLIDING},
     "granitemoehybrid": {"layer_types": _LINEAR},
     "hrm_text": {"num_hidden_layers": 1, "num_layers_per_stack": None},
+    "reformer": {"axial_pos_embds": False},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "nemotron": {"num_key_value_heads": 2},

@@ -46,6 +46,12 @@ def test_is_right_or_refused(family):
         }, "the table in docs/models.md says otherwise: run python -m benchmarks.families and benchmarks.page"
 
 
+def test_positions_in_blocks_of_several_streams():
+    (family,) = (family for family in EVERY if family.name == "deepseek_v4")
+    outcome = examined(family, ["generation"])["generation"]
+    assert outcome.state == "same" and "refused" not in outcome.detail, outcome
+
+
 def test_there_are_enough():
     names = [family.name for family in EVERY]
     assert len(set(names)) == len(names)
