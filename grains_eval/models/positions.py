@@ -110,7 +110,7 @@ class Progress:
             yield
 
     def moved(self, hidden: Tensor) -> Tensor | bool:
-        """`[B or 1, n]` tokens of hidden states `[B, n, ..., H]` that are moved; True or False where that is all or none.
+        """`[B or 1, n]` moved tokens of hidden states `[B, n, ..., H]`; True or False where that is all or none.
 
         Raises:
             GrainsError: the pass was not placed, or has other tokens than were announced.

@@ -113,6 +113,8 @@ def blocks_by_name(model: PreTrainedModel) -> list[nn.Module]:
         and not (model.config.is_encoder_decoder and "encoder." in name.replace("decoder.", ""))
     }
     exact = [module for module in found.values() if len(module) == depth]
+    if not found:
+        raise LookupError("no list of blocks has a name that the test knows")
     return list(min(exact or list(found.values()), key=lambda module: -len(module)))
 
 
@@ -130,7 +132,7 @@ def hooked(
                 moved = moved * (hidden.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True))
             # streams beside the tokens stand before them (Gemma 3n) or after them (hyper-connections)
             chosen = mask(hidden.shape[1]).view(1, -1, *[1] * (hidden.ndim - 2))
-            if hidden.ndim == 4 and hidden.shape[0] > 1:
+            if hidden.ndim == 4 and getattr(model.config.get_text_config(decoder=True), "altup_num_inputs", 0):
                 chosen = mask(hidden.shape[2]).view(1, 1, -1, 1)
             moved = torch.where(chosen, moved, hidden)
             return type(output)([moved, *output[1:]]) if isinstance(output, tuple | list) else moved
@@ -180,7 +182,10 @@ class Subject:
         """A random direction for the first block, a middle one and the last."""
         config = self.model.config.get_text_config(decoder=True)
         draw = torch.Generator().manual_seed(1)
-        depth = len(blocks_by_name(self.model))
+        try:
+            depth = len(blocks_by_name(self.model))
+        except LookupError:  # one block is enough for the project to refuse
+            depth = 1
         chosen = sorted({0, depth // 2, depth - 1})
         width = int(config.hidden_size)
         return SteeringVectors(
@@ -230,7 +235,7 @@ class Subject:
         context, answer = self.hf._encode_pair(*pair)
         if self.hf.backend == "seq2seq":
             inputs = {"input_ids": torch.tensor([context]), "labels": torch.tensor([answer])}
-            prompt, rows = 0, slice(0, len(answer))
+            prompt, rows = 1, slice(0, len(answer))  # what the decoder starts from counts as the prompt
         else:
             inputs = {"input_ids": torch.tensor([(context + answer)[:-1]])}
             prompt, rows = len(context), slice(len(context) - 1, None)

@@ -69,6 +69,12 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "llava_next": _PINPOINTS,
     "llava_next_video": _PINPOINTS,
     "llava_onevision": _PINPOINTS,
+    "mllama": {
+        "vision_config.intermediate_layers_indices": [0, 1],
+        "vision_config.vision_output_dim": 96,
+        "vision_config.num_global_layers": 1,
+        "text_config.cross_attention_layers": [1],
+    },
     "vipllava": {"vision_feature_layers": [-1, -2], "vision_feature_layer": [-1, -2]},
     "xlstm": {"chunk_size": 16},
     "xmod": {"default_language": "en_XX"},

@@ -77,7 +77,7 @@ class PictureSubject(Subject):
             made = self.processor(text=[prompt], images=[[shown]], return_tensors="pt")
         except (TypeError, ValueError, AttributeError):
             made = self.processor(text=[prompt], images=[shown], return_tensors="pt")
-        return dict(made)
+        return {name: value for name, value in made.items() if name != "labels"}
 
     @torch.no_grad()
     def forward(self, features: dict[str, Tensor], config: SteeringConfig | None, prompt: int) -> Tensor:

@@ -93,6 +93,7 @@ def processor(model_type: str, config: hf.PreTrainedConfig) -> hf.ProcessorMixin
     side = side if isinstance(side, int) else 4 * patch
     images = getattr(hf, named)(**_image_sizes(getattr(hf, named), side, patch, vision))
     tokens = (side // patch) ** 2
+    images.image_seq_length = tokens  # PaliGemma's processor asks its image processor
     wanted = {
         "patch_size": patch,
         "image_seq_length": getattr(config, "mm_tokens_per_image", None) or tokens,
