@@ -32,10 +32,11 @@ def row(family: Family, found: Mapping[str, checks.Outcome]) -> dict[str, Any]:
 def cell(outcome: checks.Outcome, notes: dict[str, None]) -> str:
     """One word, or the path that was taken; reasons go to the notes."""
     word = {"same": "yes", "refused": "refused", "absent": "–", "wrong": "WRONG"}[outcome.state]
-    if outcome.detail in ("plain", "shared", "shared_context"):
-        return f"yes, {outcome.detail.partition('_')[0]}"
-    for note in outcome.detail.split("; ") if outcome.detail else []:
-        notes.setdefault(note)
+    path, *rest = outcome.detail.split("; ")
+    if path in ("plain", "shared", "shared_context"):
+        notes.update(dict.fromkeys(rest))
+        return f"yes, {path.partition('_')[0]}"
+    notes.update(dict.fromkeys([path, *rest] if path else []))
     if outcome.state == "same" and outcome.detail.startswith("refused: "):
         return "in part"
     return word

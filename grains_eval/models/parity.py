@@ -112,7 +112,7 @@ def _refuse_history(loaded: LoadedModel, examples: Sequence[EncodedExample], exp
         half = _precision(loaded, example).itemsize < 4
         if float((again - plain.logprobs).abs().max()) > (0.5 if half else 1e-3):
             raise GrainsError(
-                f"{_family(loaded.model)}: log-likelihoods of example {example.example.id} depend on the texts that ran "
+                f"{_family(loaded.model)}: log-likelihoods of example {example.example.id} depend on the texts run "
                 f"before it ({float(plain.logprobs[0]):.4f}, then {float(again[0]):.4f} for y+), so nothing can be "
                 "attributed; keep prompts within the length that its positions were trained for"
             )

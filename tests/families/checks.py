@@ -29,6 +29,7 @@ from grains_eval.steering import resolve
 from grains_eval.types import PreferenceExample, SteeringConfig, SteeringVectors
 from grains_eval.vectors import build_context, run_method
 from tests.families.configurations import Family, lengths
+from tests.families.pictures import NoProcessor
 from tests.families.shrink import POSITIONS
 from tests.tiny import INSIDE, STARTING, tokenizer
 
@@ -357,7 +358,7 @@ def unsteered(subject: Subject) -> Outcome:
 def steered(subject: Subject) -> Outcome:
     """Steered scores equal hooks of this file's own, on both paths and for every position rule."""
     if not hasattr(subject, "hf") or unscorable(subject):
-        return Outcome("absent", "hf cannot score it")
+        return Outcome("absent")
     some = subject.pairs[:: max(1, len(subject.pairs) // 9)]
     settings: list[tuple[SteeringConfig, bool]] = [
         (SteeringConfig(layers=None, strength=0.7, operator="add_renormalised"), False),
@@ -481,7 +482,7 @@ def build(subject: Subject) -> Outcome:
     from grains_eval.models import LoadedModel
 
     if unscorable(subject):
-        return Outcome("absent", "hf cannot score it")
+        return Outcome("absent")
     loaded = LoadedModel.of(subject.hf)
     asked = examples(subject.model.config)
     pairs = [(str(one.prompt), answer) for one in asked for answer in (one.chosen, one.rejected)]
@@ -558,7 +559,7 @@ def examined(family: Family, checks: Sequence[str] = tuple(CHECKS)) -> dict[str,
         try:
             subject: Any = (picture_checks.PictureSubject if seeing else Subject)(family)
         except Exception as error:
-            reason = f"not built at toy size: {named(error)}"
+            reason = f"not built at toy size: {error if isinstance(error, NoProcessor) else named(error)}"
             return {name: Outcome("absent", reason) for name in checks}
         functions: Any = picture_checks.CHECKS if seeing else CHECKS
         found: dict[str, Outcome] = {}
