@@ -71,8 +71,6 @@ def encode_all(
             f"{_family(loaded.model)} itself fails where the harness would run it ({_first_line(expected)})"
         ) from expected
 
-    _refuse_history(loaded, [encoded[index] for index in chosen], expected)
-
     def worst() -> _Difference:
         pairs = zip(chosen, expected, strict=True)
         found = [_compared(loaded, encoded[index], plain, reads_states) for index, plain in pairs]
@@ -100,22 +98,6 @@ def encode_all(
 
 
 _DTYPE_HINT = ", or dtype=float32 if you take this for rounding"
-
-
-def _refuse_history(loaded: LoadedModel, examples: Sequence[EncodedExample], expected: Sequence[_Outcome]) -> None:
-    """Refuse a model whose log-likelihoods depend on what ran before: transformers' dynamic rope keeps the longest."""
-    for example, plain in zip(examples, expected, strict=True):
-        if example.has_pictures:
-            continue
-        loaded.lm._model_call(example.input_ids[None, :1])
-        again = _plain(loaded, example, False).logprobs
-        half = _precision(loaded, example).itemsize < 4
-        if float((again - plain.logprobs).abs().max()) > (0.5 if half else 1e-3):
-            raise GrainsError(
-                f"{_family(loaded.model)}: log-likelihoods of example {example.example.id} depend on the texts run "
-                f"before it ({float(plain.logprobs[0]):.4f}, then {float(again[0]):.4f} for y+), so nothing can be "
-                "attributed; keep prompts within the length that its positions were trained for"
-            )
 
 
 def representative(encoded: Sequence[EncodedExample], lengths: Sequence[int]) -> list[int]:

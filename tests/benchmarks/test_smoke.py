@@ -19,6 +19,7 @@ BENCHMARKS = [
     "coverage",
     "evaluate",
     "exactness",
+    "families",
     "gpu",
     "half",
     "images",

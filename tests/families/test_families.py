@@ -52,12 +52,6 @@ def test_positions_in_blocks_of_several_streams():
     assert outcome.state == "same" and "refused" not in outcome.detail, outcome
 
 
-def test_builds_refuse_scores_that_depend_on_what_ran_before():
-    (family,) = (family for family in EVERY if family.name == "llama, dynamic rope")
-    outcome = examined(family, ["build"])["build"]
-    assert outcome.state == "refused" and "depend on the texts run before" in outcome.detail, outcome
-
-
 def test_there_are_enough():
     names = [family.name for family in EVERY]
     assert len(set(names)) == len(names)
