@@ -12,12 +12,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from grains_eval.errors import GrainsError, unknown
 
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _one_is_a_list(value: Any) -> Any:
+    """`14` is `[14]`."""
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class Section(BaseModel):
@@ -125,7 +139,7 @@ class VectorsConfig(Section):
 class SteeringSection(Section):
     """How the vector is applied; `auto` is chosen on development items."""
 
-    layers: Auto | Literal["all"] | list[int] = "auto"
+    layers: Annotated[Auto | Literal["all"] | list[int], BeforeValidator(_one_is_a_list)] = "auto"
     strength: Auto | FiniteFloat = "auto"
     unit: Literal["relative", "absolute"] = "relative"
     operator: str = "add_renormalised"

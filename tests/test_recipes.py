@@ -97,3 +97,9 @@ def test_a_data_file_is_looked_for_beside_the_recipe(tmp_path):
 @pytest.mark.parametrize("file", sorted(task_directory().glob("**/recipe*.yaml")), ids=lambda f: f.parent.name)
 def test_every_bundled_recipe_is_valid(file):
     assert load_recipe(file).evaluation.tasks
+
+
+def test_one_block_needs_no_list():
+    assert parse_recipe(MINIMAL, ["steering.layers=14"]).steering.layers == [14]
+    with pytest.raises(GrainsError, match=r"steering\.layers"):
+        parse_recipe(MINIMAL, ["steering.layers=true"])

@@ -23,9 +23,9 @@ STEERING_ARGUMENTS = frozenset({
 _HARMLESS_ARGUMENTS = frozenset({
     "device", "device_map", "device_map_option", "batch_size", "max_batch_size", "parallelize",
     "max_memory_per_gpu", "max_cpu_memory", "offload_folder", "low_cpu_mem_usage", "logits_cache", "cache_dir",
-    "token", "trust_remote_code", "gpus", "share_context", "data_parallel_size", "tensor_parallel_size",
+    "token", "gpus", "share_context", "data_parallel_size", "tensor_parallel_size",
     "pipeline_parallel_size", "gpu_memory_utilization", "swap_space", "max_num_seqs", "num_concurrent",
-    "max_retries", "timeout", "base_url",
+    "max_retries", "timeout",
 })  # fmt: skip
 # Entries of `config` that change no number or are compared elsewhere: `gen_kwargs` in each task, `scoring_path` apart.
 _HARMLESS_CONFIG = frozenset({
