@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,11 +59,13 @@ class Rows:
         features: Keywords of the model's forward, `input_ids [B, T]` among them.
         starts: Where each continuation starts.
         ends: Where it ends.
+        merged: Whether it changes its context's last token, so that its tokens were only counted.
     """
 
     features: Mapping[str, Any]
     starts: list[int]
     ends: list[int]
+    merged: list[bool]
 
 
 def images_of(request: Instance) -> list[Any]:
@@ -255,6 +258,8 @@ class ImageLoglikelihoodMixin(_Base):
             changed = targets.clone()
             changed[0, rows.ends[0] - 1] = last
             rows = replace(rows, features={**rows.features, "input_ids": changed})
+        else:
+            self._check_merged([request], rows)
         return self._read([request], rows, targets)[0]
 
     def _score_batch(self, batch: Sequence[ImageRequest]) -> list[Answer]:
@@ -262,27 +267,51 @@ class ImageLoglikelihoodMixin(_Base):
         rows = self._rows(batch)
         if rows is None:
             return [self.score_image(request) for request in batch]
+        self._check_merged(batch, rows)
         return self._read(batch, rows, rows.features["input_ids"])
 
+    def _check_merged(self, batch: Sequence[ImageRequest], rows: Rows) -> None:
+        """Refuse an answer that is part of its prompt where prompts are read both ways.
+
+        Raises:
+            GrainsError: the model's earlier tokens see later ones.
+        """
+        for request, start, end, merged in zip(batch, rows.starts, rows.ends, rows.merged, strict=True):
+            if merged:
+                score = partial(self.score_image, request)
+                tokens = end - start
+                check_causal(self.model, lambda last, score=score: score(last)[0], tokens, pictures=True, again=True)
+
     def _rows(self, batch: Sequence[ImageRequest]) -> Rows | None:
-        """Contexts with continuations, as the processor writes them; None where it writes more after them."""
+        """Contexts with continuations, as the processor writes them; None where it writes more after them.
+
+        Raises:
+            GrainsError: it writes more after a continuation that is counted, for its context's last token changes.
+        """
         texts = [request.context + request.continuation for request in batch]
         features = pictures.process(self, texts, [request.images for request in batch], batch[0].where)
         ends: list[int] = features["attention_mask"].sum(dim=1).tolist()
-        starts: list[int] = []
+        starts, merged = list[int](), list[bool]()
         for row, (request, end) in enumerate(zip(batch, ends, strict=True)):
             wanted = self._continuation_ids(request)
             if wanted is not None and features["input_ids"][row, end - len(wanted) : end].tolist() != wanted:
                 return None
+            if wanted is None and pictures.closes_prompts(self, request.context, request.images, request.where):
+                raise GrainsError(
+                    f"{request.where}: the continuation changes the prompt's last token and "
+                    f"{type(self.processor).__name__} writes more after its text, so the continuation's own tokens "
+                    "cannot be told; let the continuation begin with a space or a line break"
+                )
+            merged.append(wanted is None)
             starts.append(end - (self.continuation_length(request) if wanted is None else len(wanted)))
-        return Rows(features, starts, ends)
+        return Rows(features, starts, ends, merged)
 
     def _appended(self, request: ImageRequest) -> Rows:
         """One context as the processor writes it, line end and all (PaliGemma), and the continuation's ids after it."""
         context = pictures.process(self, [request.context], [request.images], request.where)
         start = context["input_ids"].shape[1]
         ids = self._continuation_ids(request) or []
-        return Rows(pictures.lengthened(self.model, context, ids), [start], [start + len(ids)])
+        return Rows(pictures.lengthened(self.model, context, ids), [start], [start + len(ids)], [False])
 
     def _continuation_ids(self, request: ImageRequest) -> list[int] | None:
         return pictures.continuation_ids(self, request.context, request.continuation, request.images, request.where)

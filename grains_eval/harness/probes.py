@@ -5,15 +5,13 @@ No model here but its configuration. What a probe says is judged by `sharing.Pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from grains_eval.harness.plan import Cluster, Tokens
 from grains_eval.harness.stacking import Configuration
-
-# parts of the names under which configurations keep lengths at which a model changes its ways
-_LENGTHS = ("window", "position", "chunk", "length")
 
 
 @dataclass(frozen=True)
@@ -43,13 +41,16 @@ class Candidate:
         context: Tokens of the context, truncated.
         answer: Tokens of the continuation.
         owner: Index of the request.
-        way: How it runs; what holds for one way says nothing of another.
+        way: How it runs; what holds for one way says nothing of another. Between which mentioned lengths the beginning
+            lies that its context shares with others (0 without one), and whether its answer branches off the context.
+        row: Tokens of its context's row, which may take in another answer.
     """
 
     context: Tokens
     answer: Tokens
     owner: int
-    way: tuple[bool, bool] = (False, False)
+    way: tuple[int, bool]
+    row: int
 
     @property
     def fed(self) -> int:
@@ -57,51 +58,50 @@ class Candidate:
         return len(self.context) + len(self.answer) - 1
 
 
-def mentioned_lengths(config: Any) -> list[int]:
-    """Numbers of tokens at which a model of this (text) configuration may change its ways, ascending."""
+def candidates(clusters: Sequence[Cluster], lengths: Sequence[int]) -> list[Candidate]:
+    """Every request of the plan; where a context has answers that branch off it, those stand for all of its own.
 
-    def walk(value: Any, inside: bool) -> Iterator[int]:
-        if isinstance(value, Mapping):
-            for key, item in value.items():  # pyright: ignore[reportUnknownVariableType]
-                name = str(key)  # pyright: ignore[reportUnknownArgumentType]
-                yield from walk(item, inside or name.startswith("rope") or any(part in name for part in _LENGTHS))
-        elif inside and isinstance(value, int) and not isinstance(value, bool) and value > 1:
-            yield value
-
-    return sorted(set(walk(config.to_dict(), False)))
-
-
-def candidates(clusters: Sequence[Cluster]) -> list[Candidate]:
-    """Every request of the plan; where a context has answers that branch off it, those stand for all of its own."""
+    Args:
+        clusters: The plan.
+        lengths: See `mentioned_lengths`.
+    """
     found: list[Candidate] = []
     for each in clusters:
+        prefix = 1 + bisect_left(lengths, each.prefix) if each.prefix else 0
         for group in each.groups:
             branches = group.branches
-            way = each.prefix > 0, bool(branches)
+            way = prefix, bool(branches)
             for index in branches or range(len(group.continuations)):
-                found.append(Candidate(group.context, group.continuations[index], group.owners[index], way))
+                answer, owner = group.continuations[index], group.owners[index]
+                found.append(Candidate(group.context, answer, owner, way, len(group.row)))
     return found
 
 
 def choose(given: Sequence[Candidate], lengths: Sequence[int]) -> list[Candidate]:
-    """The longest request of every way, the shortest where it is much shorter, and those around each length.
+    """Of every way the longest request, the shortest where it is much shorter, and those around each length.
+
+    Those are the last below it, the one whose context's row is nearest below (it may run beside longer rows), the first
+    above it and the first whose answer crosses it.
 
     Args:
         given: All requests.
-        lengths: See `mentioned_lengths`; one that all requests stay below adds nothing.
+        lengths: See `mentioned_lengths`; one that all requests of a way stay below adds nothing to it.
     """
-    by_length = sorted(given, key=lambda each: (each.fed, len(each.answer)))
-    if not by_length:
-        return []
-    found = list({each.way: each for each in by_length}.values())
-    if 4 * by_length[0].fed <= by_length[-1].fed:  # where it costs little
-        found.append(by_length[0])
-    for length in lengths:
-        below = [each for each in by_length if each.fed <= length]
-        above = by_length[len(below) :]
-        if above:
-            crossing = next((each for each in above if len(each.context) <= length), None)
-            found += [*below[-1:], above[0], *([] if crossing is None else [crossing])]
+    by_way: dict[tuple[int, bool], list[Candidate]] = {}
+    for each in sorted(given, key=lambda each: (each.fed, len(each.answer))):
+        by_way.setdefault(each.way, []).append(each)
+    found: list[Candidate] = []
+    for by_length in by_way.values():
+        found.append(by_length[-1])
+        if 4 * by_length[0].fed <= by_length[-1].fed:  # where it costs little
+            found.append(by_length[0])
+        for length in lengths:
+            below = [each for each in by_length if each.fed <= length]
+            above = by_length[len(below) :]
+            if above:
+                beside = [max(below, key=lambda each: (each.row, each.fed))] if below else []
+                crossing = [each for each in above if len(each.context) <= length][:1]
+                found += [*below[-1:], *beside, above[0], *crossing]
     return list({each.owner: each for each in found}.values())
 
 

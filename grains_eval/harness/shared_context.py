@@ -22,12 +22,12 @@ from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError
 from grains_eval.harness.plan import Cluster, Group, cluster, group
-from grains_eval.harness.probes import Candidate, Probe, candidates, choose, mentioned_lengths
+from grains_eval.harness.probes import Candidate, Probe, candidates, choose
 from grains_eval.harness.rows import Score
 from grains_eval.harness.scorer import Progress, Scorer, limits_for
 from grains_eval.harness.sharing import Proof, attempt, check_causal, plain_logprob, shareable
 from grains_eval.harness.stacking import Configuration
-from grains_eval.models.blocks import text_config
+from grains_eval.models.blocks import mentioned_lengths, text_config
 
 if TYPE_CHECKING:
     _Base = Any
@@ -48,11 +48,13 @@ class PreparedContext:
             pixels, ...).
         continuations: Token ids of what is scored after it, each at least one.
         plainly: Score of a continuation, given by its index, in a plain pass; see `Probe.plainly`.
+        pictures: Number of them.
     """
 
     inputs: Mapping[str, Any]
     continuations: Sequence[Sequence[int]]
     plainly: Callable[[int, int | None], float] | None = None
+    pictures: int = 0
 
 
 def shared_scores(
@@ -153,7 +155,7 @@ def _probes(
         room = each.fed < max_length and each.fed not in lengths
         return plain_logprob(model, each.context, each.answer, last if room else None, dtype)
 
-    chosen = choose(candidates(clusters), lengths)
+    chosen = choose(candidates(clusters, lengths), lengths)
     return [Probe(each.owner, len(each.context), len(each.answer), partial(plainly, each)) for each in chosen]
 
 
@@ -185,7 +187,9 @@ def score_prepared(
 ) -> list[list[list[Score]]]:
     """Score continuations of prepared contexts, one context after another; see `score`.
 
-    The proof takes the first context, which should be the longest, and the first of every other kind of length.
+    The proof takes the longest answer of the first context, which should be the longest, and of the first context of
+    every other kind: between other mentioned lengths, with another number of pictures, or the first to run an answer of
+    several tokens after a prompt.
 
     Returns:
         Per configuration, context and continuation, the sum in nats and whether every token was the most
@@ -193,7 +197,7 @@ def score_prepared(
     """
     scorer: Scorer | None = None
     owners: list[range] = []
-    lengths, seen = mentioned_lengths(text_config(model)), set[tuple[int, int]]()
+    lengths, seen = mentioned_lengths(text_config(model)), set[tuple[int, int, bool, int]]()
     for context in contexts:
         continuations = tuple(tuple(each) for each in context.continuations)
         width, start = context.inputs["input_ids"].shape[1], owners[-1].stop if owners else 0
@@ -206,7 +210,8 @@ def score_prepared(
         if proof is not None and context.plainly is not None:
             index = max(range(len(continuations)), key=lambda one: len(continuations[one]))
             tokens = len(continuations[index])
-            kind = bisect_left(lengths, width), bisect_left(lengths, width + tokens - 1)
+            fed = width + tokens - 1
+            kind = bisect_left(lengths, width), bisect_left(lengths, fed), tokens > 1, context.pictures
             if kind not in seen:
                 seen.add(kind)
                 proof.pending.append(Probe(start + index, width, tokens, partial(context.plainly, index)))

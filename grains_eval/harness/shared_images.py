@@ -118,7 +118,7 @@ class SharedImagesMixin(_Base):
                 first = next(iter(group.values()))
                 inputs = pictures.process(self, [first.context], [first.images], first.where)
                 self._check_length(inputs["input_ids"].shape[1], group)
-                yield PreparedContext(inputs, list(group), partial(plainly, list(group.values())))
+                yield PreparedContext(inputs, list(group), partial(plainly, list(group.values())), len(first.images))
 
         def plainly(group: list[ImageRequest], index: int, last: int | None) -> float:
             return self.score_image(group[index], last)[0]

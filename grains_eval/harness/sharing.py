@@ -192,7 +192,9 @@ class Proof:
 _OTHER = (0, 1)
 
 
-def check_causal(model: PreTrainedModel, plainly: Callable[[int], float], tokens: int, *, pictures: bool) -> None:
+def check_causal(
+    model: PreTrainedModel, plainly: Callable[[int], float], tokens: int, *, pictures: bool, again: bool = False
+) -> None:
     """Refuse a model whose earlier tokens see later ones: an answer scored in one pass would be scored from itself.
 
     Seen once per model, for text and for pictures. `Proof` sees the same where contexts are shared.
@@ -202,12 +204,13 @@ def check_causal(model: PreTrainedModel, plainly: Callable[[int], float], tokens
         plainly: Score of a real request in a pass whose last token, which nothing that is read may see, is given.
         tokens: Tokens of its answer.
         pictures: Whether the request shows pictures.
+        again: Look even if this was seen before.
 
     Raises:
         GrainsError: the last token changes what comes before it.
     """
     known = standing(model)
-    if pictures in known.causal:
+    if pictures in known.causal and not again:
         return
     _refuse_foresight(model, plainly, tokens)
     _forget_lengths(model)

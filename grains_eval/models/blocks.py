@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +12,10 @@ from grains_eval.errors import GrainsError
 
 # names under which a block's attention keeps the projection that mixes its heads
 _OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
+# parts of the names under which configurations keep lengths at which a model changes its ways
+_LENGTHS = ("window", "position", "chunk", "length", "seq_len", "ctx", "floor", "rope")
+# parts of names that hold one of those but are no number of tokens: `rope_theta`, `max_window_layers`, ...
+_NO_LENGTHS = ("theta", "factor", "beta", "layer", "pattern", "dim")
 
 
 def find_decoder(model: PreTrainedModel) -> nn.Module:
@@ -21,6 +26,23 @@ def find_decoder(model: PreTrainedModel) -> nn.Module:
 def text_config(model: PreTrainedModel):  # noqa: ANN201 - a PretrainedConfig of any family
     """The configuration of the text decoder."""
     return model.config.get_text_config(decoder=True)
+
+
+def mentioned_lengths(config: Any) -> list[int]:
+    """Numbers of tokens at which a model of this (text) configuration may change its ways, ascending."""
+
+    def walk(values: Mapping[str, Any], all_count: bool) -> Iterator[int]:
+        for key, value in values.items():
+            name = str(key)
+            counts = all_count or any(part in name for part in _LENGTHS)
+            if isinstance(value, Mapping):
+                yield from walk(value, counts)  # pyright: ignore[reportUnknownArgumentType]
+            elif not counts or any(part in name for part in _NO_LENGTHS) or type(value) not in (int, float):
+                continue
+            elif value > 1 and value % 1 == 0:  # 2048.0 is a length too, infinity is none
+                yield int(value)
+
+    return sorted(set(walk(config.to_dict(), False)))
 
 
 def find_blocks(model: PreTrainedModel) -> nn.ModuleList:

@@ -9,10 +9,10 @@ pixels, as `hf` runs them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakSet
 
 import torch
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError
 from grains_eval.models.activations import captured, prompt_states, response_states
-from grains_eval.models.blocks import text_config
+from grains_eval.models.blocks import mentioned_lengths, text_config
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.encoding import encode, without_sharing
 from grains_eval.models.forward import response_logprobs
@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _FIRST = 2  # examples that are compared whatever they hold
-# parts of the names under which configurations keep lengths at which a model changes its ways
-_LENGTHS = ("window", "position", "chunk", "length", "rope")
 _warned: WeakSet[PreTrainedModel] = WeakSet()
 
 
@@ -130,20 +128,6 @@ def _whole(example: EncodedExample) -> int:
 
 def _unlike(example: EncodedExample) -> int:
     return abs(len(example.chosen) - len(example.rejected))
-
-
-def mentioned_lengths(config: Any) -> list[int]:
-    """Numbers of tokens at which a model of this (text) configuration may change its ways, ascending."""
-
-    def walk(values: Mapping[str, Any], all_count: bool) -> Iterator[int]:
-        for name, value in values.items():
-            counts = all_count or any(part in str(name) for part in _LENGTHS)
-            if isinstance(value, Mapping):
-                yield from walk(value, counts)  # pyright: ignore[reportUnknownArgumentType]
-            elif counts and type(value) is int and value > 1:
-                yield value
-
-    return sorted(set(walk(config.to_dict(), False)))
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,14 @@ def _closing(start: Sequence[int], whole: Sequence[int]) -> int:
     return end if start[common:] == whole[len(whole) - end :] and len(whole) > len(start) else 0
 
 
+def closes_prompts(lm: ImageLM, context: str, pictures: Sequence[Image.Image], where: str) -> bool:
+    """Whether the processor writes tokens after a prompt that ends with text, as PaliGemma's writes a line end."""
+    if not context.split(mark(lm))[-1].strip():
+        return False
+    text: list[int] = lm.tokenizer(context, add_special_tokens=False)["input_ids"]
+    return text[-1] != int(process(lm, [context], [pictures], where)["input_ids"][0, -1])
+
+
 def lengthened(model: Any, inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
     """A prompt's forward keywords with an answer after it, by the rule with which the model itself generates.
 

@@ -14,9 +14,10 @@ from grains_eval.errors import GrainsError
 from grains_eval.harness import plan
 from grains_eval.harness.model import GrainsHF
 from grains_eval.harness.plan import Cluster, Group
-from grains_eval.harness.probes import Candidate, candidates, choose, mentioned_lengths, spread
+from grains_eval.harness.probes import Candidate, candidates, choose, spread
 from grains_eval.harness.shared_context import Memo, SharedContextMixin, score, shared_scores
 from grains_eval.harness.sharing import describe, give_up, plain_logprob, shareable, standing
+from grains_eval.models.blocks import mentioned_lengths
 from grains_eval.models.rounding import rounding
 from grains_eval.steering import applied
 from tests.harness.test_shared_context import furthest, plainly, steering
@@ -91,6 +92,31 @@ def test_position_scales_that_depend_on_length(made, crossing, caplog):
     assert off > 0.01
     assert shared_scores(model, requests, wanted, max_length=LIMIT) is None
     assert "off by" in caplog.text and describe(model, True)[0] == "plain"
+
+
+def zero_shot():
+    """One context short of the switch and one at it: in rows of its own each is right."""
+    return [(tokens(SWITCH - 1, random.Random(8)), [7, 8, 9]), (tokens(SWITCH, random.Random(9)), [7, 8, 9, 10])]
+
+
+# tasks that run together with the one whose preamble's continuations cross the switch
+COMPANIES = {
+    "zero-shot": [zero_shot()],
+    "few-shot": [asked(range(20, 26), (3, 4), preamble=90, seed=2)],
+    "both": [zero_shot(), asked(range(20, 26), (3, 4), preamble=90, seed=2)],
+}
+
+
+@pytest.mark.parametrize("company", COMPANIES)
+@pytest.mark.parametrize("made", [longrope, dynamic])
+@pytest.mark.parametrize("order", [1, -1])
+def test_no_task_hides_another_that_crosses(made, company, order):
+    model = made()
+    crossing = asked(range(19, 26), (3, 4), preamble=48, seed=1)
+    requests = [each for task in [*COMPANIES[company], crossing][::order] for each in task]
+    trusted = score(model, requests, [()], max_length=LIMIT)
+    assert furthest(trusted, [plainly(model, requests, (), LIMIT)]) > 0.01
+    assert shared_scores(model, requests, [()], max_length=LIMIT) is None
 
 
 def test_a_later_batch_that_crosses_is_proved_anew(caplog):
@@ -205,10 +231,15 @@ def test_lengths_that_a_configuration_mentions():
     unknown = hf.LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "bends_at": 77})
     assert 77 in mentioned_lengths(unknown)
     assert unknown.hidden_size not in mentioned_lengths(unknown)
+    written = {"max_seq_len": 2048.0, "n_ctx": 96, "max_position_embeddings": float("inf"), "floor_scale": 8192}
+    others = {"rope_theta": 10000.0, "max_window_layers": 28, "qk_rope_head_dim": 64, "use_rope": True, "n_embd": 77}
+    other = hf.PretrainedConfig(**written, **others, rope_scaling={"factor": 8.0, "lengths": [3.0]})
+    assert {2048, 96, 8192} <= set(mentioned_lengths(other))
+    assert not {10000, 28, 64, 77, 8, 3, 1} & set(mentioned_lengths(other))
 
 
-def candidate(context, answer, way=(False, True)):
-    return Candidate((3,) * context, (4,) * answer, 1000 * context + answer, way)
+def candidate(context, answer, way=(0, True), row=0):
+    return Candidate((3,) * context, (4,) * answer, 1000 * context + answer, way, row or context)
 
 
 def test_probes_are_the_longest_and_those_around_each_length():
@@ -217,15 +248,32 @@ def test_probes_are_the_longest_and_those_around_each_length():
     assert sizes == {(70, 8), (10, 2)}
     sizes = {(len(each.context), len(each.answer)) for each in choose(given, [64, 5000])}
     assert sizes == {(70, 8), (10, 2), (61, 4), (61, 8)}  # 64 and 68 tokens are fed
-    alike = [candidate(20, 4), candidate(21, 4), candidate(20, 4, (True, True))]
-    assert {each.way for each in choose(alike, [])} == {(False, True), (True, True)}
+    alike = [candidate(20, 4), candidate(21, 4), candidate(20, 4, (1, True))]
+    assert {each.way for each in choose(alike, [])} == {(0, True), (1, True)}
     assert len(choose(alike, [])) == 2 and choose([], [64]) == []
+
+
+def test_no_way_hides_what_another_would_show():
+    below, above = (1, True), (2, True)
+    given = [candidate(63, 3), candidate(64, 4), candidate(66, 4, below), candidate(73, 4, below)]
+    given += [candidate(110, 4, above), candidate(115, 4, above)]
+    sizes = {(each.way, len(each.context)) for each in choose(given, [64])}
+    assert {((0, True), 64), (below, 66), (below, 73), (above, 115)} <= sizes
+    # a short answer whose context's row another answer makes long
+    tail = [candidate(60, 1, (0, False), 69), candidate(60, 10, (0, False), 69), candidate(63, 1, (0, False))]
+    assert any((len(each.context), len(each.answer)) == (60, 1) for each in choose(tail, [64]))
+
+
+def test_a_way_says_where_its_beginning_lies_among_the_lengths():
+    group = Group((5, 6), ((1, 2), (3, 4)), (0, 1))
+    found = candidates([Cluster(prefix, (group,)) for prefix in (0, 48, 64, 90)], [64, 100])
+    assert [each.way for each in found[::2]] == [(0, True), (1, True), (1, True), (2, True)]
 
 
 def test_branches_stand_for_the_answers_that_are_read_off_their_context():
     branching = Group((5, 6), ((1,), (1, 2), (3, 4)), (0, 1, 2))
     single = Group((7, 8), ((1,), (2,)), (3, 4))
-    found = candidates([Cluster(1, (branching,)), Cluster(0, (single,))])
+    found = candidates([Cluster(1, (branching,)), Cluster(0, (single,))], [])
     assert [(each.owner, each.way) for each in found] == [
         (1, (True, True)),
         (2, (True, True)),

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.shared_context import Memo
-from grains_eval.harness.sharing import describe
+from grains_eval.harness.shared_context import Memo, PreparedContext, score_prepared
+from grains_eval.harness.sharing import Deviation, Proof, describe
 from grains_eval.models import pictures
 from grains_eval.steering import applied
 from tests import tiny, unusual
@@ -124,3 +124,70 @@ def test_an_answer_that_its_prompt_would_see_is_refused(share, model, monkeypatc
     monkeypatch.setattr(pictures, "lengthened", as_prompt)
     with pytest.raises(GrainsError, match="PaliGemmaForConditionalGeneration lets tokens see later ones"):
         lm.loglikelihood(asked(), disable_tqdm=True)
+
+
+LONG = "<image>\n" + "What is the picture? " * 4 + "Yes or no?"
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_long_prompt_of_one_token_answers_hides_no_longer_answers(images, model):
+    """A single token is read off its prompt; only one of several runs after the prompt."""
+    several = "<image>" * (images - 1) + LONG
+    documents = [(several, [" no", " red"], images), ("<image>\nWhat is it?", [" red square", ANSWERS[2]], 1)]
+    requests = [
+        request((text, answer, {"visual": PICTURES[:count]}), number)
+        for number, (text, answers, count) in enumerate(documents)
+        for answer in answers
+    ]
+    lm, plain = model("mllama"), model("mllama")
+    plain.share_context = False
+    found, expected = (each.loglikelihood(requests, disable_tqdm=True) for each in (lm, plain))
+    assert [each[0] for each in found] == pytest.approx([each[0] for each in expected], abs=2e-5)
+    assert describe(lm.model, True)[0] == "plain"
+
+
+def test_another_number_of_pictures_is_proved_anew(model):
+    lm = model("mllama")
+    seen = []
+    prepared = [
+        PreparedContext({"input_ids": torch.tensor([[5, 6, 7]])}, [(8, 9)], lambda *_, n=n: seen.append(n) or 0.0, n)
+        for n in (2, 1, 1)
+    ]
+    proof = Proof(lm.model, [()])
+    with pytest.raises(Deviation):  # the first is compared at once
+        score_prepared(lm.model, prepared[:1], [()], proof=proof)
+    seen.clear()
+    proof.check = lambda _: None
+    proof.pending.clear()
+    score_prepared(lm.model, prepared, [()], proof=proof)
+    for each in proof.pending:
+        each.plainly(None)
+    assert seen == [2, 1]
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_an_answer_that_merges_into_a_closed_prompt_is_refused(share, model):
+    lm = model("paligemma")
+    lm.share_context = share
+    merging = request(("<image>\nWhat is the picture? f", "rance red", {"visual": [PICTURES[1]]}), 1)
+    ordinary = request(("<image>", " no", {"visual": [PICTURES[0]]}), 0)
+    with pytest.raises(GrainsError, match=r"document 1 .* the prompt's last token and PaliGemmaProcessor writes more"):
+        lm.loglikelihood([ordinary, merging], disable_tqdm=True)
+
+
+def test_every_merging_answer_is_looked_at(model, monkeypatch):
+    lm = model("paligemma")
+    lm.share_context = False
+    monkeypatch.setattr(pictures, "closes_prompts", lambda *_: False)
+    merging = request(("<image>\nWhat is the picture? f", "rance red", {"visual": [PICTURES[1]]}), 1)
+    ordinary = request(("<image>", " no", {"visual": [PICTURES[0]]}), 0)
+    with pytest.raises(GrainsError, match="PaliGemmaForConditionalGeneration lets tokens see later ones"):
+        lm.loglikelihood([ordinary, merging], disable_tqdm=True)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_an_answer_that_merges_into_an_open_prompt_is_scored(share, model):
+    lm = model("mllama")
+    lm.share_context = share
+    merging = request(("<image>\nWhat is the picture? f", "rance red", {"visual": [PICTURES[1]]}), 1)
+    assert lm.loglikelihood([merging], disable_tqdm=True)[0][0] < 0
