@@ -37,7 +37,7 @@ def test_defaults_are_those_of_the_method():
         (["steering.strength=.nan"], "steering.strength: .*finite number"),
         (["steering.strengths=[1, .inf]"], "steering.strengths.*finite number"),
         (["steering.unit=meters"], "steering.unit"),
-        (["steering.layers=77"], r"steering.layers: Input should be 'auto'; or .*'all'; or .*a valid list$"),
+        (["steering.layers=first"], r"steering.layers: Input should be 'auto'; or .*'all'; or .*a valid list$"),
         (["evaluation.groups=random"], "evaluation.groups: Input should be 'fixed' or 'sampled'"),
         (["data.path=file.jsonl"], "exactly one of 'task' and 'path'"),
         (["nonsense"], "has no '='"),
