@@ -82,7 +82,7 @@ def compare(
     error = float(_errors(metric, both, whole, np.ones((1, both.shape[0])))[0]) if units > 1 else math.nan
     labels = range(units) if index is None else index.tolist()
     _, shares, squares = cluster_sums(np.zeros(len(labels)), labels)
-    needed = bootstrap.units_needed(units, bootstrap.effective(np.zeros(units), shares, squares))
+    needed = bootstrap.units_needed(units, bootstrap.effective(np.zeros(shares.size), shares, squares))
     moved = int(np.any(np.abs(first - second) > 1e-12 * np.abs(first).max(axis=0), axis=1).sum())
     if needed is None and 0 < moved < bootstrap.FEWEST_DIFFERENT:
         needed = math.ceil(units * bootstrap.FEWEST_DIFFERENT / moved)  # resamples without them have no spread

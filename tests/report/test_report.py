@@ -132,9 +132,10 @@ def test_terminal_and_markdown_name_test_and_clusters(report: ReportData) -> Non
 def test_markdown_and_page_say_what_gave_each_row(report: ReportData) -> None:
     page = Outline.text(render_html(report))
     goal = next(r.comparison for r in report.rows if r.comparison.task == "truthfulqa_mc1")
+    rates = "guaranteed" if goal.guaranteed else "approximate"
     expected = (
         f"truthfulqa_mc1 acc: {goal.test} over 20 clusters of 100 items, about clusters like these; error rates "
-        f"approximate, provided that {goal.assumption}.",
+        f"{rates}, provided that {goal.assumption}.",
         "mmlu acc: exact McNemar over 600 items, about items like these; error rates guaranteed, provided that items "
         "are independent.",
     )
@@ -146,7 +147,7 @@ def test_markdown_and_page_say_what_gave_each_row(report: ReportData) -> None:
 def test_skills_name_error_rates_clusters_and_what_would_tell(few: ReportData) -> None:
     lines = to_markdown(few).splitlines()
     (found,) = [line for line in lines if line.startswith("| few | acc | grains | no verdict")]
-    assert found.endswith("| 63 | 9 |  | 9 clusters are too few for a test, about 12 like them would do |")
+    assert found.endswith("| 63 | 9 |  | 9 clusters are too few for a test, about 20 like them would do |")
     (found,) = [line for line in lines if line.startswith("| many | acc | grains | kept")]
     assert found.endswith("| 2,000 |  | guaranteed |  |")
     page = Outline.text(render_html(few))
@@ -182,7 +183,7 @@ def test_a_row_of_too_few_clusters_says_so_at_80_columns(few: ReportData) -> Non
     row = next(line for line in shown.splitlines() if "no verdict" in line and "│" in line)
     assert "+33.3" in row and "nan" not in shown
     words = " ".join(shown.split())
-    assert "no verdict is possible, 9 clusters are too few for a test, about 12 like them would do" in words
+    assert "no verdict is possible, 9 clusters are too few for a test, about 20 like them would do" in words
 
 
 def test_run_cards_say_why_the_scoring_path_was_taken(few: ReportData) -> None:

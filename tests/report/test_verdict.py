@@ -203,7 +203,7 @@ FEW: dict[str, Any] = {
 
 
 def test_too_few_clusters_are_no_verdict_and_say_how_many_would_do() -> None:
-    few = "9 clusters are too few for a test, about 12 like them would do"
+    few = "9 clusters are too few for a test, about 20 like them would do"
     lone = row(0.159, 0.0, task="truthful", **FEW)
     assert answer(lone, 0.05) == "no verdict"
     text = headline([lone], [judge(row(-0.02, 0.0, **FEW), 0.01)], 0.05)
