@@ -30,7 +30,7 @@ import transformers
 from scipy.stats import quantile_test, t, ttest_1samp
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from grains_eval.report.clusters import cluster_jackknife, cluster_sums
+from grains_eval.comparison.clusters import cluster_jackknife, cluster_sums
 from grains_eval.steering import OPERATORS, ResolvedSteering
 
 Row = Mapping[str, Any]

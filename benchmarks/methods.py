@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common
-from grains_eval.artifacts import open_artifact
+from benchmarks.worlds.train_image import train_to_folder as train_image
+from benchmarks.worlds.train_text import train_to_folder as train_text
+from grains_eval.artifacts.load import open_artifact
 from grains_eval.demo import model_path
-from grains_eval.demo.train_image import train_to_folder as train_image
-from grains_eval.demo.train_text import train_to_folder as train_text
 from grains_eval.recipes import Recipe, load_recipe
 from grains_eval.report.data import ReportData
 from grains_eval.study.compare import BASELINE, compare_methods
-from grains_eval.study.methods import default_methods
+from grains_eval.study.controls import default_methods
 from grains_eval.tasks_path import task_directory
 
 # names of the training scripts' worlds, and seeds that no setting was chosen on

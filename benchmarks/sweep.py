@@ -11,7 +11,7 @@ from __future__ import annotations
 from lm_eval.models.huggingface import HFLM
 
 from benchmarks import common
-from grains_eval.harness.shared_context import score
+from grains_eval.harness.prefix_sharing.loglikelihood import score
 from grains_eval.steering import applied
 
 

@@ -5,15 +5,15 @@ The public names are loaded on first use, so that `import grains_eval` costs not
 
 TYPE_CHECKING = False  # the name every type checker knows, without paying for `typing` at interpreter start
 if TYPE_CHECKING:
-    from grains_eval.artifacts import load as load_vectors
-    from grains_eval.artifacts import save as save_vectors
+    from grains_eval.artifacts.load import load_vectors
+    from grains_eval.artifacts.save import save_vectors
     from grains_eval.attribution import attribute
+    from grains_eval.comparison import compare
     from grains_eval.errors import GrainsError
+    from grains_eval.examples import load_examples
     from grains_eval.harness.evaluate import evaluate
     from grains_eval.models import load as load_model
-    from grains_eval.preferences import load_examples
     from grains_eval.recipes import load_recipe
-    from grains_eval.report import compare
     from grains_eval.steering import steered
     from grains_eval.types import (
         Attribution,
@@ -58,13 +58,13 @@ _HOMES = {
     "TokenSelection": "types",
     "attribute": "attribution",
     "build": "vectors",
-    "compare": "report",
+    "compare": "comparison",
     "evaluate": "harness.evaluate",
-    "load_examples": "preferences",
+    "load_examples": "examples",
     "load_model": "models:load",
     "load_recipe": "recipes",
-    "load_vectors": "artifacts:load",
-    "save_vectors": "artifacts:save",
+    "load_vectors": "artifacts.load",
+    "save_vectors": "artifacts.save",
     "steered": "steering",
 }
 

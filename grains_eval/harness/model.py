@@ -22,16 +22,16 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
 
 from grains_eval.errors import GrainsError, one_line_errors
+from grains_eval.examples.documents import doc_hash
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.cache_key import cache_key
-from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
+from grains_eval.harness.images import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
+from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
+from grains_eval.harness.prefix_sharing.loglikelihood import SharedContextMixin
+from grains_eval.harness.prefix_sharing.proof import describe
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
-from grains_eval.harness.shared_context import SharedContextMixin
-from grains_eval.harness.shared_images import SharedImagesMixin
-from grains_eval.harness.sharing import describe
 from grains_eval.models.loading import check_names, is_vision_language, read_config, unknown_argument
 from grains_eval.models.processes import expect_cpu_processes
-from grains_eval.preferences.hashing import doc_hash
 from grains_eval.steering import ResolvedSteering, applied, check_width
 
 logger = logging.getLogger(__name__)

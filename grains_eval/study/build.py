@@ -18,20 +18,20 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from grains_eval.artifacts import check_replaceable, package_versions, save
+from grains_eval.artifacts.save import check_replaceable, package_versions, save_vectors
 from grains_eval.attribution import ATTRIBUTION_METHODS, SELECTIONS, attribute
 from grains_eval.errors import GrainsError, pick, unknown
+from grains_eval.examples import Examples, load_examples
 from grains_eval.models import EncodedExample, LoadedModel, encode_all
 from grains_eval.models.blocks import find_blocks
 from grains_eval.models.loading import read_config
-from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import AttributionConfig, Recipe
 from grains_eval.steering import OPERATORS, check_layer
 from grains_eval.study.cache import AttributionCache
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.distributed import is_first_process, processes
 from grains_eval.study.loading import load_plain
-from grains_eval.study.making import METHOD_NAMES, METHODS, PROMPT, Job, instruction_of, leaves_open
+from grains_eval.study.methods import METHOD_NAMES, METHODS, PROMPT, Job, instruction_of, leaves_open
 from grains_eval.study.tune import Choice
 from grains_eval.types import Attribution, Kind, PreferenceExample
 from grains_eval.vectors import CONTROL_METHODS, BuildContext
@@ -235,7 +235,7 @@ def build_from_recipe(
         if not is_first_process():
             return target
         origin = provenance(recipe, model_args, loaded, Examples((), ()), DevelopmentSet(()), None)
-        return save(
+        return save_vectors(
             None,
             target,
             instruction=instruction_of(recipe),
@@ -277,7 +277,7 @@ def build_from_recipe(
                 shutil.rmtree(work, ignore_errors=True)
             raise
         origin = {**provenance(recipe, model_args, loaded, examples, development, made.choice), **made.notes}
-        folder = save(
+        folder = save_vectors(
             replace(made.vectors, provenance=origin) if made.vectors is not None else None,
             target,
             attributions=made.attributions,

@@ -10,7 +10,7 @@ from typing import cast
 from statsmodels.stats.proportion import proportion_confint
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.stacking import Configuration
+from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.models import LoadedModel
 from grains_eval.recipes import Evaluation, Recipe
 from grains_eval.steering import resolve

@@ -11,7 +11,7 @@ from grains_eval.types import PreferenceExample, SteeringVectors
 from grains_eval.vectors import caa, controls, icv, iti
 from grains_eval.vectors.context import BuildContext, Built, VectorMethod, build_context
 from grains_eval.vectors.grains import grains
-from grains_eval.vectors.settings import OwnSteering, section_for
+from grains_eval.vectors.own_steering import OwnSteering, section_for
 
 VECTOR_METHODS: Mapping[str, VectorMethod] = {
     "grains": grains,

@@ -8,8 +8,8 @@ from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors.context import BuildContext, Built
 from grains_eval.vectors.direction import DirectionKind, direction
-from grains_eval.vectors.responses import read_responses
-from grains_eval.vectors.settings import OwnSteering
+from grains_eval.vectors.own_steering import OwnSteering
+from grains_eval.vectors.response_states import read_responses
 
 # every layer at once, each token's norm kept; the source moves by 0.1 of the norm, models tried here need 0.2
 STEERING = OwnSteering(

@@ -26,8 +26,8 @@ from grains_eval.models.blocks import text_config
 from grains_eval.recipes import Count, Section, method_options
 from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors.context import BuildContext, Built
-from grains_eval.vectors.responses import ResponseStates, read_responses
-from grains_eval.vectors.settings import OwnSteering
+from grains_eval.vectors.own_steering import OwnSteering
+from grains_eval.vectors.response_states import ResponseStates, read_responses
 
 # alpha = 15 standard deviations, no renormalisation, wherever there are chosen heads
 _SOURCE = SteeringConfig(strength=15.0, unit="absolute", operator="add")
