@@ -28,7 +28,7 @@ from grains_eval.demo import model_path
 from grains_eval.recipes import Recipe, load_recipe
 from grains_eval.report.data import ReportData
 from grains_eval.study.compare import BASELINE, compare_methods
-from grains_eval.study.controls import default_methods
+from grains_eval.study.methods import default_methods
 from grains_eval.tasks_path import task_directory
 
 # names of the training scripts' worlds, and seeds that no setting was chosen on

@@ -32,11 +32,12 @@ from grains_eval.harness.prefix_sharing.proof import describe
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.models.loading import check_names, is_vision_language, read_config, unknown_argument
 from grains_eval.models.processes import expect_cpu_processes
+from grains_eval.plugins import load_plugins
 from grains_eval.steering import ResolvedSteering, applied, check_width
 
 logger = logging.getLogger(__name__)
 
-STEERING_ARGUMENTS = ("vectors", "strength", "layers", "unit", "operator", "positions")
+STEERING_ARGUMENTS = ("vectors", "strength", "layers", "unit", "operator", "positions", "plugins")
 
 
 class SteeringMixin(PromptingMixin, SharedContextMixin):
@@ -51,6 +52,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         operator: A name in `steering.OPERATORS`.
         positions: `all`, `prompt`, `generated` or `last`.
         share_context: Compute a context once for all its continuations.
+        plugins: Modules or `.py` files with operators of the user's own, joined by `+`.
         **kwargs: As for `hf`.
 
     Raises:
@@ -67,9 +69,11 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         operator: str | None = None,
         positions: str | None = None,
         share_context: bool = True,
+        plugins: str | None = None,
         **kwargs: Any,
     ) -> None:
         one_line_errors()
+        load_plugins(plugins.split("+") if plugins else ())
         expect_cpu_processes()
         self._arguments = {"pretrained": pretrained, "share_context": share_context, **kwargs}
         self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)

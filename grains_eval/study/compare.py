@@ -20,8 +20,9 @@ from grains_eval.report import compare_runs
 from grains_eval.report.data import ReportData
 from grains_eval.report.write import refuse_existing
 from grains_eval.study.build import build_from_recipe, model_identity
-from grains_eval.study.controls import Controls, default_methods, method_recipe, moves, write_controls
+from grains_eval.study.controls import Controls, moves, write_controls
 from grains_eval.study.loading import load_lm
+from grains_eval.study.methods import default_methods, method_recipe
 from grains_eval.study.report_parts import development_curves, development_tables, token_maps
 from grains_eval.study.runs import PlannedRun, run_all
 from grains_eval.vectors.context import silent

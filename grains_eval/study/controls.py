@@ -1,4 +1,4 @@
-"""What a comparison compares: methods by name, variants of a recipe, and the controls beside every claim."""
+"""The controls beside every claim: vectors that should not work as well, applied as the method is."""
 
 from __future__ import annotations
 
@@ -11,39 +11,14 @@ from grains_eval.artifacts.layout import fingerprint
 from grains_eval.artifacts.load import load_vectors
 from grains_eval.artifacts.save import save_vectors
 from grains_eval.attribution import attribute
-from grains_eval.errors import unknown
 from grains_eval.examples import Examples
 from grains_eval.models import LoadedModel
 from grains_eval.recipes import Recipe
 from grains_eval.steering import resolve
 from grains_eval.study.build import build_context_with_cache
-from grains_eval.study.methods import METHOD_NAMES
 from grains_eval.types import Kind, SteeringVectors
 from grains_eval.vectors.context import Progress
 from grains_eval.vectors.controls import negate, project_out, random_like, random_tokens
-
-
-def default_methods(recipe: Recipe) -> list[str]:
-    """Every method that the recipe can feed: its own, its named variants, the baselines."""
-    baselines = ["caa", "icv", "iti", "nl_iti", "lora", *(["prompt"] if recipe.prompting else [])]
-    return list(dict.fromkeys([recipe.vectors.method, *recipe.methods, *baselines]))
-
-
-def method_recipe(recipe: Recipe, name: str) -> Recipe:
-    """The recipe of a method: a named variant of the recipe, or the recipe with another `vectors.method`.
-
-    Raises:
-        GrainsError: an unknown name.
-    """
-    if name in recipe.methods:
-        return recipe.variant(name, recipe.methods[name])
-    if name not in METHOD_NAMES:
-        raise unknown(name, [*METHOD_NAMES, *recipe.methods], "method")
-    if name == recipe.vectors.method:
-        return recipe.variant(name, {})
-    # options belong to the method they were written for
-    vectors = recipe.vectors.model_copy(update={"method": name, "options": {}})
-    return recipe.variant(name, {}).model_copy(update={"vectors": vectors})
 
 
 @dataclass(frozen=True)

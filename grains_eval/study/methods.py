@@ -7,14 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import pick, unknown
 from grains_eval.recipes import Recipe, method_options
 from grains_eval.steering import check_width
 from grains_eval.study.development import DevelopmentSet
 from grains_eval.study.tune import Choice, CurvePoint, choose, choose_setting, curve, fixed_setting
 from grains_eval.types import Attribution, SteeringConfig, SteeringVectors, TokenSelection
-from grains_eval.vectors import VECTOR_METHODS, BuildContext, run_method
-from grains_eval.vectors import lora as adapters
+from grains_eval.vectors import METHODS, BuildContext, lora, run_method
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def make_adapter(job: Job) -> Made:
         GrainsError: an unknown option, no target modules, or a loss that is not finite.
     """
     context = job.context
-    options = method_options(context.recipe, adapters.Options)
+    options = method_options(context.recipe, lora.Options)
     points: list[CurvePoint] = []
 
     def measure(epoch: int) -> None:
@@ -79,7 +78,7 @@ def make_adapter(job: Job) -> Made:
             point = curve(context.loaded, SteeringVectors({}, {}), job.development, ())[0]
             points.append(replace(point, config=SteeringConfig((), float(epoch))))
 
-    trained = adapters.train(context.loaded, context.examples, options, context.recipe.seed, measure, context.progress)
+    trained = lora.train(context.loaded, context.examples, options, context.recipe.seed, measure, context.progress)
     if points:
         choice = choose(points, context.recipe.evaluation)
     else:
@@ -87,31 +86,39 @@ def make_adapter(job: Job) -> Made:
         choice = Choice(SteeringConfig((), float(options.epochs)), reason)
     epoch = int(choice.config.strength)
     choice = replace(choice, reason=f"epoch {epoch} of {options.epochs} {choice.reason}")
-    folder = adapters.save_adapter(trained, epoch, job.work / "adapter")
+    folder = lora.save_adapter(trained, epoch, job.work / "adapter")
     training = {**options.model_dump(mode="json"), "losses": list(trained.losses), "epoch": epoch}
     return Made(choice, adapter=folder, notes={"training": training})
 
 
-def instruction_of(recipe: Recipe) -> str:
-    """The prompting baseline's instruction.
-
-    Raises:
-        GrainsError: the recipe has none.
-    """
-    if recipe.prompting is None or not recipe.prompting.instruction.strip():
-        raise GrainsError(f"recipe '{recipe.name}' has no prompting.instruction; write the behaviour as an instruction")
-    return recipe.prompting.instruction.strip()
-
-
-# `prompt` needs neither model nor examples: `instruction_of` is all there is to it
-PROMPT = "prompt"
-METHODS: Mapping[str, Callable[[Job], Made]] = {
-    **dict.fromkeys(VECTOR_METHODS, make_vectors),
-    "lora": make_adapter,
-}
-METHOD_NAMES = (*METHODS, PROMPT)
+# by what an artifact holds; an instruction needs neither model nor examples, and nobody makes it
+MAKERS: Mapping[str, Callable[[Job], Made]] = {"vectors": make_vectors, "adapter": make_adapter}
 
 
 def leaves_open(recipe: Recipe) -> bool:
     """Whether the recipe's method chooses something on development items."""
-    return recipe.vectors.method == "lora" or fixed_setting(recipe) is None
+    makes = pick(METHODS, recipe.vectors.method, METHODS.what).makes
+    return makes == "adapter" or (makes == "vectors" and fixed_setting(recipe) is None)
+
+
+def default_methods(recipe: Recipe) -> list[str]:
+    """Every method that the recipe can feed: its own, its named variants, the baselines."""
+    baselines = [name for name, entry in METHODS.items() if entry.is_baseline and entry.can_be_fed(recipe)]
+    return list(dict.fromkeys([recipe.vectors.method, *recipe.methods, *baselines]))
+
+
+def method_recipe(recipe: Recipe, name: str) -> Recipe:
+    """The recipe of a method: a named variant of the recipe, or the recipe with another `vectors.method`.
+
+    Raises:
+        GrainsError: an unknown name.
+    """
+    if name in recipe.methods:
+        return recipe.variant(name, recipe.methods[name])
+    if name not in METHODS:
+        raise unknown(name, [*METHODS, *recipe.methods], METHODS.what)
+    if name == recipe.vectors.method:
+        return recipe.variant(name, {})
+    # options belong to the method they were written for
+    vectors = recipe.vectors.model_copy(update={"method": name, "options": {}})
+    return recipe.variant(name, {}).model_copy(update={"vectors": vectors})

@@ -27,6 +27,7 @@ from grains_eval.models import EncodedExample, LoadedModel
 from grains_eval.models.blocks import find_blocks
 from grains_eval.models.forward import response_logprobs
 from grains_eval.recipes import Count, Section
+from grains_eval.vectors.registry import method
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -132,6 +133,7 @@ def preference_loss(margin: Tensor, reference: Tensor, beta: float) -> Tensor:
     return -torch.nn.functional.logsigmoid(beta * (margin - reference)).mean()
 
 
+@method("lora", makes="adapter", is_baseline=True)
 def train(
     loaded: LoadedModel,
     examples: Sequence[EncodedExample],
@@ -140,7 +142,7 @@ def train(
     after_epoch: Callable[[int], None] | None = None,
     progress: Callable[[Sequence[Any], str], Iterable[Any]] = lambda items, description: items,
 ) -> Trained:
-    """Train an adapter and keep it after every epoch.
+    """A low-rank adapter trained with direct preference optimisation, kept after every epoch.
 
     The model stays in evaluation mode throughout and there is no dropout, so that the same seed gives the
     same adapter.

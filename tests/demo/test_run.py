@@ -8,7 +8,7 @@ from grains_eval.demo import model_path
 from grains_eval.demo.run import WORLDS, run_demo
 from grains_eval.errors import GrainsError
 from grains_eval.recipes import load_recipe
-from grains_eval.study.controls import method_recipe
+from grains_eval.study.methods import method_recipe
 from grains_eval.tasks_path import task_directory
 
 

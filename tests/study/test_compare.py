@@ -21,7 +21,8 @@ from grains_eval.study import compare as compare_room
 from grains_eval.study import runs as runs_room
 from grains_eval.study.ablate import ablate, parse_grid
 from grains_eval.study.compare import SCORES, compare_methods
-from grains_eval.study.controls import default_methods, method_recipe, moves
+from grains_eval.study.controls import moves
+from grains_eval.study.methods import default_methods, method_recipe
 from grains_eval.study.sweep import sweep
 from grains_eval.tasks_path import task_directory
 from grains_eval.types import SteeringConfig, SteeringVectors

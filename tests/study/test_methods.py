@@ -16,12 +16,11 @@ from grains_eval.recipes import Prompting, Recipe
 from grains_eval.report.formatting import number
 from grains_eval.steering import steered
 from grains_eval.study.build import build_from_recipe
-from grains_eval.study.controls import method_recipe
 from grains_eval.study.loading import load_plain
-from grains_eval.study.methods import METHOD_NAMES
+from grains_eval.study.methods import method_recipe
 from grains_eval.study.report_parts import development_tables
 from grains_eval.study.tune import spread
-from grains_eval.vectors import METHOD_STEERING
+from grains_eval.vectors import METHODS
 from tests.vectors.contexts import EXAMPLES, recipe
 
 
@@ -37,7 +36,10 @@ OPTIONS = {"iti": {"folds": 3}, "nl_iti": {"folds": 3}}
 SPLIT = Examples(tuple(EXAMPLES[:4]), tuple(EXAMPLES[4:]))
 
 
-@pytest.mark.parametrize("method", sorted(METHOD_STEERING))
+OWN = sorted(name for name, entry in METHODS.items() if entry.steering is not None)
+
+
+@pytest.mark.parametrize("method", OWN)
 def test_every_baseline_is_built_and_tuned_on_development_examples(
     loaded_text: Callable[[str], LoadedModel], tmp_path: Path, method: str
 ) -> None:
@@ -46,7 +48,7 @@ def test_every_baseline_is_built_and_tuned_on_development_examples(
     folder = build_from_recipe(made, {"pretrained": "base"}, tmp_path / method, loaded=loaded, examples=SPLIT)
     held = open_artifact(folder)
     assert held.method == method and held.vectors is not None
-    own = METHOD_STEERING[method].tuned
+    own = METHODS[method].steering.tuned
     recommended = held.vectors.recommended
     assert (recommended.operator, recommended.unit) == (own.operator, own.unit)
     assert "2 development examples" in held.provenance["chosen_by"]
@@ -59,7 +61,7 @@ def test_every_baseline_is_built_and_tuned_on_development_examples(
         assert loaded.model(ids).logits.isfinite().all()
 
 
-@pytest.mark.parametrize("method", sorted(METHOD_STEERING))
+@pytest.mark.parametrize("method", OWN)
 def test_without_development_examples_the_source_is_followed_and_named(
     loaded_text: Callable[[str], LoadedModel], tmp_path: Path, method: str
 ) -> None:
@@ -68,7 +70,7 @@ def test_without_development_examples_the_source_is_followed_and_named(
     folder = build_from_recipe(made, {}, tmp_path / method, loaded=loaded_text("llama"), examples=examples)
     held = open_artifact(folder)
     assert held.vectors is not None
-    assert held.vectors.recommended == METHOD_STEERING[method].untuned(held.vectors)
+    assert held.vectors.recommended == METHODS[method].steering.untuned(held.vectors)
     assert "source" in held.provenance["chosen_by"]
 
 
@@ -110,7 +112,7 @@ def test_a_prompt_needs_no_model_and_no_examples(tmp_path: Path) -> None:
 def test_an_unknown_method_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(GrainsError, match="unknown method 'cca': did you mean 'caa'"):
         build_from_recipe(recipe("cca"), {}, tmp_path / "none")
-    assert {"grains", "caa", "icv", "iti", "nl_iti", "lora", "prompt"} <= set(METHOD_NAMES)
+    assert {"grains", "caa", "icv", "iti", "nl_iti", "lora", "prompt"} <= set(METHODS)
 
 
 def test_options_stay_with_the_method_they_were_written_for() -> None:
