@@ -29,10 +29,11 @@ from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.harness.shared_context import SharedContextMixin
 from grains_eval.harness.shared_images import SharedImagesMixin
 from grains_eval.harness.sharing import describe
+from grains_eval.harness.stacking import Configuration
 from grains_eval.models.loading import check_names, is_vision_language, read_config, unknown_argument
 from grains_eval.models.processes import expect_cpu_processes
 from grains_eval.preferences.hashing import doc_hash
-from grains_eval.steering import ResolvedSteering, applied, check_width
+from grains_eval.steering import applied, check_width
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
 
     @property
-    def steering_configuration(self) -> tuple[ResolvedSteering, ...]:
+    def steering_configuration(self) -> Configuration:
         """What is applied to every forward pass, in order; empty for the plain model. A sweep says what is active."""
         if self.memo is not None:
             return tuple(self.memo.configurations[self.memo.active])
