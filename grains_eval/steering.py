@@ -20,6 +20,7 @@ from grains_eval.models.blocks import find_attention_outputs, find_blocks, hidde
 from grains_eval.models.positions import Progress
 from grains_eval.registry import Registry
 from grains_eval.types import Positions, Site, SteeringConfig, SteeringVectors
+from grains_eval.virtual_tokens import ResolvedTokens, shown
 
 Operator = Callable[[Tensor, Tensor], Tensor]
 OPERATORS: Registry[Operator] = Registry("steering operator", "grains_eval.steering")
@@ -149,7 +150,7 @@ class _Mover:
 @contextmanager
 def applied(
     model: PreTrainedModel,
-    resolved: ResolvedSteering | None,
+    resolved: ResolvedSteering | ResolvedTokens | None,
     prompt_lengths: Tensor | None = None,
     first_pass_is_prompt: bool = True,
 ) -> Generator[None, None, None]:
@@ -157,7 +158,7 @@ def applied(
 
     Args:
         model: A Hugging Face causal, sequence-to-sequence or vision-language model.
-        resolved: What to apply; None leaves the model untouched.
+        resolved: What to apply, virtual tokens included; None leaves the model untouched.
         prompt_lengths: `[B]` tokens of each row that belong to the prompt, padding not counted, where a forward pass
             holds prompt and response together (`[1]` for all rows alike); without it the first pass, or what
             `generate` is given, counts as prompt. Encoder-decoder models: of the decoder's tokens.
@@ -169,6 +170,10 @@ def applied(
     """
     if resolved is None:
         yield
+        return
+    if isinstance(resolved, ResolvedTokens):
+        with shown(model, [[resolved]]):
+            yield
         return
     at_heads = resolved.site == "attention_heads"
     modules = find_attention_outputs(model) if at_heads else list(find_blocks(model))

@@ -20,15 +20,19 @@ from transformers import PreTrainedModel
 from grains_eval.models.blocks import find_attention_outputs, find_blocks, hidden_of, with_hidden
 from grains_eval.steering import Operator, ResolvedSteering, check_layer
 from grains_eval.types import Positions, Site
+from grains_eval.virtual_tokens import ResolvedTokens, check_fit, layout, shown
 
-Configuration = tuple[ResolvedSteering, ...]
-"""Steerings applied one after another; the empty tuple is the unsteered model."""
+Configuration = tuple[ResolvedSteering | ResolvedTokens, ...]
+"""Steerings and virtual tokens applied together; the empty tuple is the unsteered model."""
 
 
-def moving(configuration: Sequence[ResolvedSteering | None]) -> Configuration:
+def moving(configuration: Sequence[ResolvedSteering | ResolvedTokens | None]) -> Configuration:
     """Leave out whatever moves nothing, so that strength 0 is the unsteered model and nothing else."""
-    kept: list[ResolvedSteering] = []
+    kept: list[ResolvedSteering | ResolvedTokens] = []
     for steering in configuration:
+        if isinstance(steering, ResolvedTokens):
+            kept.append(steering)
+            continue
         deltas = {} if steering is None else {k: v for k, v in steering.deltas.items() if bool((v != 0).any())}
         if steering is not None and deltas:
             kept.append(ResolvedSteering(deltas, steering.site, steering.operator, steering.positions))
@@ -36,8 +40,10 @@ def moving(configuration: Sequence[ResolvedSteering | None]) -> Configuration:
 
 
 def resume_block(configuration: Configuration) -> int:
-    """The first block that must be computed again: after a steered output, or the one with a steered head."""
-    return min(steering.first_layer + (steering.site == "block_output") for steering in configuration)
+    """The first block that must be computed again: after a steered output, or the one with a steered head or token."""
+    return min(
+        one.first_layer + (isinstance(one, ResolvedSteering) and one.site == "block_output") for one in configuration
+    )
 
 
 def answers_only(configuration: Configuration) -> bool:
@@ -127,10 +133,16 @@ class Stack:
     def __init__(self, model: PreTrainedModel, configurations: Sequence[Configuration]) -> None:
         self.size = len(configurations)
         self.blocks = find_blocks(model)
+        self.model = model
         self.resume = min((resume_block(each) for each in configurations if each), default=0)
+        self._tokens = [[one for one in each if isinstance(one, ResolvedTokens)] for each in configurations]
+        for one in (one for each in self._tokens for one in each):
+            check_fit(layout(model), one)
         found: dict[tuple[Site, int], list[_Move]] = {}
         for row, configuration in enumerate(configurations):
             for steering in configuration:
+                if isinstance(steering, ResolvedTokens):
+                    continue
                 for layer, delta in steering.deltas.items():
                     check_layer(layer, len(self.blocks))
                     move = _Move(row, steering.operator, steering.positions, delta)
@@ -157,6 +169,7 @@ class Stack:
                     else module.register_forward_pre_hook(mover.before)
                 )
                 hooks.callback(handle.remove)
+            hooks.enter_context(shown(self.model, self._tokens))
             yield
 
     @contextmanager
