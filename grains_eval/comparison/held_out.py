@@ -31,7 +31,7 @@ def recognised(run: Run, task: str, samples: Sequence[Sample], hidden: frozenset
             hidden,
             [[s.doc_hash, s.content_hash, *s.query_hashes(query)] for s in samples],
             lambda index: question_of(samples[index], config),
-            pictured="doc_to_image" in config or any(sample.has_picture for sample in samples),
+            pictured="doc_to_image" in config or any(sample.has_image for sample in samples),
         )
     return run.recognised[key]
 
@@ -58,7 +58,7 @@ def notes(task: str, found: Recognised) -> list[str]:
     if any(found.shared):
         said.append(
             f"{task}: {sum(found.shared)} of {len(found.shared)} documents are kept although a text of theirs built or "
-            "tuned a vector: several documents share it (with other contexts or pictures), and it cannot be told which "
+            "tuned a vector: several documents share it (with other contexts or images), and it cannot be told which "
             "was meant"
         )
     return said

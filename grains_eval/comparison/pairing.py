@@ -221,7 +221,7 @@ def _join(
             "use the same --limit"
         )
     by_hash = not (
-        any(sample.has_picture for sample in first)
+        any(sample.has_image for sample in first)
         and not {sample.doc_hash for sample in first} & {sample.doc_hash for sample in second}
     )
     left, right = _keyed(first, by_hash, prompts_may_differ), _keyed(second, by_hash, prompts_may_differ)
@@ -267,7 +267,7 @@ def _join(
 
 
 def _keyed(samples: Sequence[Sample], by_hash: bool, prompts_may_differ: bool) -> dict[Hashable, Sample]:
-    """Samples by document hash and occurrence; by number, target and prompt where pictures spoil the hash."""
+    """Samples by document hash and occurrence; by number, target and prompt where images spoil the hash."""
     keyed: dict[Hashable, Sample] = {}
     seen: dict[str, int] = {}
     for sample in samples:

@@ -1,4 +1,4 @@
-"""From a pilot, or from a guess, to the items that a comparison needs."""
+"""How many items a comparison needs: from a pilot run, or from a guess."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from grains_eval.comparison.checks import check_known, check_levels
+from grains_eval.comparison.many_runs import compare_all
 from grains_eval.comparison.power import (
     betting_detectable_effect,
     betting_items_needed,
@@ -21,8 +21,9 @@ from grains_eval.comparison.power import (
     minimum_detectable_effect,
     t_power,
 )
+from grains_eval.comparison.runs import read_runs
+from grains_eval.comparison.settings import Analysis, check_alpha, check_known
 from grains_eval.errors import GrainsError
-from grains_eval.report.build import compare_runs
 from grains_eval.types import Comparison
 
 _COUNTS = ("clusters", "units_needed")
@@ -121,8 +122,9 @@ def read_pilot(
         GrainsError: neither, or a task or metric that the pilot lacks.
     """
     if len(places) > 1:
-        report = compare_runs(places, alpha=alpha, tasks=tasks, metrics=metrics)
-        return [row.comparison for row in report.rows]
+        analysis = Analysis(alpha=alpha, tasks=tasks, metrics=metrics)
+        runs, _ = read_runs(places)
+        return [row.comparison for row in compare_all(runs, analysis).rows]
     place = Path(places[0])
     file = place / "report.json" if place.is_dir() else place
     if file.name != "report.json" or not file.is_file():
@@ -132,7 +134,7 @@ def read_pilot(
     try:
         rows = [_comparison(row) for row in json.loads(file.read_text(encoding="utf-8"))["comparisons"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise GrainsError(f"'{file}' is no report of compare ({error}); write it again with compare") from error
+        raise GrainsError(f"'{file}' is not a report of compare ({error}); write it again with compare") from error
     check_known(metrics, {row.metric.partition(",")[0] for row in rows})
     check_known(tasks, {row.task for row in rows}, what="task")
     return [
@@ -163,7 +165,7 @@ def plan(
         alpha: Level of the test.
         power: Wanted chance to find the effect.
     """
-    check_levels(alpha)
+    check_alpha(alpha)
     wanted = abs(pilot.difference if effect is None else effect)
     count = pilot.n if n is None else n
     if pilot.test == "exact McNemar":

@@ -1,43 +1,37 @@
-"""Two runs to rows of a table: `compare(baseline, steered)`."""
+"""Paired metrics to rows of a table: one task's or a group's difference, and Holm's adjustment over the table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from grains_eval.comparison import corpus_metrics as corpus
-from grains_eval.comparison import intervals as statistics
-from grains_eval.comparison.checks import check_known, check_levels, clusters_by_task
-from grains_eval.comparison.intervals import Estimate, Procedure, Undecided
-from grains_eval.comparison.item_metrics import PairedMetric, measure, total
-from grains_eval.comparison.pairing import check, common_tasks, pair
-from grains_eval.comparison.runs import Run, leaf_tasks, name_runs, read_run
-from grains_eval.comparison.significance import Array, holm
-from grains_eval.errors import GrainsError, unknown
+from grains_eval.comparison.intervals import Estimate, Procedure, Undecided, paired
+from grains_eval.comparison.item_metrics import PairedMetric, total
+from grains_eval.comparison.runs import Run, leaf_tasks
+from grains_eval.comparison.settings import ESTIMANDS, Analysis
+from grains_eval.comparison.significance import holm
+from grains_eval.errors import GrainsError
 from grains_eval.types import Comparison
 
-Groups = Literal["fixed", "sampled"]
-ESTIMANDS: Mapping[str, str] = {"fixed": "these subtasks", "sampled": "subtasks like these"}
 # The power of a row's minimum detectable effect.
 POWER = 0.8
-# Metrics of lm-eval that are shares of one item by definition; of others only the bounds seen are known.
+# Metrics of lm-eval that lie between 0 and 1 by definition; of others only the bounds seen are known.
 SHARES = frozenset({"acc", "acc_norm", "acc_mutual_info", "exact_match", "em", "f1", "mc1", "mc2"})
 SEEN_BOUNDS = "have the bounds seen here, 0 and 1"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison with the items behind it.
+    """A row of the table: a comparison, and what it was made from.
 
     Attributes:
-        comparison: The row.
+        comparison: Its numbers.
         metrics: The paired items: one task, or the subtasks of a group.
-        procedure: What gave its p and interval, and tells of other differences.
+        procedure: What gave p and interval, and gives them for other differences and levels.
     """
 
     comparison: Comparison
@@ -45,109 +39,27 @@ class Row:
     procedure: Procedure = field(default_factory=Undecided)
 
 
-def compare(
-    baseline_run: str | Path | Run,
-    steered_run: str | Path | Run,
-    *,
-    alpha: float = 0.05,
-    exclude: Collection[str] | None = None,
-    tasks: Sequence[str] | None = None,
-    metrics: Sequence[str] | None = None,
-    clusters: Mapping[str, str] | None = None,
-    higher_is_better: Mapping[str, bool] | None = None,
-    subtasks: bool = False,
-    groups: Groups = "fixed",
-    prompts_may_differ: bool = False,
-    seed: int = 0,
-) -> list[Comparison]:
-    """Compare two runs of lm-eval made with `--log_samples`, item by item.
+def estimate_rows(
+    baseline: Run, other: Run, measured: Mapping[str, Sequence[PairedMetric]], analysis: Analysis
+) -> tuple[list[Row], list[str]]:
+    """Rows of groups, then of the tasks outside of them, and notes for the reader.
 
     Args:
-        baseline_run: Folder of the baseline run.
-        steered_run: Folder of the other run.
-        alpha: One minus the confidence level.
-        exclude: Document hashes to leave out, on top of those that built or tuned the runs' vectors.
-        tasks: Tasks or groups to restrict to.
-        metrics: Metrics to restrict to.
-        clusters: Document field that names the cluster, by task or group; default: the task's `cluster_key`.
-        higher_is_better: Direction by metric, for those that no task declares one for.
-        subtasks: Also give a row to each task of an aggregated group.
-        groups: What a group's row speaks of: "fixed", these subtasks; "sampled", subtasks like these, which makes
-            them the clusters.
-        prompts_may_differ: Accept other prompts for the same documents (prompting baselines).
-        seed: Seed of resampling tests.
+        baseline: The run that describes tasks and groups.
+        other: The other run, whose name the rows bear.
+        measured: Paired metrics by task.
+        analysis: Level, seed, and what is said of groups.
 
     Raises:
-        GrainsError: the runs cannot be compared; one line says why.
+        GrainsError: a group has other subtasks in the other run.
     """
-    check_levels(alpha)
-    first = baseline_run if isinstance(baseline_run, Run) else read_run(baseline_run)
-    second = steered_run if isinstance(steered_run, Run) else read_run(steered_run)
-    rows, _ = compare_pair(
-        first,
-        second,
-        alpha=alpha,
-        exclude=first.held_out_from() | second.held_out_from() | frozenset(exclude or ()),
-        tasks=tasks,
-        metrics=metrics,
-        clusters=clusters or {},
-        higher_is_better=higher_is_better or {},
-        subtasks=subtasks,
-        groups=groups,
-        prompts_may_differ=prompts_may_differ,
-        seed=seed,
-    )
-    return [row.comparison for row in adjust(rows, alpha=alpha)]
-
-
-def compare_pair(
-    baseline: Run,
-    other: Run,
-    *,
-    alpha: float,
-    exclude: Collection[str],
-    tasks: Sequence[str] | None,
-    metrics: Sequence[str] | None,
-    clusters: Mapping[str, str],
-    subtasks: bool,
-    prompts_may_differ: bool,
-    seed: int,
-    higher_is_better: Mapping[str, bool] | None = None,
-    groups: Groups = "fixed",
-) -> tuple[list[Row], list[str]]:
-    """Rows of one pair of runs, not yet adjusted, and notes for the reader."""
-    names = common_tasks(baseline, other, tasks)
-    notes = [*baseline.notes, *other.notes, *check(baseline, other, names, prompts_may_differ=prompts_may_differ)]
-    prompts_may_differ = prompts_may_differ or other.instructed or baseline.instructed
-    fields = clusters_by_task(clusters, baseline, names)
-    measured: dict[str, list[PairedMetric]] = {}
-    known: set[str] = set()
-    for task in names:
-        measured[task] = []
-        for paired in pair(baseline, other, task, exclude, prompts_may_differ=prompts_may_differ):
-            known.update(paired.baseline[0].values)
-            notes.extend(note for note in paired.notes if note not in notes)
-            found, remarks = measure(baseline, other, paired, fields.get(task), metrics, higher_is_better)
-            measured[task].extend(found)
-            notes.extend(remarks)
-    check_known(metrics, known)
-    check_known(list(higher_is_better or {}), known, "metric to declare a direction for")
-    if not any(measured.values()):
-        raise GrainsError(
-            f"nothing to compare between '{baseline.name}' and '{other.name}': no metric of theirs is a"
-            " number per document"
-        )
-    if groups not in ESTIMANDS:
-        raise unknown(groups, ESTIMANDS, "kind of groups")
-    whole, grouped, remarks = _groups(baseline, other, measured, groups, alpha, seed)
-    notes.extend(remarks)
-    method = name_runs([other])[0]
+    whole, grouped, notes = _groups(baseline, other, measured, analysis)
     rows: list[Row] = list(whole)
     for task, found in measured.items():
-        if task in grouped and not subtasks:
+        if task in grouped and not analysis.subtasks:
             continue
-        rows.extend(_row(metric, _estimate(metric, alpha, seed)) for metric in found)
-    return [replace(row, comparison=replace(row.comparison, method=method)) for row in rows], notes
+        rows.extend(_row(metric, _estimate(metric, analysis)) for metric in found)
+    return [replace(row, comparison=replace(row.comparison, method=other.name)) for row in rows], notes
 
 
 def adjust(rows: Sequence[Row], controls: Collection[str] = (), *, alpha: float = 0.05) -> list[Row]:
@@ -178,25 +90,25 @@ def _detectable(row: Row, level: float) -> float:
     if not row.metrics or level >= POWER:
         return math.nan
     found = row.procedure.detectable(level, POWER)
-    # An effect that there cannot be is found by nobody.
+    # no test finds an effect larger than the metric allows
     return found if found <= _reach(row.metrics[0]) else math.nan
 
 
-def _estimate(metric: PairedMetric, alpha: float, seed: int) -> Estimate:
+def _estimate(metric: PairedMetric, analysis: Analysis) -> Estimate:
+    alpha, seed, clusters = analysis.alpha, analysis.seed, metric.clusters
     if metric.corpus is not None:
         table, first, second = metric.corpus
-        return corpus.compare(table, first, second, clusters=metric.clusters, alpha=alpha, seed=seed)
-    return statistics.paired(
-        metric.baseline, metric.steered, clusters=metric.clusters, reach=_reach(metric), alpha=alpha, seed=seed
-    )
+        return corpus.compare(table, first, second, clusters=clusters, alpha=alpha, seed=seed)
+    reach = _reach(metric)
+    return paired(metric.baseline, metric.steered, clusters=clusters, reach=reach, alpha=alpha, seed=seed)
 
 
 def _row(metric: PairedMetric, estimate: Estimate) -> Row:
     baseline, steered = total(metric)
-    return _made(metric.task, (metric,), baseline, steered, estimate)
+    return _assemble(metric.task, (metric,), baseline, steered, estimate)
 
 
-def _made(
+def _assemble(
     name: str,
     metrics: tuple[PairedMetric, ...],
     baseline: float,
@@ -204,8 +116,8 @@ def _made(
     estimate: Estimate,
     estimand: str = "",
 ) -> Row:
-    gains = np.concatenate([gain(metric) for metric in metrics])
-    pushed = np.concatenate([push(metric) for metric in metrics])
+    gains = np.concatenate([metric.gains for metric in metrics])
+    pushes = np.concatenate([metric.pushes for metric in metrics])
     reach = max(_reach(metric) for metric in metrics)
     known = all(_bounds_are_known(metric) for metric in metrics)
     comparison = Comparison(
@@ -226,7 +138,7 @@ def _made(
         excluded=sum(metric.excluded for metric in metrics),
         clusters=estimate.clusters,
         higher_is_better=metrics[0].higher_is_better,
-        anti_steered=float(np.mean(pushed < 0)) if has_right_way(metrics) else math.nan,
+        anti_steered=float(np.mean(pushes < 0)) if all(metric.has_right_way for metric in metrics) else math.nan,
         scale=metrics[0].scale,
         estimand=estimand,
         assumption=estimate.assumption if known else estimate.assumption.replace("have bounds", SEEN_BOUNDS),
@@ -250,30 +162,8 @@ def _reach(metric: PairedMetric) -> float:
     return 1.0 if metric.scale == 1 else math.inf
 
 
-def gain(metric: PairedMetric) -> Array:
-    """`[n]` per-item change of the metric, positive where it got better, or rose where no direction is declared."""
-    change = metric.steered - metric.baseline
-    return -change if metric.higher_is_better is False else change
-
-
-def has_right_way(metrics: Sequence[PairedMetric]) -> bool:
-    """Whether items can be pushed the right way: they have margins, or the metric a direction."""
-    return all(metric.margins is not None or metric.higher_is_better is not None for metric in metrics)
-
-
-def push(metric: PairedMetric) -> Array:
-    """`[n]` how far each item was pushed the right way: its margin where it has one (nats), else its gain.
-
-    A multiple-choice item whose right answer lost likelihood was steered the wrong way even where the choice
-    stayed (Tan et al. 2024, arXiv 2407.12404, call such items anti-steerable).
-    """
-    if metric.margins is not None:
-        return metric.margins[1] - metric.margins[0]
-    return gain(metric)
-
-
 def _groups(
-    baseline: Run, other: Run, measured: Mapping[str, list[PairedMetric]], groups: Groups, alpha: float, seed: int
+    baseline: Run, other: Run, measured: Mapping[str, Sequence[PairedMetric]], analysis: Analysis
 ) -> tuple[list[Row], set[str], list[str]]:
     """Rows of the groups that lm-eval itself aggregated, the outermost ones; and the tasks they cover."""
     names = [name for name in baseline.results.get("groups", {}) if name in other.results.get("groups", {})]
@@ -300,7 +190,7 @@ def _groups(
             if weights is None:
                 notes.append(f"{name}: '{key}' is left out, its weights could not be told from the results")
                 continue
-            rows.append(_group_row(name, members, weights, groups, alpha, seed))
+            rows.append(_group_row(name, members, weights, analysis))
             made += 1
         if made:
             grouped.update(leaves[name])
@@ -330,27 +220,25 @@ def _weights(run: Run, group: str, key: str, members: Sequence[PairedMetric]) ->
     return None
 
 
-def _group_row(
-    name: str, members: Sequence[PairedMetric], weights: Sequence[float], groups: Groups, alpha: float, seed: int
-) -> Row:
+def _group_row(name: str, members: Sequence[PairedMetric], weights: Sequence[float], analysis: Analysis) -> Row:
     sizes = [metric.baseline.size for metric in members]
     share = np.asarray(weights) / float(np.sum(weights))
     clusters: list[Hashable] | None = None
-    if groups == "sampled":
+    if analysis.groups == "sampled":
         clusters = np.repeat(np.arange(len(members)), sizes).tolist()
     elif any(metric.clusters is not None for metric in members):
         clusters = [
             (place, label) for place, m in enumerate(members) for label in (m.clusters or range(m.baseline.size))
         ]
-    estimate = statistics.paired(
+    estimate = paired(
         np.concatenate([metric.baseline for metric in members]),
         np.concatenate([metric.steered for metric in members]),
         clusters=clusters,
         weights=np.repeat(share / np.asarray(sizes), sizes),
         reach=max(_reach(metric) for metric in members),
-        alpha=alpha,
-        seed=seed,
+        alpha=analysis.alpha,
+        seed=analysis.seed,
     )
     baseline = float(share @ [metric.baseline.mean() for metric in members])
     steered = float(share @ [metric.steered.mean() for metric in members])
-    return _made(name, tuple(members), baseline, steered, estimate, ESTIMANDS[groups])
+    return _assemble(name, tuple(members), baseline, steered, estimate, ESTIMANDS[analysis.groups])
