@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from grains_eval.comparison.controls import AgainstControl
 from grains_eval.comparison.noninferiority import CapabilityVerdict
-from grains_eval.comparison.roles import AgainstControl
 from grains_eval.comparison.verdict import answer, gain
 from grains_eval.report.formatting import (
     MANY,
@@ -127,9 +127,9 @@ def _several(rows: Sequence[Comparison], alpha: float) -> str:
         moved = [row for row in rows if answer(row, alpha) == "changed"]
         listed = f": {_listed(moved)}" if moved else ""
         return f"{name} is shown to change under {len(moved)} of {methods} methods{listed}{UNDECLARED}{ending}"
-    better = sorted((r for r in rows if answer(r, alpha) == "better"), key=gain, reverse=True)
-    worse = sorted((r for r in rows if answer(r, alpha) == "worse"), key=gain)
-    best = max(rows, key=gain)
+    better = sorted((r for r in rows if answer(r, alpha) == "better"), key=_gain, reverse=True)
+    worse = sorted((r for r in rows if answer(r, alpha) == "worse"), key=_gain)
+    best = max(rows, key=_gain)
     if not better:
         text = (
             f"none of {methods} methods is shown to improve {name}: the largest change is {best.method}'s "
@@ -140,6 +140,10 @@ def _several(rows: Sequence[Comparison], alpha: float) -> str:
     if worse:
         text += f"; worsened by {_listed(worse)}"
     return text + ending
+
+
+def _gain(row: Comparison) -> float:
+    return gain(row.difference, row.higher_is_better)
 
 
 def _short(row: Comparison) -> str:
