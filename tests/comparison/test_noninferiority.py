@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from grains_eval.comparison import intervals as statistics
+from grains_eval.comparison.controls import AgainstControl
+from grains_eval.comparison.estimates import Row
 from grains_eval.comparison.noninferiority import judge, judge_rows
 from grains_eval.comparison.proportions import lower_end, tail
-from grains_eval.comparison.roles import AgainstControl
-from grains_eval.comparison.rows import Row
 from grains_eval.comparison.verdict import answer
 from grains_eval.report.formatting import change, interval, level, number, p_phrase, p_value, rounded
 from grains_eval.report.headline import NO_PRESERVATION, headline, would_tell

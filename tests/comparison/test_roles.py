@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from grains_eval.comparison import Analysis, Question
 from grains_eval.errors import GrainsError
 from grains_eval.report import ReportData, compare_runs
 from grains_eval.report.html import render_html
@@ -25,7 +26,7 @@ def test_controls_are_known_by_their_artifacts(tmp_path: Path) -> None:
         write_run(tmp_path / name, {"t": PLAIN}, steering=[{"method": "some", **({"kind": kind} if kind else {})}])
     paths = {name: tmp_path / name for name in ("plain", *kinds)}
     assert compare_runs(paths).controls == {"first", "second"}
-    assert compare_runs(paths, controls=["random_1"]).controls == {"random_1"}
+    assert compare_runs(paths, question=Question(controls=["random_1"])).controls == {"random_1"}
 
 
 def test_a_name_makes_no_control(tmp_path: Path) -> None:
@@ -33,9 +34,11 @@ def test_a_name_makes_no_control(tmp_path: Path) -> None:
     for name in names:
         write_run(tmp_path / name, {"t": PLAIN})
     assert compare_runs({name: tmp_path / name for name in names}).controls == set()
-    assert compare_runs({name: tmp_path / name for name in names}, controls=["random_2"]).controls == {"random_2"}
+    assert compare_runs(
+        {name: tmp_path / name for name in names}, question=Question(controls=["random_2"])
+    ).controls == {"random_2"}
     with pytest.raises(GrainsError, match="unknown control run 'random_22'"):
-        compare_runs({name: tmp_path / name for name in names}, controls=["random_22"])
+        compare_runs({name: tmp_path / name for name in names}, question=Question(controls=["random_22"]))
 
 
 def gaining(shares: dict[str, tuple[int, int]], root: Path, **kinds: str) -> ReportData:
@@ -92,14 +95,14 @@ def test_targets_come_before_preserved_tasks(tmp_path: Path) -> None:
         write_run(tmp_path / name, {"skills": SKILL, "goal": PLAIN, "mmlu": SKILL, "aim": PLAIN})
     paths = [tmp_path / "plain", tmp_path / "steered"]
     assert [row.comparison.task for row in compare_runs(paths).rows] == ["goal", "aim", "skills", "mmlu"]
-    chosen = compare_runs(paths, preserve=["goal"])
+    chosen = compare_runs(paths, question=Question(preserve=["goal"]))
     assert [row.comparison.task for row in chosen.rows] == ["skills", "mmlu", "aim", "goal"]
-    named = compare_runs(paths, targets=["aim"])
+    named = compare_runs(paths, question=Question(targets=["aim"]))
     assert [row.comparison.task for row in named.rows] == ["aim", "goal", "skills", "mmlu"]
     assert named.targets == (("aim", "acc"),) and {v.task for v in named.verdicts} == {"skills", "mmlu"}
     assert named.notes == ("goal is named neither as a target nor as preserved: it stands in the table alone",)
     with pytest.raises(GrainsError, match="'aim' is named both as a target and as preserved"):
-        compare_runs(paths, targets=["aim"], preserve=["aim"])
+        compare_runs(paths, question=Question(targets=["aim"], preserve=["aim"]))
 
 
 def declared(root: Path, evaluation: dict[str, list[str]] | None, **tasks: tuple[float, TaskData]) -> ReportData:
@@ -144,10 +147,13 @@ def test_groups_have_the_role_of_what_they_hold(tmp_path: Path) -> None:
         steering = [{"method": "grains", "evaluation": {"preserve": ["theirs"]}}] if name == "steered" else None
         write_run(tmp_path / name, {"t": PLAIN, "u": PLAIN, "v": PLAIN}, groups=groups, steering=steering)
     paths = [tmp_path / "plain", tmp_path / "steered"]
-    report = compare_runs(paths, subtasks=True)
+    report = compare_runs(paths, analysis=Analysis(subtasks=True))
     assert [row.comparison.task for row in report.rows] == ["t", "ours", "u", "v"]
     assert {verdict.task for verdict in report.verdicts} == {"ours", "u", "v"}
-    assert {verdict.task for verdict in compare_runs(paths, subtasks=True, preserve=["v"]).verdicts} == {"v"}
+    assert {
+        verdict.task
+        for verdict in compare_runs(paths, analysis=Analysis(subtasks=True), question=Question(preserve=["v"])).verdicts
+    } == {"v"}
     write_run(tmp_path / "by_task", {"t": PLAIN, "u": SKILL, "v": SKILL}, groups=groups)
     assert [v.task for v in compare_runs([tmp_path / "by_task", tmp_path / "plain"]).verdicts] == ["ours"]
 
@@ -164,7 +170,7 @@ def test_two_recipes_that_disagree_are_told(tmp_path: Path) -> None:
 def test_a_shown_loss_is_a_loss_though_the_margin_lies_in_its_interval(tmp_path: Path) -> None:
     for name, harmed in (("plain", 0), ("steered", 36)):
         write_run(tmp_path / name, {"t": TaskData({"acc": [*[0.0] * harmed, *[1.0] * (3000 - harmed)]})})
-    report = compare_runs([tmp_path / "plain", tmp_path / "steered"], preserve=["t"])
+    report = compare_runs([tmp_path / "plain", tmp_path / "steered"], question=Question(preserve=["t"]))
     (verdict,) = report.verdicts
     assert verdict.answer == "lost" and verdict.interval[0] < -verdict.margin < verdict.interval[1] < 0
     assert "t acc is lost, −1.2 (" in report.headline

@@ -14,14 +14,14 @@ import sacrebleu
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef
 
-from grains_eval.comparison import compare
+from grains_eval.comparison import Analysis, compare
 from grains_eval.comparison.corpus_metrics import corpus_metric
 from grains_eval.comparison.intervals import paired
 from grains_eval.comparison.noninferiority import judge
 from grains_eval.comparison.proportions import lower_end
-from grains_eval.comparison.rows import compare_pair
 from grains_eval.comparison.runs import read_run
 from grains_eval.comparison.significance import mcnemar
+from grains_eval.comparison.two_runs import compare_pair
 from grains_eval.errors import GrainsError
 from tests.comparison.folders import TaskData, doc_hash, write_run
 
@@ -289,10 +289,7 @@ def test_group_of_unknown_weights_is_noted(tmp_path: Path) -> None:
     results = json.loads(file.read_text())
     results["groups"]["outer"]["acc,none"] = 0.123
     file.write_text(json.dumps(results))
-    rows, notes = compare_pair(
-        read_run(one), read_run(two), alpha=0.05, exclude=(), tasks=None, metrics=None, clusters={},
-        subtasks=False, prompts_may_differ=False, seed=0,
-    )  # fmt: skip
+    rows, notes = compare_pair(read_run(one), read_run(two), Analysis())
     assert len(rows) == 3
     assert any("weights could not be told" in note for note in notes)
 
@@ -398,12 +395,9 @@ def test_metrics_that_cannot_be_compared_are_noted(tmp_path: Path) -> None:
     )
     broken = replace(task, values={**task.values, "words": [float("nan")] * 20, "bleu": [1.0] * 20})
     first, second = runs(tmp_path, broken, broken)
-    rows, notes = compare_pair(
-        read_run(first), read_run(second), alpha=0.05, exclude=(), tasks=None, metrics=None, clusters={},
-        subtasks=False, prompts_may_differ=False, seed=0,
-    )  # fmt: skip
+    rows, notes = compare_pair(read_run(first), read_run(second), Analysis())
     assert [row.comparison.metric for row in rows] == ["acc"]
-    assert any("'median' is left out, it is no mean" in note for note in notes)
+    assert any("'median' is left out, it is not a mean" in note for note in notes)
     assert any("'words' is left out: not all finite" in note for note in notes)
     assert any("'bleu' is left out: its samples hold no bleu" in note for note in notes)
     assert compare(first, second, metrics=["acc"])[0].metric == "acc"
@@ -421,8 +415,5 @@ def test_other_scoring_path_is_noted(tmp_path: Path) -> None:
     task = TaskData({"acc": bits(20, 0.5, 10)})
     write_run(tmp_path / "a", {"t": task})
     write_run(tmp_path / "b", {"t": task}, config={"scoring_path": "shared_context"})
-    _, notes = compare_pair(
-        read_run(tmp_path / "a"), read_run(tmp_path / "b"), alpha=0.05, exclude=(), tasks=None, metrics=None,
-        clusters={}, subtasks=False, prompts_may_differ=False, seed=0,
-    )  # fmt: skip
+    _, notes = compare_pair(read_run(tmp_path / "a"), read_run(tmp_path / "b"), Analysis())
     assert any("plain path" in note and "shared_context path" in note for note in notes)

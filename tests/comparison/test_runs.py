@@ -50,7 +50,7 @@ def test_folders_that_hold_no_single_run(tmp_path: Path) -> None:
         read_run(tmp_path / "both")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / f"results_{STAMP}.json").write_text("{")
-    with pytest.raises(GrainsError, match="no results file"):
+    with pytest.raises(GrainsError, match="not a results file"):
         read_run(tmp_path / "bad")
 
 

@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from grains_eval.comparison.roles import Band
+from grains_eval.comparison import Question
+from grains_eval.comparison.controls import Band
 from grains_eval.comparison.significance import holm
 from grains_eval.errors import GrainsError
-from grains_eval.report import ReportData, compare_runs, plots, render_terminal, write
+from grains_eval.report import ReportData, Supplement, compare_runs, plots, render_terminal, write
 from grains_eval.report.data import Curve, Series
-from grains_eval.report.export import to_csv, to_json
 from grains_eval.report.html import render_html
-from grains_eval.report.published import published_tables
-from grains_eval.report.tables import COLUMNS, to_markdown
+from grains_eval.report.markdown import to_markdown
+from grains_eval.report.tables import COLUMNS
+from grains_eval.report.write import to_csv, to_json
 from tests.comparison import world
 from tests.comparison.folders import TaskData, write_run
 
@@ -33,7 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def report(folders: dict[str, Path]) -> ReportData:
-    return compare_runs(folders, **world.extras())
+    return compare_runs(folders, supplement=world.extras())
 
 
 def test_rows_verdicts_and_controls(report: ReportData) -> None:
@@ -173,7 +174,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         small = TaskData({"acc": scores}, docs=docs, metadata={"version": 1.0, "cluster_key": "topic"})
         config = {"scoring_path": "plain", "scoring_path_reason": "the model <reads> ahead"}
         write_run(root / name, {"few": small, "many": TaskData({"acc": [0.0, 1.0] * 1_000})}, config=config)
-    return compare_runs([root / "plain", root / "grains"], preserve=["few", "many"])
+    return compare_runs([root / "plain", root / "grains"], question=Question(preserve=["few", "many"]))
 
 
 def test_a_row_of_too_few_clusters_says_so_at_80_columns(few: ReportData) -> None:
@@ -243,7 +244,6 @@ def test_markdown_and_terminal(report: ReportData) -> None:
     assert report.headline.replace("<", "&lt;") in text
     assert text.count("| truthfulqa_mc1 |") == 4
     assert "| nl_iti | the probe ran out of memory &lt;here>" in text
-    assert "Published, not measured here: TruthfulQA" in text
     console = Console(file=io.StringIO(), width=220)
     render_terminal(report, console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
@@ -265,7 +265,7 @@ class Outline(HTMLParser):
         self.links: list[str] = []
         self.open: list[str] = []
         self.headers_without_scope = 0
-        self.unnamed_pictures = 0
+        self.unnamed_images = 0
         self.headings: list[str] = []
         self.words: list[str] = []
 
@@ -287,7 +287,7 @@ class Outline(HTMLParser):
                 self.links.append(str(found[name]))
         self.headers_without_scope += tag == "th" and "scope" not in found
         if tag == "svg":
-            self.unnamed_pictures += not found.get("aria-label")
+            self.unnamed_images += not found.get("aria-label")
         if tag in ("h1", "h2", "h3"):
             self.headings.append(tag)
         if tag not in ("meta", "link", "br", "path", "use", "rect", "image"):
@@ -313,7 +313,7 @@ def test_page_is_self_contained_and_accessible(report: ReportData) -> None:
     assert set(inner) <= set(outline.ids)
     assert all(link.startswith(("#", "data:")) for link in outline.links)
     assert outline.headers_without_scope == 0
-    assert outline.unnamed_pictures == 0
+    assert outline.unnamed_images == 0
     assert outline.headings.count("h1") == 1
     assert "<script" not in page
     assert 'http-equiv="Content-Security-Policy"' in page
@@ -337,7 +337,6 @@ def test_everything_is_in_the_page(report: ReportData) -> None:
     assert "Most helped" in page and "Most harmed" in page
     assert "random vectors, 2 draws" in page and "Every draw of the controls" in page
     assert page.index("random vectors, 2 draws") < page.index("Every draw of the controls") < page.index("random 1<")
-    assert "Published figures, not measured here" in page and "2507.18043" in page
     assert "Strength on development items" in page
     assert "data:image/png;base64," in page
     assert "completeness error 1.20 %" in page
@@ -371,7 +370,7 @@ def test_failed_runs_become_rows_when_asked(folders: dict[str, Path], tmp_path: 
     assert {r.comparison.method for r in report.rows} == {"grains"}
     with pytest.raises(GrainsError, match="does not exist"):
         compare_runs({"gone": tmp_path / "x", "grains": folders["grains"]}, keep_going=True)
-    only = compare_runs({"baseline": folders["baseline"]}, failures={"caa": "no pairs"})
+    only = compare_runs({"baseline": folders["baseline"]}, supplement=Supplement(failures={"caa": "no pairs"}))
     assert only.rows == () and "caa" in to_markdown(only) and render_html(only)
     with pytest.raises(GrainsError, match="at least two runs"):
         compare_runs([folders["baseline"]])
@@ -379,14 +378,8 @@ def test_failed_runs_become_rows_when_asked(folders: dict[str, Path], tmp_path: 
 
 def test_headline_metric_and_preserved_tasks_can_be_named(folders: dict[str, Path]) -> None:
     pair = {name: folders[name] for name in ("baseline", "grains")}
-    report = compare_runs(pair, preserve=["truthfulqa_mc1"], margin=0.05)
+    report = compare_runs(pair, question=Question(preserve=["truthfulqa_mc1"], margin=0.05))
     assert [v.task for v in report.verdicts] == ["truthfulqa_mc1"]
     assert report.targets == (("mmlu", "acc"),)
     with pytest.raises(GrainsError, match="has no metric 'f1' to compare; it has acc"):
-        compare_runs(pair, headline_metrics={"mmlu": "f1"})
-
-
-def test_published_tables_match_by_task(report: ReportData) -> None:
-    assert [table.title.split(",")[0] for table in published_tables(report)] == ["TruthfulQA", "MMLU"]
-    assert published_tables(report)[0].rows[0] == ("Llama-3.1-8B", "34.15", "47.37")
-    assert published_tables(report)[0].tasks == ("truthfulqa_mc1",)
+        compare_runs(pair, question=Question(headline_metrics={"mmlu": "f1"}))

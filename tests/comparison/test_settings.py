@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from grains_eval.comparison import compare
+from grains_eval.comparison import Analysis, Question, compare
 from grains_eval.comparison import item_metrics as measures
 from grains_eval.comparison.verdict import answer
 from grains_eval.errors import GrainsError
 from grains_eval.report import compare_runs
 from grains_eval.report.html import render_html
-from grains_eval.report.tables import to_markdown
+from grains_eval.report.markdown import to_markdown
 from tests.comparison.folders import TaskData, write_run
 
 DOCS = [{"q": i, "topic": i % 4} for i in range(16)]
@@ -35,11 +35,11 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.mark.parametrize(
     ("choice", "line"),
     [
-        ({"alpha": 0.0}, r"alpha 0 is no level of a test; give a share above 0 and below 1"),
-        ({"alpha": 1.0}, r"alpha 1 is no level"),
-        ({"alpha": float("nan")}, r"alpha nan is no level"),
-        ({"margin": 0.0}, r"margin 0 is no tolerated loss; give a share above 0 and below 1, such as 0.01"),
-        ({"margin": 1.0}, r"margin 1 is no tolerated loss"),
+        ({"alpha": 0.0}, r"alpha 0 is not a level of a test; give a share above 0 and below 1"),
+        ({"alpha": 1.0}, r"alpha 1 is not a level"),
+        ({"alpha": float("nan")}, r"alpha nan is not a level"),
+        ({"margin": 0.0}, r"margin 0 is not a tolerated loss; give a share above 0 and below 1, such as 0.01"),
+        ({"margin": 1.0}, r"margin 1 is not a tolerated loss"),
         ({"metrics": ["acc", "f1"]}, r"unknown metric 'f1': known are acc, acc_norm"),
         ({"tasks": ["g_c"]}, r"unknown task 'g_c': did you mean 'g_b'\? known are g, g_a, g_b"),
         ({"clusters": {"h": "topic"}}, r"unknown task to cluster 'h': .*known are g, g_a, g_b"),
@@ -50,7 +50,9 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 )
 def test_what_does_not_fit_is_refused(choice: dict[str, Any], line: str, paths: list[Path], tmp_path: Path) -> None:
     with pytest.raises(GrainsError, match=line):
-        compare_runs(paths, tmp_path / "report", **choice)
+        if set(choice) <= {field.name for field in fields(Question)}:
+            compare_runs(paths, tmp_path / "report", question=Question(**choice))
+        compare_runs(paths, tmp_path / "report", analysis=Analysis(**choice))
     assert not (tmp_path / "report").exists()
     if set(choice) <= {"alpha", "metrics", "tasks", "clusters"}:
         with pytest.raises(GrainsError, match=line):
@@ -83,14 +85,14 @@ def test_a_metric_without_a_direction_gets_no_verdict_until_it_has_one(tmp_path:
     assert "whether that is better is not declared" in report.headline
     assert any("--higher_is_better wer=true or wer=false" in note for note in report.notes)
     assert "| wer ? |" in to_markdown(report) and "no direction declared" in render_html(report)
-    kept = compare_runs(places, preserve=["speech"])
+    kept = compare_runs(places, question=Question(preserve=["speech"]))
     assert kept.verdicts == () and any("has no verdict" in note for note in kept.notes)
     for direction, said in ((False, "worsens speech wer"), (True, "improves speech wer")):
-        told = compare_runs(places, higher_is_better={"wer": direction})
+        told = compare_runs(places, analysis=Analysis(higher_is_better={"wer": direction}))
         assert said in told.headline and not told.notes
         assert compare(*places, higher_is_better={"wer": direction})[0].higher_is_better is direction
     with pytest.raises(GrainsError, match="unknown metric to declare a direction for 'wre': did you mean 'wer'"):
-        compare_runs(places, higher_is_better={"wre": True})
+        compare_runs(places, analysis=Analysis(higher_is_better={"wre": True}))
 
 
 @pytest.mark.parametrize(("higher", "expected"), [(True, "better"), (False, "worse"), (None, "changed")])
