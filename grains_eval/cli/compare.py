@@ -90,7 +90,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument(
         "--groups",
         choices=("fixed", "sampled"),
-        help="what a group's row speaks of: these subtasks (fixed, the default), or subtasks like these (sampled)",
+        help="what a group's row is about: these subtasks (fixed, the default), or subtasks like these (sampled)",
     )
     report = parser.add_argument_group("report")
     report.add_argument("--alpha", type=float, metavar="SHARE", help="level of tests and intervals (default 0.05)")

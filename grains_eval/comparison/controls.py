@@ -76,7 +76,8 @@ def against_controls(
 ) -> tuple[tuple[AgainstControl, ...], list[str]]:
     """Each method that is better than the baseline, compared with the control that gained most; and notes.
 
-    Vectors with the vocabulary direction projected out are left aside: a tie with them speaks for the method.
+    Vectors with the vocabulary direction projected out are not counted as rivals: that a method is as good without that
+    direction is in its favour.
 
     Args:
         rows: One adjusted row per run and task.

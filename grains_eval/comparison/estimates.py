@@ -63,14 +63,14 @@ def estimate_rows(
 
 
 def adjust(rows: Sequence[Row], controls: Collection[str] = (), *, alpha: float = 0.05) -> list[Row]:
-    """Fill in Holm's adjusted p-values: over all rows of methods, and apart from them over those of controls.
+    """Fill in Holm's adjusted p-values: over all rows of methods, and separately over those of controls.
 
-    With them come minimum detectable effects, of Holm's first step: alone among the rows of its family, a row
-    has to pass the level divided by their number.
+    Minimum detectable effects are filled in too. They are those of Holm's first step, in which a row has to pass the
+    level divided by the number of rows of its family.
 
     Args:
         rows: The table.
-        controls: Names of the runs that nothing is claimed for.
+        controls: Names of the control runs.
         alpha: Level of the tests.
     """
     made = list(rows)
@@ -86,7 +86,7 @@ def adjust(rows: Sequence[Row], controls: Collection[str] = (), *, alpha: float 
 
 
 def _detectable(row: Row, level: float) -> float:
-    """The effect that the row's procedure finds; NaN where there is none, or where chance does as often."""
+    """The effect that the row's procedure finds; NaN where there is none, or where the level reaches the power."""
     if not row.metrics or level >= POWER:
         return math.nan
     found = row.procedure.detectable(level, POWER)
@@ -203,7 +203,7 @@ def _is_under(run: Run, name: str, group: str) -> bool:
 
 
 def _weights(run: Run, group: str, key: str, members: Sequence[PairedMetric]) -> list[float] | None:
-    """Weights of the subtasks, as the harness weighed them: by size or all the same.
+    """Weights of the subtasks as in the harness: by size, or equal.
 
     The results do not hold `weight_by_size`, so both means are formed from the reported values and compared
     with the reported group value. Sizes afterwards are those of the held-out items.

@@ -18,7 +18,7 @@ from grains_eval.comparison.settings import Analysis, check_known, clusters_by_t
 from grains_eval.comparison.verdict import gain
 from grains_eval.errors import GrainsError
 
-# How lm-eval aggregates a metric whose task does not say.
+# How lm-eval aggregates a metric whose task does not declare it.
 _DEFAULTS = {
     "bleu": "bleu",
     "chrf": "chrf",
@@ -49,7 +49,7 @@ class PairedMetric:
         task: Task, or group of tasks.
         metric: Metric, with its filter where that is not `none`.
         key: lm-eval's key in the results (`acc,none`).
-        higher_is_better: Its direction; None where nobody declared it.
+        higher_is_better: Its direction; None where it is not declared.
         baseline: `[n]` item scores of the baseline.
         steered: `[n]` item scores of the other run.
         pairs: `[n]` the samples behind them.
@@ -259,13 +259,13 @@ def _aggregation(run: Run, task: str, name: str) -> str:
 
 
 def _direction(runs: Sequence[Run], task: str, name: str, declared: Mapping[str, bool]) -> bool | None:
-    """Whether higher is better: as the user says, as a run logged it, else as lm-eval's own metric of that name.
+    """Whether higher is better: as the user declares, as a run logged it, else as for lm-eval's metric of that name.
 
     lm-eval logs null for a metric that is neither its own nor declared in the task's `metric_list`.
     """
     logged = [run.setting("higher_is_better", task, name) for run in runs]
-    said = [declared.get(name), *logged]
-    return next((known for known in said if isinstance(known, bool)), REGISTERED.get(name))
+    candidates = [declared.get(name), *logged]
+    return next((known for known in candidates if isinstance(known, bool)), REGISTERED.get(name))
 
 
 def _disagreement(metric: PairedMetric, baseline: Run, other: Run) -> str | None:
@@ -331,7 +331,7 @@ def right_choice(sample: Sample) -> int | None:
 
 
 def _fitting(margins: tuple[Array, Array] | None, first: Array, second: Array) -> tuple[Array, Array] | None:
-    """Margins only where their sign is the metric: they then show change below its threshold."""
+    """Margins where their sign is the metric, so that they show changes below its threshold; else None."""
     if margins is None:
         return None
     for margin, values in zip(margins, (first, second), strict=True):

@@ -16,7 +16,7 @@ from grains_eval.comparison.verdict import answer
 from grains_eval.errors import GrainsError
 from grains_eval.types import Comparison
 
-# The metric that speaks for a task when nobody says: the first of these that it has, else its first.
+# A task's headline metric where none is named: the first of these that it has, else its first.
 HEADLINE_METRICS = ("acc", "exact_match", "bleu_acc", "f1", "mcc", "bleu", "word_perplexity")
 
 
@@ -27,7 +27,7 @@ class Findings:
     Attributes:
         runs: The runs, baseline first.
         rows: The adjusted rows: targets first, preserved tasks last.
-        headline: One of them per run and task, of the metric that speaks for the task.
+        headline: One of them per run and task, of the task's headline metric.
         roles: What each task is there for.
         controls: Names of the control runs.
         verdicts: Whether preserved tasks were kept.
@@ -119,7 +119,7 @@ def _ordered(rows: Sequence[Row], roles: TaskRoles) -> list[Row]:
 
 
 def headline_rows(rows: Sequence[Row], wanted: Mapping[str, str]) -> list[Row]:
-    """One row per method and task: the metric that speaks for the task."""
+    """One row per method and task: that of the task's headline metric."""
     grouped: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         grouped.setdefault((row.comparison.method, row.comparison.task), []).append(row)
@@ -158,6 +158,6 @@ def _key(of: Comparison | CapabilityVerdict) -> tuple[str, str, str]:
 def _ask_direction(row: Comparison) -> str:
     metric = row.metric.partition(",")[0]
     return (
-        f"{row.task}: nobody declared whether a higher {metric} is better, so it has no verdict; pass "
+        f"{row.task}: it is not declared whether a higher {metric} is better, so it has no verdict; pass "
         f"--higher_is_better {metric}=true or {metric}=false, or declare it in the task's metric_list"
     )

@@ -26,7 +26,7 @@ _IMAGE = re.compile(r"^<PIL\.\S+ .*at 0x[0-9A-Fa-f]+>$")
 
 @dataclass(frozen=True)
 class Sample:
-    """One evaluated document under one filter, without what a comparison does not need.
+    """One evaluated document under one filter, cut to what a comparison needs.
 
     Attributes:
         doc_id: Its number in the task.
@@ -286,7 +286,7 @@ def read_runs(
             failed[name or Path(path).name] = str(error)
     if not runs:
         raise GrainsError("compare needs at least two runs: the baseline first, then the others")
-    if not isinstance(paths, Mapping):  # under names of its own, a run may stand twice
+    if not isinstance(paths, Mapping):  # a run may stand twice under names of its own
         runs = [replace(run, name=name) for run, name in zip(runs, name_runs(runs), strict=True)]
         _refuse_twice(runs)
     return runs, failed
@@ -358,7 +358,7 @@ def _evaluations(folder: Path) -> list[Path]:
     if not files:
         raise GrainsError(f"'{folder}' holds no results_*.json; give an --output_path of lm_eval")
     places = {file.parent for file in files}
-    # results of Python runs lay in "None" before they had their model's name
+    # older results of Python runs lie in "None" instead of a folder with the model's name
     old = {
         place for place in places if place.name == "None" and any(o.parent == place.parent for o in places - {place})
     }
@@ -381,7 +381,7 @@ def method_of(run: Run) -> str:
 
 
 def name_runs(runs: Sequence[Run]) -> list[str]:
-    """Names for a table: the folder's, and the method that steered the run where the folder does not say it.
+    """Names for a table: the folder's, and the method that steered the run where the folder's name does not contain it.
 
     A name depends on the run alone, so that a third run does not rename the second.
     """

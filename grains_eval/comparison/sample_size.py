@@ -27,15 +27,16 @@ from grains_eval.errors import GrainsError
 from grains_eval.types import Comparison
 
 _COUNTS = ("clusters", "units_needed")
-FEW_MOVED = 10  # a pilot in which fewer items changed says little about how many will
+FEW_MOVED = 10  # with fewer changed items in the pilot run, the share of items that change is too uncertain
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What items vary by, which decides how many are needed.
+    """How much items vary, which decides how many are needed.
 
     Attributes:
-        discordant: Share of items that change either way, for a 0/1 metric of independent items; else None.
+        discordant: Share of discordant pairs, items that change either way, for a 0/1 metric of independent items; else
+            None.
         deviation: Standard deviation of the per-item differences, clusters included.
         items_per_cluster: 1 where items are independent.
         bounded: Whether the test is the betting test of independent items with bounded scores.
@@ -64,8 +65,8 @@ class Spread:
             return mcnemar_power(*self._shares(effect), n, alpha=alpha)
         if self.bounded:
             return betting_power(effect, self.deviation, n, alpha=alpha)
-        freedom = n / self.items_per_cluster - 1
-        return t_power(effect, self.deviation / math.sqrt(n), freedom, alpha=alpha) if freedom >= 1 else 0.0
+        df = n / self.items_per_cluster - 1
+        return t_power(effect, self.deviation / math.sqrt(n), df, alpha=alpha) if df >= 1 else 0.0
 
     def detectable(self, n: int, alpha: float, power: float) -> float:
         """The smallest effect that n items find, NaN where there is none."""
@@ -73,8 +74,8 @@ class Spread:
             return mcnemar_detectable_effect(self.discordant, n, alpha=alpha, power=power)
         if self.bounded:
             return betting_detectable_effect(self.deviation, n, alpha=alpha, power=power)
-        freedom = n / self.items_per_cluster - 1
-        return minimum_detectable_effect(self.deviation / math.sqrt(n), freedom, alpha=alpha, power=power)
+        df = n / self.items_per_cluster - 1
+        return minimum_detectable_effect(self.deviation / math.sqrt(n), df, alpha=alpha, power=power)
 
     def _shares(self, effect: float) -> tuple[float, float]:
         discordant = self.discordant or 0.0
@@ -88,7 +89,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Plan:
-    """One row of a pilot, and what it says about a larger run.
+    """A row of a pilot run, and the sample size that it implies for a larger run.
 
     Attributes:
         pilot: The row.
@@ -116,7 +117,7 @@ def read_pilot(
     tasks: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
 ) -> list[Comparison]:
-    """The rows of a pilot: a folder that `compare` wrote, or run folders, the baseline first.
+    """The rows of a pilot run: a folder that `compare` wrote, or run folders, the baseline first.
 
     Raises:
         GrainsError: neither, or a task or metric that the pilot lacks.
@@ -156,7 +157,7 @@ def _comparison(row: dict[str, Any]) -> Comparison:
 def plan(
     pilot: Comparison, *, effect: float | None = None, n: int | None = None, alpha: float = 0.05, power: float = 0.8
 ) -> Plan:
-    """What a pilot's row says about a larger run: its spread is taken for the true one.
+    """The sample size that a row of a pilot run implies, with its spread taken for the true one.
 
     Args:
         pilot: The row.

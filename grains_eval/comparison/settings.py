@@ -1,4 +1,4 @@
-"""What a user may choose for a comparison, refused by name where it makes no statement or does not fit the runs."""
+"""What a user may choose for a comparison, and errors for choices that are invalid or do not fit the runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from grains_eval.comparison.runs import Run, leaf_tasks
 from grains_eval.errors import GrainsError, unknown
 
 Groups = Literal["fixed", "sampled"]
-# What the row of a group speaks of.
+# What the row of a group makes a statement about.
 ESTIMANDS: Mapping[Groups, str] = {"fixed": "these subtasks", "sampled": "subtasks like these"}
 SMALLEST_ALPHA = 1e-12
 
@@ -27,7 +27,7 @@ class Analysis:
         higher_is_better: Direction by metric, for those that no task declares one for; without one there is no verdict.
         exclude: Document hashes to leave out, on top of those that built or tuned the runs' vectors.
         subtasks: Also give a row to each task of an aggregated group.
-        groups: What a group's row speaks of: "fixed", these subtasks; "sampled", subtasks like these, which makes them
+        groups: What a group's row is about: "fixed", these subtasks; "sampled", subtasks like these, which makes them
             the clusters.
         prompts_may_differ: Accept other prompts for the same documents, of all runs or of those named; prompting
             artifacts are recognised without it.
@@ -49,7 +49,7 @@ class Analysis:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what makes no statement."""
+        """Refuse invalid values."""
         check_alpha(self.alpha)
         if self.groups not in ESTIMANDS:
             raise unknown(self.groups, ESTIMANDS, "kind of groups")
@@ -63,14 +63,14 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of several runs: what should have improved, what should have been kept, and beside which controls.
+    """What is asked of several runs: what was to improve, what had to be kept, and beside which controls.
 
     Attributes:
         targets: Tasks or groups that were to improve; default: all that nothing declares preserved.
         preserve: Tasks or groups whose score must not fall; default: those that the runs' artifacts, else the tasks'
             metadata, declare.
         margin: Loss on preserved tasks that still counts as kept, as a share (0.01 is one point).
-        headline_metrics: The metric that speaks for a task; default: accuracy where there is one.
+        headline_metrics: The metric that the headline names, by task; default: accuracy where there is one.
         controls: Names of control runs; default: those whose artifacts say that they are.
 
     Raises:
@@ -84,7 +84,7 @@ class Question:
     controls: Collection[str] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what makes no statement."""
+        """Refuse invalid values."""
         if not 0 < self.margin < 1:
             raise GrainsError(
                 f"margin {self.margin:g} is not a tolerated loss; give a share above 0 and below 1, such as 0.01 for "
@@ -93,7 +93,7 @@ class Question:
 
 
 def check_alpha(alpha: float) -> None:
-    """Refuse a level that makes no statement.
+    """Refuse an invalid level.
 
     Raises:
         GrainsError: it is not above 0 and below 1.

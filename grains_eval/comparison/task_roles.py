@@ -31,7 +31,7 @@ class TaskRoles:
 
 
 def task_roles(runs: Sequence[Run], tasks: Sequence[str], question: Question) -> TaskRoles:
-    """Which tasks are targets and which are preserved: as the user says, else the runs' artifacts, else the tasks.
+    """Which tasks are targets and which are preserved: as the user, else the artifacts, else the tasks declare.
 
     A task without any declaration is a target, unless the user named the targets.
 

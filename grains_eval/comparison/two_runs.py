@@ -41,7 +41,7 @@ def compare(
         clusters: Document field that names the cluster, by task or group; default: the task's `cluster_key`.
         higher_is_better: Direction by metric, for those that no task declares one for.
         subtasks: Also give a row to each task of an aggregated group.
-        groups: What a group's row speaks of: "fixed", these subtasks; "sampled", subtasks like these, which makes
+        groups: What a group's row is about: "fixed", these subtasks; "sampled", subtasks like these, which makes
             them the clusters.
         prompts_may_differ: Accept other prompts for the same documents (prompting baselines).
         seed: Seed of resampling tests.

@@ -14,7 +14,7 @@ Answer = Literal["better", "worse", "changed", "not shown", "no verdict"]
 def answer(comparison: Comparison, alpha: float) -> Answer:
     """What a row shows after adjustment: better, worse, changed where no direction is declared, or nothing.
 
-    With too few items or clusters for a test there is no verdict at all.
+    With too few items or clusters for a test there is no verdict.
     """
     if comparison.units_needed is not None:
         return "no verdict"

@@ -1,4 +1,4 @@
-"""The verdict in two or three sentences: what improved for sure, whether a control does as well, what it cost."""
+"""The verdict in two or three sentences: what improved, whether a control does as well, what was lost elsewhere."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def headline(
     rivals: Sequence[AgainstControl] = (),
     missing: Sequence[str] = (),
 ) -> str:
-    """What improved, that a control does as well where it does, and what it cost.
+    """What improved, whether a control does as well, and what was lost elsewhere.
 
     Args:
         targets: Rows of the tasks that were to improve, without controls.
@@ -51,7 +51,7 @@ def headline(
 
 
 def _beyond(rivals: Sequence[AgainstControl], alpha: float) -> str:
-    """The methods whose gain a control has too: their vectors are then no explanation of it."""
+    """Methods that are not better than a control, so that their vectors do not explain their gain."""
     found: dict[tuple[str, str], list[str]] = {}
     for rival in rivals:
         row = rival.row.comparison
@@ -184,7 +184,7 @@ def all_kept(verdicts: Sequence[CapabilityVerdict]) -> list[str]:
 
 
 def _rates(verdicts: Sequence[CapabilityVerdict]) -> list[str]:
-    """What the error rates of verdicts rest on, each said once; with the tasks where these differ in it."""
+    """What the error rates of verdicts rest on, each stated once, with its tasks where they differ."""
     found: dict[str, list[str]] = {}
     for verdict in verdicts:
         said = error_rates(verdict.guaranteed, verdict.assumption) if verdict.units_needed is None else ""

@@ -1,4 +1,4 @@
-"""What a run was: the facts that a reader needs to repeat it."""
+"""The facts about a run that a reader needs to repeat it."""
 
 from __future__ import annotations
 

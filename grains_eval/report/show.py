@@ -60,7 +60,7 @@ def show_folder(source: str | Path, console: Any, *, examples: int = 3, html: Pa
 
 
 def _check_config(file: Path) -> None:
-    """A torch-free look at what the loader will refuse.
+    """Refuse, without torch, what the loader would refuse.
 
     Raises:
         GrainsError: the artifact's configuration is damaged.

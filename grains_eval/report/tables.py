@@ -62,7 +62,7 @@ def cells(row: Comparison, report: ReportData) -> tuple[str, ...]:
 
 
 def procedures(rows: Sequence[Comparison]) -> list[tuple[str, str]]:
-    """What gave p and interval in one table: methods, which are named only where they differ in it, and sentence."""
+    """What gave p and interval in one table: the methods, named only where they differ, and the sentence."""
     found: dict[str, list[str]] = {}
     for row in rows:
         found.setdefault(procedure(row), []).append(row.method)

@@ -99,7 +99,7 @@ def refuse_existing(folder: Path, instead: str = "choose another --output_path o
 
 
 def write(report: ReportData, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write all four files; they are rendered first, so that a failure leaves none half written.
+    """Write all four files; they are rendered before anything is written.
 
     Args:
         report: The report.

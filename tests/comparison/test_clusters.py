@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from grains_eval.comparison.clusters import cluster_jackknife, cluster_standard_error, cluster_sums
+from grains_eval.comparison.clusters import cluster_jackknife, cluster_sums
 
 EXACT = {"rel": 1e-12, "abs": 1e-12}
-
-
-def test_cluster_standard_error_is_statsmodels() -> None:
-    generator = np.random.default_rng(0)
-    values = generator.normal(size=90)
-    labels = generator.integers(0, 7, size=90)
-    fit = sm.OLS(values, np.ones(90)).fit(cov_type="cluster", cov_kwds={"groups": labels})
-    assert cluster_standard_error(values, labels.tolist()) == pytest.approx(fit.bse[0], **EXACT)
 
 
 def test_jackknife_equals_cr1_with_equal_clusters() -> None:

@@ -39,6 +39,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         ({"tasks": ["g_c"]}, r"unknown task 'g_c': did you mean 'g_b'\? known are g, g_a, g_b"),
         ({"clusters": {"h": "topic"}}, r"unknown task to cluster 'h': .*known are g, g_a, g_b"),
         ({"clusters": {"g": "tpic"}}, r"no field 'tpic' to cluster by; its fields are q, topic; name one"),
+        ({"groups": "all"}, r"unknown kind of groups 'all': known are fixed, sampled"),
         ({"preserve": ["mmul"]}, r"unknown task to preserve 'mmul': known are g, g_a, g_b"),
     ],
     ids=str,
