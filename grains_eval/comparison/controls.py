@@ -93,13 +93,12 @@ def against_controls(
         mine = row.comparison
         if mine.method in controls or mine.task not in targets or answer(mine, analysis.alpha) != "better":
             continue
-        key = (mine.task, mine.metric)
         rivals = [
             other.comparison
             for other in rows
             if other.comparison.method in controls
             and "projection" not in by_name[other.comparison.method].kinds
-            and (other.comparison.task, other.comparison.metric) == key
+            and other.key == row.key
         ]
         if not rivals:
             continue
@@ -107,11 +106,7 @@ def against_controls(
         alone = replace(analysis, tasks=(mine.task,), metrics=(mine.metric.partition(",")[0],))
         pair, said = compare_pair(by_name[rival], by_name[mine.method], alone)
         notes.extend(said)
-        found.extend(
-            AgainstControl(mine.method, rival, one)
-            for one in pair
-            if (one.comparison.task, one.comparison.metric) == key
-        )
+        found.extend(AgainstControl(mine.method, rival, one) for one in pair if one.key == row.key)
     adjusted = adjust([item.row for item in found], alpha=analysis.alpha)
     return tuple(replace(item, row=row) for item, row in zip(found, adjusted, strict=True)), notes
 
@@ -123,8 +118,7 @@ def draw_ranges(bands: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> tupl
         draws: dict[tuple[str, str], list[float]] = {}
         for row in rows:
             if row.comparison.method in members:
-                key = (row.comparison.task, row.comparison.metric)
-                draws.setdefault(key, []).append(row.comparison.difference)
+                draws.setdefault(row.key, []).append(row.comparison.difference)
         made.append(
             Band(
                 label=label,

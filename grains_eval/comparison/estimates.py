@@ -38,6 +38,11 @@ class Row:
     metrics: tuple[PairedMetric, ...]
     procedure: Procedure = field(default_factory=Undecided)
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Task and metric."""
+        return self.comparison.task, self.comparison.metric
+
 
 def estimate_rows(
     baseline: Run, other: Run, measured: Mapping[str, Sequence[PairedMetric]], analysis: Analysis

@@ -113,9 +113,9 @@ def _with_baseline(
 
 def _ordered(rows: Sequence[Row], roles: TaskRoles) -> list[Row]:
     """Rows by task and metric, as in the headline: what was to improve first, what was to be preserved last."""
-    found = dict.fromkeys((row.comparison.task, row.comparison.metric) for row in rows)
+    found = dict.fromkeys(row.key for row in rows)
     order = sorted(found, key=lambda key: (key[0] in roles.preserved, key[0] not in roles.targets))
-    return sorted(rows, key=lambda row: order.index((row.comparison.task, row.comparison.metric)))
+    return sorted(rows, key=lambda row: order.index(row.key))
 
 
 def headline_rows(rows: Sequence[Row], wanted: Mapping[str, str]) -> list[Row]:

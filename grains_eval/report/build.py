@@ -91,7 +91,7 @@ def lay_out(findings: Findings, alpha: float, margin: float, supplement: Supplem
         margin=margin,
         runs=tuple(run_card(run, _role(run, findings)) for run in findings.runs),
         rows=findings.rows,
-        targets=tuple(dict.fromkeys((row.comparison.task, row.comparison.metric) for row in targets)),
+        targets=tuple(dict.fromkeys(row.key for row in targets)),
         verdicts=findings.verdicts,
         against_controls=findings.against_controls,
         failures={**supplement.failures, **findings.failures},

@@ -145,7 +145,7 @@ def control_lines(report: ReportData) -> list[str]:
 
 def band_lines(report: ReportData) -> list[str]:
     """Ranges of controls with several draws, one sentence each."""
-    scales = {(row.comparison.task, row.comparison.metric): row.comparison.scale for row in report.rows}
+    scales = {row.key: row.comparison.scale for row in report.rows}
     return [
         f"{band.heading} on {task} {metric}: "
         f"{change(band.low[task, metric], scales[task, metric])} to "

@@ -48,9 +48,8 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
     shown = [index for index, (name, _) in enumerate(COLUMNS) if name in kept]
     styles = {"better": "bold", "worse": "bold", "changed": "bold"}
     drawn = {member for band in report.bands for member in band.members}
-    keys = dict.fromkeys((row.comparison.task, row.comparison.metric) for row in report.rows)
-    for key in keys:
-        rows = [row.comparison for row in report.rows if (row.comparison.task, row.comparison.metric) == key]
+    for key in dict.fromkeys(row.key for row in report.rows):
+        rows = [row.comparison for row in report.rows if row.key == key]
         better = {True: "", False: ", lower is better", None: ", no direction declared"}[rows[0].higher_is_better]
         table = Table(title=escape(f"{key[0]}, {key[1]}{better}, {rows[0].n:,} items"), title_justify="left")
         for index in shown:
