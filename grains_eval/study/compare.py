@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from grains_eval.artifacts.load import load_vectors, open_artifact
-from grains_eval.comparison.checks import check_levels
+from grains_eval.comparison.settings import Analysis, Question, check_alpha
 from grains_eval.errors import GrainsError
 from grains_eval.examples import Examples, load_examples
 from grains_eval.harness.model import SteeringMixin
 from grains_eval.models import LoadedModel
 from grains_eval.recipes import Recipe
-from grains_eval.report import compare_runs
+from grains_eval.report import Supplement, compare_runs
 from grains_eval.report.data import ReportData
 from grains_eval.report.write import refuse_existing
 from grains_eval.study.build import build_from_recipe, model_identity
@@ -57,7 +57,7 @@ def compare_methods(
         overwrite: Replace what is there.
         progress: Wraps loops, with a description.
         include_path: Folders with the user's own tasks.
-        **report: `resume`, and anything else for `report.compare_runs`: `alpha`, `subtasks`, `title`.
+        **report: `resume`, `title`, and anything for `comparison.Analysis`: `alpha`, `subtasks`.
 
     Raises:
         GrainsError: an unknown method, or anything that concerns all methods alike.
@@ -110,12 +110,12 @@ def compare_variants(
         controls: Whether to make controls.
         title: Heading of the report.
         lm: The plain model, if it is loaded already.
-        **report: Anything else for `report.compare_runs`.
+        **report: `curves` to show in the report, and anything else for `comparison.Analysis`: `alpha`, `subtasks`.
 
     Raises:
         GrainsError: anything that concerns all variants alike.
     """
-    check_levels(report.get("alpha", 0.05))  # not after the evaluations
+    check_alpha(report.get("alpha", 0.05))  # not after the evaluations
     output = Path(output_path)
     if not overwrite and not resume:
         refuse_existing(output, "pass --resume to go on with it, --overwrite to begin anew, or another --output_path")
@@ -170,26 +170,29 @@ def compare_variants(
     there, failed = run_all(
         output / "runs", recipe, model_args, planned, lm, include_path=include_path, overwrite=overwrite
     )
-    folders = [built[name] for name in built]
+    folders, curves = [built[name] for name in built], report.pop("curves", ())
     made = compare_runs(
         there,
         output,
         console,
+        analysis=Analysis(groups=recipe.evaluation.groups, **report),
+        question=Question(
+            targets=recipe.evaluation.tasks,
+            preserve=recipe.evaluation.preserve,
+            margin=recipe.evaluation.margin,
+            headline_metrics=recipe.evaluation.metrics,
+        ),
+        supplement=Supplement(
+            title=title or f"{recipe.name}: {', '.join(variants)}",
+            notes=extra.notes,
+            tables=development_tables(folders),
+            curves=[*development_curves(folders), *curves],
+            token_maps=token_maps(folders),
+            failures={**failures, **failed},
+            bands=extra.bands,
+        ),
         overwrite=True,
-        margin=recipe.evaluation.margin,
-        groups=recipe.evaluation.groups,
-        headline_metrics=recipe.evaluation.metrics,
-        targets=recipe.evaluation.tasks,
-        preserve=recipe.evaluation.preserve,
-        bands=extra.bands,
-        failures={**failures, **failed},
         keep_going=True,
-        title=title or f"{recipe.name}: {', '.join(variants)}",
-        curves=[*development_curves(folders), *report.pop("curves", ())],
-        token_maps=token_maps(folders),
-        tables=development_tables(folders),
-        notes=[*extra.notes, *report.pop("notes", ())],
-        **report,
     )
     shutil.rmtree(output / SCORES, ignore_errors=True)
     return made

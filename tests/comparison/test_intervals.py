@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from benchmarks import coverage
-from grains_eval.comparison.bootstrap import Studentised, of_mean
 from grains_eval.comparison.intervals import BinaryPairs, Procedure, paired
 
 GUARANTEED = [
@@ -39,15 +38,6 @@ def test_the_simulation_can_fail() -> None:
     """The t interval calls rare collapse kept ten times too often, on the same data."""
     found = coverage.by_t(coverage.collapse(100, 1_000, np.random.default_rng(11), jitter=0.02), -0.01)
     assert found.kept > 0.2
-
-
-def test_the_cluster_bootstrap_follows_skewness() -> None:
-    """Twenty clusters, the fewest that get a verdict: wrong less often than 5 %, and than the t interval."""
-    repeats = 600
-    values = 1 - np.random.default_rng(5).exponential(size=(repeats, 20))
-    ours, theirs = coverage.by_bootstrap(values, 0.0), coverage.by_t(values, 0.0)
-    assert ours.kept <= ceiling(0.05, repeats)
-    assert ours.kept < 0.75 * theirs.kept
 
 
 def test_too_few_clusters_get_no_verdict_and_enough_do() -> None:
@@ -99,17 +89,6 @@ def test_tails_are_monotone_and_their_interval_is_their_inversion() -> None:
         step = 1e-3 * reach
         assert procedure.tails(low - step)[0] <= 0.025 + 1e-9
         assert procedure.tails(high + step)[1] <= 0.025 + 1e-9
-
-
-def test_the_bootstrap_of_normal_means_is_near_student() -> None:
-    from scipy import stats
-
-    values = np.random.default_rng(2).normal(0.3, 1, 60)
-    found = of_mean(values / 60, np.full(60, 1 / 60), seed=0)
-    theirs = stats.ttest_1samp(values, 0.0)
-    assert isinstance(found, Studentised)
-    assert 2 * min(found.tails(0.0)) == pytest.approx(theirs.pvalue, abs=0.02)
-    assert found.interval(0.05) == pytest.approx(tuple(theirs.confidence_interval(0.95)), abs=0.06)
 
 
 FOUND: list[tuple[str, Callable[[np.random.Generator, float], np.ndarray]]] = [

@@ -1,4 +1,4 @@
-"""From a pilot, or from a guess, to the items that a comparison needs."""
+"""How many items a comparison needs: from a pilot run, or from a guess."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from grains_eval.comparison.checks import check_known, check_levels
+from grains_eval.comparison.many_runs import compare_all
 from grains_eval.comparison.power import (
     betting_detectable_effect,
     betting_items_needed,
@@ -21,20 +21,22 @@ from grains_eval.comparison.power import (
     minimum_detectable_effect,
     t_power,
 )
+from grains_eval.comparison.runs import read_runs
+from grains_eval.comparison.settings import Analysis, check_alpha, check_known
 from grains_eval.errors import GrainsError
-from grains_eval.report.build import compare_runs
 from grains_eval.types import Comparison
 
 _COUNTS = ("clusters", "units_needed")
-FEW_MOVED = 10  # a pilot in which fewer items changed says little about how many will
+FEW_MOVED = 10  # with fewer changed items in the pilot run, the share of items that change is too uncertain
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What items vary by, which decides how many are needed.
+    """How much items vary, which decides how many are needed.
 
     Attributes:
-        discordant: Share of items that change either way, for a 0/1 metric of independent items; else None.
+        discordant: Share of discordant pairs, items that change either way, for a 0/1 metric of independent items; else
+            None.
         deviation: Standard deviation of the per-item differences, clusters included.
         items_per_cluster: 1 where items are independent.
         bounded: Whether the test is the betting test of independent items with bounded scores.
@@ -63,8 +65,8 @@ class Spread:
             return mcnemar_power(*self._shares(effect), n, alpha=alpha)
         if self.bounded:
             return betting_power(effect, self.deviation, n, alpha=alpha)
-        freedom = n / self.items_per_cluster - 1
-        return t_power(effect, self.deviation / math.sqrt(n), freedom, alpha=alpha) if freedom >= 1 else 0.0
+        df = n / self.items_per_cluster - 1
+        return t_power(effect, self.deviation / math.sqrt(n), df, alpha=alpha) if df >= 1 else 0.0
 
     def detectable(self, n: int, alpha: float, power: float) -> float:
         """The smallest effect that n items find, NaN where there is none."""
@@ -72,8 +74,8 @@ class Spread:
             return mcnemar_detectable_effect(self.discordant, n, alpha=alpha, power=power)
         if self.bounded:
             return betting_detectable_effect(self.deviation, n, alpha=alpha, power=power)
-        freedom = n / self.items_per_cluster - 1
-        return minimum_detectable_effect(self.deviation / math.sqrt(n), freedom, alpha=alpha, power=power)
+        df = n / self.items_per_cluster - 1
+        return minimum_detectable_effect(self.deviation / math.sqrt(n), df, alpha=alpha, power=power)
 
     def _shares(self, effect: float) -> tuple[float, float]:
         discordant = self.discordant or 0.0
@@ -87,7 +89,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Plan:
-    """One row of a pilot, and what it says about a larger run.
+    """A row of a pilot run, and the sample size that it implies for a larger run.
 
     Attributes:
         pilot: The row.
@@ -115,14 +117,15 @@ def read_pilot(
     tasks: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
 ) -> list[Comparison]:
-    """The rows of a pilot: a folder that `compare` wrote, or run folders, the baseline first.
+    """The rows of a pilot run: a folder that `compare` wrote, or run folders, the baseline first.
 
     Raises:
         GrainsError: neither, or a task or metric that the pilot lacks.
     """
     if len(places) > 1:
-        report = compare_runs(places, alpha=alpha, tasks=tasks, metrics=metrics)
-        return [row.comparison for row in report.rows]
+        analysis = Analysis(alpha=alpha, tasks=tasks, metrics=metrics)
+        runs, _ = read_runs(places)
+        return [row.comparison for row in compare_all(runs, analysis).rows]
     place = Path(places[0])
     file = place / "report.json" if place.is_dir() else place
     if file.name != "report.json" or not file.is_file():
@@ -132,7 +135,7 @@ def read_pilot(
     try:
         rows = [_comparison(row) for row in json.loads(file.read_text(encoding="utf-8"))["comparisons"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise GrainsError(f"'{file}' is no report of compare ({error}); write it again with compare") from error
+        raise GrainsError(f"'{file}' is not a report of compare ({error}); write it again with compare") from error
     check_known(metrics, {row.metric.partition(",")[0] for row in rows})
     check_known(tasks, {row.task for row in rows}, what="task")
     return [
@@ -154,7 +157,7 @@ def _comparison(row: dict[str, Any]) -> Comparison:
 def plan(
     pilot: Comparison, *, effect: float | None = None, n: int | None = None, alpha: float = 0.05, power: float = 0.8
 ) -> Plan:
-    """What a pilot's row says about a larger run: its spread is taken for the true one.
+    """The sample size that a row of a pilot run implies, with its spread taken for the true one.
 
     Args:
         pilot: The row.
@@ -163,7 +166,7 @@ def plan(
         alpha: Level of the test.
         power: Wanted chance to find the effect.
     """
-    check_levels(alpha)
+    check_alpha(alpha)
     wanted = abs(pilot.difference if effect is None else effect)
     count = pilot.n if n is None else n
     if pilot.test == "exact McNemar":

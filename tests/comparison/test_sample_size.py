@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from grains_eval.comparison.power import mcnemar_items_needed, mcnemar_power
+from grains_eval.comparison.sample_size import Spread, plan, read_pilot
 from grains_eval.errors import GrainsError
 from grains_eval.report import compare_runs
-from grains_eval.report.sample_size import Spread, plan, read_pilot
 from tests.comparison.folders import TaskData, write_run
 
 ITEMS = 120
@@ -57,7 +57,7 @@ def test_what_is_no_pilot_is_refused(folders: list[Path], tmp_path: Path) -> Non
     with pytest.raises(GrainsError, match=r"holds no report\.json; give a folder that compare wrote"):
         read_pilot(folders[:1])
     (tmp_path / "report.json").write_text(json.dumps({"comparisons": [{"task": "t"}]}))
-    with pytest.raises(GrainsError, match="is no report of compare"):
+    with pytest.raises(GrainsError, match="is not a report of compare"):
         read_pilot([tmp_path])
 
 
