@@ -38,6 +38,23 @@ def test_a_results_file_and_a_json_output_path_work(tmp_path: Path) -> None:
     assert len(run.samples("t")["none"]) == 5
 
 
+def test_tasks_of_groups_go_by_their_own_names(tmp_path: Path) -> None:
+    """lm_eval 0.5 writes `group::task`, in the samples' files too; 0.4 the task alone."""
+    new = write_run(
+        tmp_path / "new",
+        {"g::a": BASE, "g::b": OTHER, "h::b": BASE, "c": OTHER},
+        groups={"g": (["g::a", "g::b"], {"acc,none": 0.6}), "h": (["h::b"], {"acc,none": 0.6})},
+    )
+    run = read_run(new)
+    assert run.tasks == ("a", "g::b", "h::b", "c")
+    assert run.results["group_subtasks"] == {"g": ["a", "g::b"], "h": ["h::b"]}
+    assert [sample.values["acc"] for sample in run.samples("a")["none"]] == BASE.values["acc"]
+    assert [sample.values["acc"] for sample in run.samples("g::b")["none"]] == OTHER.values["acc"]
+    old = write_run(tmp_path / "old", {"a": OTHER, "c": OTHER})
+    (row,) = compare(old, new, tasks=["a"])
+    assert (row.task, row.steered) == ("a", 0.6)
+
+
 def test_folders_that_hold_no_single_run(tmp_path: Path) -> None:
     with pytest.raises(GrainsError, match="does not exist"):
         read_run(tmp_path / "nowhere")

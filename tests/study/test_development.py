@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lm_eval.api.instance import Instance
 
 from grains_eval.demo.run import demo_model_args
 from grains_eval.harness.shared_images import SharedImagesMixin
@@ -25,6 +24,7 @@ from grains_eval.study.loading import load_plain
 from grains_eval.tasks_path import task_directory
 from grains_eval.types import Message, PreferenceExample
 from tests.harness.test_multimodal import one_at_a_time
+from tests.instances import instance
 from tests.tiny import picture
 
 # LLaVA hands its decoder embeddings alone; the others hand it keywords too
@@ -62,7 +62,7 @@ def by_hand(loaded, example, response, configuration):
         if hasattr(loaded.model.model, "rope_deltas"):
             loaded.model.model.rope_deltas = None
         if example.images:
-            asked = Instance("loglikelihood", {}, (example.prompt, response, {"visual": list(example.images)}), 0)
+            asked = instance("loglikelihood", {}, (example.prompt, response, {"visual": list(example.images)}))
             return one_at_a_time(loaded.lm, asked)[0]
         start, ids = (loaded.lm.tok_encode(text) for text in (example.prompt, example.prompt + response))
         logprobs = loaded.model(torch.tensor([ids])).logits[0, len(start) - 1 : -1].log_softmax(-1)
@@ -115,13 +115,7 @@ def test_tokens_of_the_preferred_answer_are_counted(seeing):
 
 def item(shown, gold):
     asked = [
-        Instance(
-            "loglikelihood",
-            {},
-            ("<image>\nWhat is the picture?", answer, {"visual": [shown]}),
-            index,
-            metadata=("t", 0, 1),
-        )
+        instance("loglikelihood", {}, ("<image>\nWhat is the picture?", answer, {"visual": [shown]}), index)
         for index, answer in enumerate((" red square", " no", " paris is the capital"))
     ]
     return ChoiceItem("h", tuple(asked), frozenset(gold))
