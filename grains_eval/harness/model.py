@@ -24,6 +24,7 @@ from lm_eval.utils import simple_parse_args_string
 from grains_eval.errors import GrainsError, one_line_errors
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.cache_key import cache_key
+from grains_eval.harness.command_line import check_output
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.harness.shared_context import SharedContextMixin
@@ -69,7 +70,6 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         share_context: bool = True,
         **kwargs: Any,
     ) -> None:
-        one_line_errors()
         expect_cpu_processes()
         self._arguments = {"pretrained": pretrained, "share_context": share_context, **kwargs}
         self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)
@@ -269,6 +269,8 @@ class GrainsHF(SteeringMixin, HFLM):
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
         """Build from a mapping; picks the vision-language class where the config asks for it."""
+        one_line_errors()
+        check_output()
         extra = {key: value for key, value in (additional_config or {}).items() if value is not None}
         if "device" not in {**arg_dict, **extra} and not torch.cuda.is_available():
             extra["device"] = "cpu"  # `hf` takes its default "cuda" at its word

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -152,3 +153,24 @@ def test_picture_tasks_of_a_group_are_drawn_and_what_cannot_be_watched_is_said(c
     (note,) = read.notes
     assert "'demo_image_sight' is not watched while choosing: it shows pictures" in note
     assert note in caplog.text
+
+
+def test_a_group_whose_data_cannot_be_had_stops_no_build(tmp_path):
+    task = {
+        "task": "lost",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "nowhere.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "q",
+        "doc_to_choice": ["a", "b"],
+        "doc_to_target": 0,
+    }
+    (tmp_path / "lost.yaml").write_text(json.dumps(task))  # JSON is YAML
+    (tmp_path / "group.yaml").write_text(json.dumps({"group": "lost_group", "task": ["lost"]}))
+    overrides = ["data.development=2", "evaluation.preserve=[lost_group]"]
+    recipe = load_recipe(task_directory() / "demo" / "text_split" / "recipe.yaml", overrides)
+    found = development_set(LoadedModel.of(load_plain(demo_model_args("text_split"))), (), recipe, [str(tmp_path)])
+    assert not found.preserved
+    (note,) = found.notes
+    assert note.startswith("'lost_group' is not watched while choosing: ")
