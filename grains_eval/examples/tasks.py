@@ -18,7 +18,14 @@ from lm_eval.tasks import TaskManager
 from grains_eval.errors import GrainsError, unknown
 from grains_eval.examples.documents import doc_hash
 from grains_eval.examples.fewshot import question_of, recorded_shots, shots_of
-from grains_eval.lm_eval_versions import apply_template, gen_prefix, multimodal_arguments, requests_of
+from grains_eval.lm_eval_versions import (
+    apply_template,
+    gen_prefix,
+    multimodal_arguments,
+    read_data,
+    requests_of,
+    varies_prompt,
+)
 from grains_eval.models.loading import HarnessModel
 from grains_eval.recipes import Data
 from grains_eval.tasks_path import task_directory
@@ -67,6 +74,7 @@ def load_task(
         raise _no_such_task(name, manager)
     try:
         task = cast(ConfigurableTask, manager.load([name])["tasks"][name])
+        read_data(task)
     except GrainsError:
         raise
     except Exception as error:  # datasets raises many kinds for missing files, offline hubs and bad schemas
@@ -76,7 +84,7 @@ def load_task(
         raise GrainsError(
             f"task '{name}' is {task.OUTPUT_TYPE}; examples come from multiple_choice tasks, or from a file (data.path)"
         )
-    if getattr(task, "multiple_input", False):
+    if varies_prompt(task):
         raise GrainsError(f"task '{name}' varies the prompt instead of the answer; it has no preference pairs")
     return task
 
@@ -133,6 +141,7 @@ def examples_from_task(
             "data.chat_template is set but this model's tokenizer has no chat template; use an instruct model"
         )
     count = data.num_fewshot if data.num_fewshot is not None else task.get_config("num_fewshot") or 0
+    task.set_config("num_fewshot", count)  # lm_eval 0.5 draws shots from no split while this says none
     cluster_key = (task.get_config("metadata") or {}).get("cluster_key")
     for index, doc in docs:
         history: list[dict[str, str]] = []
@@ -152,6 +161,8 @@ def examples_from_task(
                 gen_prefix=gen_prefix(task, doc),
             )
         requests = requests_of(task, doc, index, context, apply_chat_template=data.chat_template)
+        if not requests:
+            raise GrainsError(f"task '{task.task_name}': document {index} has no choices or no gold choice")
         choices: list[str] = task.doc_to_choice(doc)
         gold, wrong = _pair(task, doc, choices, data)
         auxiliary = multimodal_arguments(requests[gold])
