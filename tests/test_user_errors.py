@@ -59,14 +59,14 @@ def test_pictures_of_a_file_are_found_beside_the_recipe(tmp_path: Path, monkeypa
 
 
 def test_a_second_build_into_one_folder_is_refused_at_once(tmp_path: Path) -> None:
-    from grains_eval.study.build import _claimed
+    from grains_eval.study.unfinished import claimed
 
-    with _claimed(tmp_path / "vectors"):
-        with pytest.raises(GrainsError, match="another process is building"), _claimed(tmp_path / "vectors"):
+    with claimed(tmp_path / "vectors"):
+        with pytest.raises(GrainsError, match="another process is building"), claimed(tmp_path / "vectors"):
             pass
-        with _claimed(tmp_path / "others"):
+        with claimed(tmp_path / "others"):
             pass
-    with _claimed(tmp_path / "vectors"):
+    with claimed(tmp_path / "vectors"):
         pass
     assert not list(tmp_path.iterdir())
 

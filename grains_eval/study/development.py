@@ -23,10 +23,10 @@ from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.harness.sweep import score_configurations
 from grains_eval.lm_eval_versions import gen_prefix, loglikelihood_request, requests_of
 from grains_eval.models import LoadedModel, prompt_text
+from grains_eval.progress import Progress, silent
 from grains_eval.questions import NOTHING, Document, QuestionHashes
 from grains_eval.recipes import Recipe
 from grains_eval.types import PreferenceExample
-from grains_eval.vectors.context import Progress, silent
 
 logger = logging.getLogger(__name__)
 

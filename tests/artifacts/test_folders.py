@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from grains_eval.artifacts import save as saving
-from grains_eval.artifacts.layout import CONFIG, TENSORS, fingerprint
+from grains_eval.artifacts.layout import CONFIG, TENSORS, ArtifactContents, fingerprint
 from grains_eval.artifacts.load import load_vectors
-from grains_eval.artifacts.save import save_vectors
+from grains_eval.artifacts.save import save_artifact, save_vectors
 from grains_eval.errors import GrainsError
 from grains_eval.report.token_maps import read_token_maps
 from grains_eval.steering import steered
@@ -38,7 +38,7 @@ def vectors(width=8):
 
 
 def test_what_is_saved_comes_back(tmp_path):
-    folder = save_vectors(vectors(), tmp_path / "v", recipe="name: x\n")
+    folder = save_artifact(ArtifactContents(vectors(), recipe="name: x\n"), tmp_path / "v")
     found = load_vectors(folder)
     assert found.layers == (1, 4)
     for layer in found.layers:
@@ -72,9 +72,9 @@ SIDED = {f"{side}.{name}" for side in ("positive", "negative") for name in direc
 def test_the_card_explains_every_column_of_its_table(names, tmp_path):
     held = replace(vectors(), statistics={1: dict.fromkeys(names, 0.5), 4: {}})
     text = (save_vectors(held, tmp_path / "v") / "README.md").read_text()
-    (header,) = [line for line in text.splitlines() if line.startswith("| block |")]
+    (header,) = [line for line in text.splitlines() if line.startswith("| layer |")]
     columns = [cell.strip() for cell in header.strip("| ").split("|")]
-    (legend,) = [line for line in text.splitlines() if line.startswith("`block`:")]
+    (legend,) = [line for line in text.splitlines() if line.startswith("`layer`:")]
     assert all(f"`{column.removesuffix(' +/−')}`:" in legend for column in columns)
     assert legend.count("`:") == len(columns)
     assert ("+ and −:" in legend) is any("+/−" in column for column in columns)
@@ -185,10 +185,11 @@ def test_attributions_and_pictures_travel_with_the_vectors(tmp_path):
         "e:0", ("a", "<img>"), torch.tensor([0.5, -1.0]), torch.tensor([False, True]), torch.tensor([True, True]),
         2.0, 2.5, 0.01, 20, (None, Patch(0, 1, 2, (0.5, 0.25, 0.75, 0.5))),
     )  # fmt: skip
-    folder = save_vectors(
-        vectors(), tmp_path / "v", attributions=[attribution], selections=[TokenSelection((0,), (1,))],
-        pictures=[[Image.new("RGB", (4, 4), (9, 8, 7))]],
+    contents = ArtifactContents(
+        vectors(), attributions=[attribution], selections=[TokenSelection((0,), (1,))],
+        images=[[Image.new("RGB", (4, 4), (9, 8, 7))]],
     )  # fmt: skip
+    folder = save_artifact(contents, tmp_path / "v")
     (drawn,) = read_token_maps(folder)
     assert drawn.tokens == ("a", "<img>")
     assert drawn.scores == (0.5, -1.0)

@@ -21,7 +21,7 @@ from grains_eval.study.development import (
     preference_logprobs,
     preserved_accuracy,
 )
-from grains_eval.study.loading import load_plain
+from grains_eval.study.session import load_plain
 from grains_eval.tasks_path import task_directory
 from grains_eval.types import Message, PreferenceExample
 from tests.harness.test_images import one_at_a_time
