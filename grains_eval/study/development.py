@@ -14,14 +14,14 @@ from torch import Tensor
 
 from grains_eval.errors import GrainsError
 from grains_eval.examples import doc_hash, load_task, task_manager
-from grains_eval.examples.fewshot import question_of, recorded_shots, shots_of
+from grains_eval.examples.prompts import task_prompt
 from grains_eval.examples.sampling import draw
 from grains_eval.examples.tasks import split_docs
 from grains_eval.harness.images import images_of
 from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.harness.sweep import score_configurations
-from grains_eval.lm_eval_versions import gen_prefix, loglikelihood_request, requests_of
+from grains_eval.lm_eval_versions import loglikelihood_request
 from grains_eval.models import LoadedModel, prompt_text
 from grains_eval.progress import Progress, silent
 from grains_eval.questions import NOTHING, Document, QuestionHashes
@@ -121,27 +121,18 @@ def _items(loaded: LoadedModel, task: ConfigurableTask, wanted: int, recipe: Rec
     found: list[ChoiceItem] = []
     for index in draw(docs, wanted, recipe.data.seed, frozenset()):
         doc: Any = docs[index]
-        count = task.get_config("num_fewshot") or 0
-        with recorded_shots(task, doc, count) as shown:
-            context = task.fewshot_context(
-                doc,
-                num_fewshot=count,
-                apply_chat_template=recipe.data.chat_template,
-                fewshot_as_multiturn=recipe.data.chat_template,
-                chat_template=loaded.lm.apply_chat_template if recipe.data.chat_template else None,
-                gen_prefix=gen_prefix(task, doc),
-            )
+        chat_lm = loaded.lm if recipe.data.chat_template else None
+        asked = task_prompt(task, doc, index, task.get_config("num_fewshot") or 0, chat_lm)
         choices: list[str] = task.doc_to_choice(doc)
-        made = requests_of(task, doc, index, context, apply_chat_template=recipe.data.chat_template)
         target = task.doc_to_target(doc)
         gold = target if isinstance(target, list) else [target]
         found.append(
             ChoiceItem(
                 doc_hash(doc),
-                tuple(made[: len(choices)]),
+                tuple(asked.requests[: len(choices)]),
                 frozenset(choices.index(g) if isinstance(g, str) else int(g) for g in gold),
-                question_of(task, doc),
-                shots_of(task, shown),
+                asked.question,
+                asked.shots,
             )
         )
     return found

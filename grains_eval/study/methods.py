@@ -108,6 +108,8 @@ def leaves_open(recipe: Recipe) -> bool:
 def default_methods(recipe: Recipe) -> list[str]:
     """Every method that the recipe can feed: its own, its named variants, the baselines."""
     baselines = [name for name, entry in METHODS.items() if entry.is_baseline and entry.can_be_fed(recipe)]
+    # whichever module was imported first
+    baselines.sort(key=lambda name: METHODS[name].function.__module__)
     return list(dict.fromkeys([recipe.vectors.method, *recipe.methods, *baselines]))
 
 

@@ -18,10 +18,9 @@ from grains_eval.errors import GrainsError
 from grains_eval.harness.model import GrainsHF
 from grains_eval.harness.prompting import (
     PromptingMixin,
-    in_first_user_turn,
     with_instruction,
-    with_system_message,
 )
+from grains_eval.models.chat import in_first_user_turn, with_system_message
 from tests import tiny
 from tests.instances import instance
 

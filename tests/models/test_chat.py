@@ -6,7 +6,7 @@ import pytest
 
 from grains_eval.errors import GrainsError
 from grains_eval.models import encode
-from grains_eval.models.text import render
+from grains_eval.models.chat import render
 from grains_eval.types import Message, PreferenceExample
 
 TURNS = "{% for m in messages %}<{{ m.role }}> CONTENT </{{ m.role }}>\n{% endfor %}"
