@@ -71,7 +71,7 @@ class Data(Section):
 
     @property
     def folder(self) -> Path | None:
-        """The folder of the recipe's file, where relative paths of pictures begin; None for a recipe without one."""
+        """The folder of the recipe's file, where relative paths of images begin; None for a recipe without one."""
         return self._folder
 
     def beside(self, folder: Path | None) -> Data:
@@ -113,7 +113,7 @@ class AttributionConfig(Section):
     )
     modality: Literal["joint", "text", "image"] = "joint"
     max_document_frequency: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.4, description="a token in a larger share of the examples is no candidate"
+        default=0.4, description="a token in a larger share of the examples is not a candidate"
     )
     internal_batch_size: Count | None = Field(
         default=None, description="rows per forward; chosen from free memory if unset"
@@ -222,7 +222,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read and validate a recipe.
 
     Args:
-        path: The YAML file. A relative `data.path` and the paths of pictures are resolved against its folder.
+        path: The YAML file. A relative `data.path` and the paths of images are resolved against its folder.
         overrides: `section.key=value` strings; values are YAML.
 
     Raises:

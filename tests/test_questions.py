@@ -84,8 +84,8 @@ def test_a_prompt_with_pictures_names_a_document_only_where_no_other_has_it() ->
         question_hashes({"q": shown}, shown),
         question_hashes({"q": "And where was it taken?"}, "And where was it taken?"),
     )
-    assert knows(one, one, other, pictured=True) == [True, False]
-    assert knows(one, one, one, pictured=True) == [False, False]
+    assert knows(one, one, other, has_images=True) == [True, False]
+    assert knows(one, one, one, has_images=True) == [False, False]
     assert knows(one, one, one) == [True, True], "the same prompt word for word, with nothing else to tell them apart"
 
 

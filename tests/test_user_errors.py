@@ -58,27 +58,6 @@ def test_pictures_of_a_file_are_found_beside_the_recipe(tmp_path: Path, monkeypa
     assert "folder" not in recipe.to_yaml()
 
 
-def test_a_second_build_into_one_folder_is_refused_at_once(tmp_path: Path) -> None:
-    from grains_eval.study.unfinished import claimed
-
-    with claimed(tmp_path / "vectors"):
-        with pytest.raises(GrainsError, match="another process is building"), claimed(tmp_path / "vectors"):
-            pass
-        with claimed(tmp_path / "others"):
-            pass
-    with claimed(tmp_path / "vectors"):
-        pass
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
-    from grains_eval.artifacts.save import check_replaceable
-
-    (tmp_path / "file").write_text("")
-    with pytest.raises(GrainsError, match="nothing can be written to"):
-        check_replaceable(tmp_path / "file" / "vectors")
-
-
 def test_what_is_no_model_is_not_evaluated() -> None:
     from grains_eval.harness.evaluate import evaluate
 

@@ -37,7 +37,7 @@ class ChoiceItem:
 
     Attributes:
         doc_hash: Its document.
-        requests: What lm-eval would ask of the model, one per choice, pictures included.
+        requests: What lm-eval would ask of the model, one per choice, images included.
         gold: Indices of right choices.
         question: Hashes of its text.
         shots: The few-shot examples of its prompt.
@@ -57,7 +57,7 @@ class DevelopmentSet:
     Attributes:
         preference: Preference examples.
         preserved: Items whose accuracy must not fall.
-        notes: What could not be had, in words.
+        notes: What is missing and why, in words.
     """
 
     preference: tuple[PreferenceExample, ...]
@@ -73,8 +73,8 @@ def development_set(
 ) -> DevelopmentSet:
     """Draw as many items of the preserved tasks as there are preference examples, evenly over their subtasks.
 
-    Preserved tasks that are no multiple choice, that this model cannot see, or whose data cannot be had, are left out
-    and noted.
+    Preserved tasks that are not multiple choice, that show images to a text model, or whose data cannot be loaded are
+    left out and noted.
     """
     notes: list[str] = []
     tasks: list[ConfigurableTask] = []
@@ -88,7 +88,7 @@ def development_set(
                 fit = {leaf: task for leaf, task in leaves.items() if _is_choice(task)}
                 tasks.extend(fit.values())
                 notes.extend(
-                    f"'{leaf}' is not watched while choosing: it is no multiple choice over answers"
+                    f"'{leaf}' is not watched while choosing: it is not a multiple choice over answers"
                     for leaf in leaves.keys() - fit.keys()
                 )
         except Exception as error:  # an unreachable hub must not stop a build, but it must be said
@@ -100,7 +100,7 @@ def development_set(
         found = _items(loaded, task, share, recipe)
         if not loaded.is_vision_language and any(images_of(one) for item in found for one in item.requests):
             notes.append(
-                f"'{task.task_name}' is not watched while choosing: it shows pictures, {type(loaded.model).__name__} "
+                f"'{task.task_name}' is not watched while choosing: it shows images, {type(loaded.model).__name__} "
                 "reads text only"
             )
         else:

@@ -29,7 +29,7 @@ STARTED = ".started"  # marks a folder of ours whose evaluation is not finished
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One evaluation to be had.
+    """One evaluation that a study needs.
 
     Attributes:
         name: Name of its folder and in the tables.

@@ -130,7 +130,10 @@ def grid(
 
 
 def spread(strengths: Sequence[float], count: int) -> list[float]:
-    """`count` strengths at equal ratios over the range of the given ones; those as they are where a ratio is none."""
+    """`count` strengths at equal ratios over the range of the given ones.
+
+    A single strength, or a range that is not all positive, has no ratios and stays as it is.
+    """
     low, high = min(strengths), max(strengths)
     if low <= 0 or low == high or count < 2:
         return list(strengths)

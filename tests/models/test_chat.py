@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from grains_eval.errors import GrainsError
-from grains_eval.models import encode
 from grains_eval.models.chat import render
-from grains_eval.types import Message, PreferenceExample
+from grains_eval.types import Message
 
 TURNS = "{% for m in messages %}<{{ m.role }}> CONTENT </{{ m.role }}>\n{% endfor %}"
 STARTS_ANSWER = "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -59,16 +58,6 @@ def test_parts_between_separators_are_found(templated):
     loaded = templated(TURNS.replace("CONTENT", "{{ m.content.split('<image>') | join('') }}"))
     _, parts = found(loaded, ("user", "user <image> user<image>"), separator="<image>")
     assert parts == [("<user> ", "user"), ("<user> user  ", "user")]
-
-
-def test_candidates_are_the_message_and_not_the_role_of_the_same_name(templated):
-    loaded = templated(TURNS.replace("CONTENT", "{{ m.content }}"))
-    given = PreferenceExample("e", "h", (Message("user", "user"),), " yes", " no")
-    encoded = encode(loaded, given)
-    whole = "".join(encoded.tokens).replace("Ġ", " ").replace("Ċ", "\n")
-    marked = "".join("*" * len(t) if c else t for t, c in zip(encoded.tokens, encoded.is_candidate, strict=True))
-    assert whole.removeprefix("<s>") == "<user> user </user>\n<assistant>"
-    assert marked.removeprefix("<s>") == "<user>Ġ****Ġ</user>Ċ<assistant>"
 
 
 @pytest.mark.parametrize(

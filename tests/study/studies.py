@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from grains_eval.recipes import load_recipe
 from grains_eval.study.build import build_from_recipe
 from grains_eval.study.compare import compare_methods
 from grains_eval.study.session import OutputFolder, Session
+from grains_eval.tasks_path import task_directory
+
+SMALL = ["data.examples=24", "data.development=8", "evaluation.control_draws=2", "evaluation.limit=60"]
+
+
+def demo_recipe(*overrides):
+    return load_recipe(task_directory() / "demo" / "text_split" / "recipe.yaml", [*SMALL, *overrides])
 
 
 def build(recipe, model_args, folder, *, overwrite=False, loaded=None, examples=None):

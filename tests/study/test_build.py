@@ -16,7 +16,6 @@ from grains_eval.errors import GrainsError
 from grains_eval.recipes import load_recipe, parse_recipe
 from grains_eval.report.show import show_folder
 from grains_eval.study import cache as room
-from grains_eval.study.cache import AttributionCache
 from grains_eval.tasks_path import task_directory
 from grains_eval.vectors import METHODS
 from tests.study.studies import build
@@ -202,27 +201,6 @@ def test_options_that_a_method_does_not_have_are_refused_and_leave_nothing(recip
         with pytest.raises(GrainsError, match=r"unknown key in vectors\.options of"):
             build(recipe(vectors__method=method, vectors__options="{directoin: pca}"), arguments, tmp_path / "v")
     assert not list(tmp_path.glob("v*"))
-
-
-def test_scores_are_kept_apart_by_model_seed_and_responses(recipe, loaded_text, tmp_path):
-    from grains_eval.models import encode
-    from grains_eval.recipes import AttributionConfig
-    from grains_eval.types import PreferenceExample
-
-    example = PreferenceExample("e", "h", "Question what is paris Answer", " yes", " no")
-    encoded = encode(loaded_text("llama"), example)
-    cache = AttributionCache(tmp_path, 0, "model")
-    config = AttributionConfig()
-    files = {
-        cache.file(encoded, config),
-        replace(cache, seed=1).file(encoded, config),
-        replace(cache, model="other").file(encoded, config),
-        cache.file(replace(encoded, rejected=encoded.chosen), config),
-        cache.file(replace(encoded, embeddings=encoded.embeddings + 1), config),
-        cache.file(encoded, AttributionConfig(steps=21)),
-    }
-    assert len(files) == 6
-    assert cache.file(encoded, AttributionConfig(top_k=3)) == cache.file(encoded, config), "selection changes no score"
 
 
 def test_a_build_from_pictures_keeps_some_and_show_draws_over_them(tmp_path):

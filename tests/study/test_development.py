@@ -156,5 +156,5 @@ def test_picture_tasks_of_a_group_are_drawn_and_what_cannot_be_watched_is_said(c
         "demo_image_sight"
     }
     (note,) = read.notes
-    assert "'demo_image_sight' is not watched while choosing: it shows pictures" in note
+    assert "'demo_image_sight' is not watched while choosing: it shows images" in note
     assert note in caplog.text

@@ -12,15 +12,14 @@ from grains_eval.artifacts.load import open_artifact
 from grains_eval.errors import GrainsError
 from grains_eval.examples import Examples
 from grains_eval.models import LoadedModel
-from grains_eval.recipes import Prompting, Recipe
+from grains_eval.recipes import Prompting
 from grains_eval.report.formatting import number
 from grains_eval.steering import steered
-from grains_eval.study.methods import method_recipe
+from grains_eval.study.methods import default_methods, method_recipe
 from grains_eval.study.report_parts import development_tables
 from grains_eval.study.session import load_plain
-from grains_eval.study.tune import spread
 from grains_eval.vectors import METHODS
-from tests.study.studies import build
+from tests.study.studies import build, demo_recipe
 from tests.vectors.contexts import EXAMPLES, recipe
 
 
@@ -122,16 +121,10 @@ def test_options_stay_with_the_method_they_were_written_for() -> None:
     assert other.vectors.method == "icv" and other.vectors.options == {}
 
 
-def test_strengths_are_spread_at_equal_ratios() -> None:
-    assert spread([0.5, 2.0], 3) == pytest.approx([0.5, 1.0, 2.0])
-    assert spread([-1.0, 1.0], 5) == [-1.0, 1.0]
-    assert spread([1.0], 4) == [1.0]
-
-
-def test_all_layers_may_be_steered_by_a_recipe(loaded_text: Callable[[str], LoadedModel]) -> None:
-    from grains_eval.study.tune import fixed_setting
-
-    raw = recipe("grains").model_dump()
-    raw["steering"] |= {"layers": "all", "strength": 0.2}
-    setting = fixed_setting(Recipe.model_validate(raw))
-    assert setting is not None and setting.layers is None and setting.strength == 0.2
+def test_the_default_methods_and_unknown_ones():
+    named = demo_recipe("methods={fine: {attribution: {top_k: 1}}}", "prompting=null")
+    assert default_methods(named) == ["grains", "fine", "caa", "icv", "iti", "nl_iti", "lora"]
+    assert "prompt" in default_methods(demo_recipe("prompting={instruction: be right}"))
+    assert method_recipe(named, "fine").attribution.top_k == 1
+    with pytest.raises(GrainsError, match="unknown method 'cca': did you mean 'caa'"):
+        method_recipe(named, "cca")
