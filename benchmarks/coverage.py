@@ -23,9 +23,9 @@ from grains_eval.comparison import bootstrap
 from grains_eval.comparison import corpus_metrics as corpus
 from grains_eval.comparison.betting import log_capital
 from grains_eval.comparison.clusters import cluster_sums
+from grains_eval.comparison.estimates import Row
 from grains_eval.comparison.intervals import BinaryPairs, Procedure, Undecided
 from grains_eval.comparison.noninferiority import judge_rows
-from grains_eval.comparison.rows import Row
 from grains_eval.comparison.significance import Array
 from grains_eval.types import Comparison
 

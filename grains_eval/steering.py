@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError, pick
-from grains_eval.models.blocks import find_attention_outputs, find_blocks, hidden_of, with_hidden
+from grains_eval.models.blocks import find_attention_outputs, find_blocks
+from grains_eval.models.hooks import hook_site, site_modules
 from grains_eval.models.positions import Progress
 from grains_eval.registry import Registry
 from grains_eval.types import Positions, Site, SteeringConfig, SteeringVectors
+from grains_eval.virtual_tokens import ResolvedTokens, shown
 
 Operator = Callable[[Tensor, Tensor], Tensor]
 OPERATORS: Registry[Operator] = Registry("steering operator", "grains_eval.steering")
@@ -115,41 +117,86 @@ def resolve(vectors: SteeringVectors, config: SteeringConfig) -> ResolvedSteerin
     return ResolvedSteering(deltas, vectors.site, operator, config.positions)
 
 
-@dataclass
-class _Mover:
-    """Moves one layer's hidden states; keeps the delta on the device where the layer's output lives."""
+# of a position rule and hidden states `[B, n, ..., H]`: moved tokens `[B or 1, n]`, or True or False for all or none
+Where = Callable[[Positions, Tensor], Tensor | bool]
 
-    delta: Tensor
+
+def everywhere(positions: Positions, hidden: Tensor) -> bool:
+    """The position rule `all`."""
+    del positions, hidden
+    return True
+
+
+@dataclass(frozen=True)
+class Move:
+    """What one steering does at one layer.
+
+    Attributes:
+        operator: How hidden states and delta are joined.
+        positions: Which tokens are moved.
+        delta: `[H]` float32.
+        row: Which of several configurations along the batch it belongs to.
+    """
+
     operator: Operator
-    progress: Progress | None
+    positions: Positions
+    delta: Tensor
+    row: int = 0
+
+
+@dataclass
+class Mover:
+    """All moves at one site of one layer, for `size` configurations along the batch; one for plain steering.
+
+    Deltas are kept on the devices where the layer's hidden states were met.
+    """
+
+    moves: tuple[Move, ...]
+    size: int = 1
     placed: dict[torch.device, Tensor] = field(default_factory=dict[torch.device, Tensor])
+    is_uniform: bool = field(init=False)
 
-    def move(self, hidden: Tensor) -> Tensor:
-        where = self.progress is None or self.progress.moved(hidden)
-        if where is False:
+    def __post_init__(self) -> None:
+        """See whether one operation does for all configurations."""
+        kinds = {(move.operator, move.positions) for move in self.moves}
+        rows = [move.row for move in self.moves]
+        self.is_uniform = rows == list(range(self.size)) and len(kinds) == 1 and self.moves[0].positions == "all"
+
+    def move(self, hidden: Tensor, where: Where) -> Tensor:
+        """Move hidden states `[size * R, n, ..., H]` where the rules say; rows of one configuration stand together."""
+        deltas = self.placed.get(hidden.device)
+        if deltas is None:
+            deltas = torch.stack([move.delta for move in self.moves]).to(hidden.device)
+            self.placed[hidden.device] = deltas
+        if self.size == 1:
+            for move, delta in zip(self.moves, deltas, strict=True):
+                hidden = _moved(hidden, move, delta, where)
             return hidden
-        delta = self.placed.get(hidden.device)
-        if delta is None:
-            delta = self.placed.setdefault(hidden.device, self.delta.to(hidden.device))
-        moved = self.operator(hidden, delta)
-        if where is True:
-            return moved
-        # [B, n] over [B, n, H], or over [B, n, streams, H] of hyper-connections
-        return torch.where(where.to(hidden.device)[(..., *[None] * (hidden.ndim - where.ndim))], moved, hidden)
+        grouped = hidden.unflatten(0, (self.size, -1))
+        if self.is_uniform:
+            shape = (self.size, *[1] * (grouped.ndim - 2), -1)
+            return self.moves[0].operator(grouped, deltas.reshape(shape)).flatten(0, 1)
+        parts = list(grouped)
+        for move, delta in zip(self.moves, deltas, strict=True):
+            parts[move.row] = _moved(parts[move.row], move, delta, where)
+        return torch.stack(parts).flatten(0, 1)
 
-    def after_block(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        del module, arguments
-        return with_hidden(output, self.move(hidden_of(output)))
 
-    def before_projection(self, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        del module
-        return (self.move(arguments[0]), *arguments[1:])
+def _moved(hidden: Tensor, move: Move, delta: Tensor, where: Where) -> Tensor:
+    tokens = where(move.positions, hidden)
+    if tokens is False:
+        return hidden
+    moved = move.operator(hidden, delta)
+    if tokens is True:
+        return moved
+    # [B, n] over [B, n, H], or over [B, n, streams, H] of hyper-connections
+    return torch.where(tokens.to(hidden.device)[(..., *[None] * (hidden.ndim - tokens.ndim))], moved, hidden)
 
 
 @contextmanager
 def applied(
     model: PreTrainedModel,
-    resolved: ResolvedSteering | None,
+    resolved: ResolvedSteering | ResolvedTokens | None,
     prompt_lengths: Tensor | None = None,
     first_pass_is_prompt: bool = True,
 ) -> Generator[None, None, None]:
@@ -157,7 +204,7 @@ def applied(
 
     Args:
         model: A Hugging Face causal, sequence-to-sequence or vision-language model.
-        resolved: What to apply; None leaves the model untouched.
+        resolved: What to apply, virtual tokens included; None leaves the model untouched.
         prompt_lengths: `[B]` tokens of each row that belong to the prompt, padding not counted, where a forward pass
             holds prompt and response together (`[1]` for all rows alike); without it the first pass, or what
             `generate` is given, counts as prompt. Encoder-decoder models: of the decoder's tokens.
@@ -170,23 +217,21 @@ def applied(
     if resolved is None:
         yield
         return
-    at_heads = resolved.site == "attention_heads"
-    modules = find_attention_outputs(model) if at_heads else list(find_blocks(model))
+    if isinstance(resolved, ResolvedTokens):
+        with shown(model, [[resolved]]):
+            yield
+        return
+    modules = site_modules(model, resolved.site)
     rule = resolved.positions
     progress = None if rule == "all" else Progress(rule, prompt_lengths, first_pass_is_prompt)
+    where: Where = everywhere if progress is None else lambda positions, hidden: progress.moved(hidden)
     with ExitStack() as stack:
         if progress is not None:
             stack.enter_context(progress.following(model))
         for layer, delta in resolved.deltas.items():
             check_layer(layer, len(modules))
-            mover = _Mover(delta, resolved.operator, progress)
-            module = modules[layer]
-            handle = (
-                module.register_forward_pre_hook(mover.before_projection)
-                if at_heads
-                else module.register_forward_hook(mover.after_block)
-            )
-            stack.callback(handle.remove)
+            mover = Mover((Move(resolved.operator, rule, delta),))
+            stack.callback(hook_site(modules[layer], resolved.site, partial(mover.move, where=where)).remove)
         yield
 
 

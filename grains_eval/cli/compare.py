@@ -52,7 +52,7 @@ _OF_RECIPES = ("methods", "resume", "model_args", "device", "batch_size", "overr
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
-    runs = parser.add_argument_group("runs that are there")
+    runs = parser.add_argument_group("runs that exist already")
     runs.add_argument("runs", nargs="*", metavar="RUN_DIR", help="the baseline's folder, then the others'")
     runs.add_argument("--tasks", "-t", type=names, metavar="A,B", help="only these tasks or groups")
     runs.add_argument("--metrics", type=names, metavar="A,B", help="only these metrics, without filter (acc)")
@@ -87,7 +87,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     runs.add_argument(
         "--groups",
         choices=("fixed", "sampled"),
-        help="what a group's row speaks of: these subtasks (fixed, the default), or subtasks like these (sampled)",
+        help="what a group's row is about: these subtasks (fixed, the default), or subtasks like these (sampled)",
     )
     report = parser.add_argument_group("report")
     report.add_argument("--alpha", type=float, metavar="SHARE", help="level of tests and intervals (default 0.05)")
@@ -131,23 +131,30 @@ def _compare(options: argparse.Namespace) -> None:
     if len(options.runs) < 2:
         raise GrainsError("compare needs two run folders or more: the baseline first, then the others")
     from grains_eval.cli.terminal import output
-    from grains_eval.report import compare_runs
+    from grains_eval.comparison import Analysis, Question
+    from grains_eval.report import Supplement, compare_runs
 
     compare_runs(
         options.runs,
         options.output_path,
         output(),
-        margin=0.01 if options.margin is None else options.margin,
-        tasks=options.tasks,
-        metrics=options.metrics,
-        targets=options.targets,
-        preserve=options.preserve,
-        clusters=_pairs("clusters", "TASK=FIELD", options.clusters, "mmlu_anatomy=subject"),
-        higher_is_better=_directions(options.higher_is_better),
-        controls=options.controls,
-        groups=options.groups or "fixed",
+        analysis=Analysis(
+            alpha=shown["alpha"],
+            tasks=options.tasks,
+            metrics=options.metrics,
+            clusters=_pairs("clusters", "TASK=FIELD", options.clusters, "mmlu_anatomy=subject"),
+            higher_is_better=_directions(options.higher_is_better),
+            subtasks=options.subtasks,
+            groups=options.groups or "fixed",
+        ),
+        question=Question(
+            targets=options.targets,
+            preserve=options.preserve,
+            margin=0.01 if options.margin is None else options.margin,
+            controls=options.controls,
+        ),
+        supplement=Supplement(title=options.title),
         overwrite=options.overwrite,
-        **shown,
     )
 
 
@@ -162,7 +169,7 @@ def _pairs(flag: str, form: str, texts: Sequence[str], example: str) -> dict[str
     for pair in (pair for text in texts for pair in names(text)):
         name, _, value = pair.partition("=")
         if not name or not value:
-            raise GrainsError(f"--{flag} '{pair}' is no {form}; write for example {example}")
+            raise GrainsError(f"--{flag} '{pair}' is not {form}; write for example {example}")
         found[name] = value
     return found
 
@@ -182,7 +189,7 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_flags(parser)
     add_model_flags(parser)
     grid = parser.add_argument_group("grid (default: what the recipe says)")
-    grid.add_argument("--layers", type=integers, metavar="8,16", help="decoder blocks, each alone")
+    grid.add_argument("--layers", type=integers, metavar="8,16", help="decoder layers, each alone")
     grid.add_argument("--strengths", type=numbers, metavar="0.5,1", help="strengths")
     grid.add_argument("--top_k", type=integers, metavar="5,10", help="numbers of tokens")
     grid.add_argument("--examples", type=integers, metavar="25,50", help="numbers of build examples")

@@ -43,9 +43,9 @@ def jackknife_error(sums: Array, shares: Array) -> Array:
 
 
 def cluster_jackknife(sums: Array, shares: Array, squares: Array) -> tuple[float, float]:
-    """Cluster-robust standard error of a weighted mean, and its degrees of freedom.
+    """Cluster-robust standard error of a weighted mean, and its df (degrees of freedom).
 
-    The leave-one-cluster-out jackknife CV3 with Satterthwaite degrees of freedom (Bell and McCaffrey 2002) for
+    The leave-one-cluster-out jackknife CV3 with Satterthwaite df (Bell and McCaffrey 2002) for
     independent items.
     With clusters of one size it equals the usual CR1 with `G - 1`; with unequal sizes CR1 rejects too often.
 
@@ -68,11 +68,3 @@ def cluster_jackknife(sums: Array, shares: Array, squares: Array) -> tuple[float
     cross = float(np.sum(diagonal * (total * v * v - 2 * r * v)))
     square = float(np.sum(diagonal**2)) + 2 * cross + float(np.trace(core @ core))
     return error, min(count - 1.0, trace**2 / square)
-
-
-def cluster_standard_error(differences: ArrayLike, clusters: Sequence[Hashable]) -> float:
-    """The textbook CR1 standard error of a mean (as statsmodels' `cov_type="cluster"`), for comparison."""
-    sums, shares, _ = cluster_sums(np.asarray(differences, dtype=float), clusters)
-    count = sums.size
-    scores = sums - shares * sums.sum()
-    return math.sqrt(count / (count - 1) * float(np.sum(scores**2)))

@@ -1,8 +1,8 @@
-"""Under which conditions two evaluations were made: what must agree, and what is said where it differs.
+"""The conditions of two evaluations: which must agree, and which are only noted where they differ.
 
-Everything that a results file records is compared, but for the explicit lists of what changes no number. What the
-model was asked, and how its answers were scored, must be the same; the model itself may be another, and each difference
-is named.
+Everything that a results file records is compared, except for the entries listed here that change no number. What the
+model was asked, and how its answers were scored, must be the same; the models may differ, and each difference is
+named.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 Results = Mapping[str, Any]
 
-# What is compared, and no condition of the comparison.
+# Model arguments that the comparison is about.
 STEERING_ARGUMENTS = frozenset({
     "vectors", "strength", "layers", "unit", "operator", "positions",
 })  # fmt: skip
@@ -33,7 +33,7 @@ _HARMLESS_CONFIG = frozenset({
     "evaluated_docs_used_to_build", "evaluated_docs_used_to_tune", "batch_size", "batch_sizes", "use_cache",
     "limit", "bootstrap_iters", "gen_kwargs",
 })  # fmt: skip
-# Entries of the results themselves that are numbers, times, or said by another entry (texts by their hashes).
+# Entries of the results themselves that are numbers, times, or contained in another entry (texts by their hashes).
 _HARMLESS_RESULTS = frozenset({
     "results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
     "config", "samples", "task_hashes", "date", "start_time", "end_time", "total_evaluation_time_seconds",
@@ -46,7 +46,7 @@ _HARMLESS_TASK = frozenset({
     "target_delimiter", "process_docs", "should_decontaminate", "doc_to_decontamination_query", "training_split",
     "validation_split", "test_split", "unsafe_code", "num_fewshot",
 })  # fmt: skip
-# Entries of a task's config that make its prompts: compared by the prompts, where those are.
+# Entries of a task's config that make its prompts; the prompts are compared instead, where they are logged alike.
 _PROMPT_TASK = frozenset({
     "doc_to_text", "description", "fewshot_config", "fewshot_split", "fewshot_delimiter", "gen_prefix", "use_prompt",
 })  # fmt: skip
@@ -55,7 +55,7 @@ SCORING = frozenset({
     "output_type", "generation_kwargs", "repeats", "filter_list", "metric_list", "process_results", "doc_to_image",
     "doc_to_audio",
 })  # fmt: skip
-# What of its input one model reads, whatever it is asked.
+# Settings that decide how much of its input a model reads, and in which form.
 _READING = frozenset({
     "max_length", "add_bos_token", "tokenizer", "truncation", "prefix_token_id", "chat_template_args",
     "enable_thinking", "think_end_token", "max_images", "min_pixels", "max_pixels", "interleave",
@@ -71,7 +71,7 @@ _LABELS = {
     "model_revision": "revisions differ",
     "model_sha": "commits differ",
 }
-# Model arguments beside what held in the end, whether or not it was spelled out.
+# Model arguments, and the entry that records their effective value, given or not.
 _EFFECTIVE = {"dtype": "model_dtype", "revision": "model_revision", "max_length": "max_length"}
 _ONE_BACKEND = frozenset({
     "hf", "huggingface", "hf-auto", "hf-multimodal", "grains_hf",
@@ -135,7 +135,7 @@ def model_differences(first: Results, second: Results) -> list[Difference]:
 
 
 def task_differences(first: Results, second: Results, task: str, *, same_prompts: bool = True) -> list[Difference]:
-    """How one task was asked and scored differently, beyond what its items tell.
+    """How one task was asked and scored differently, beyond what its samples show.
 
     Between two releases of lm_eval nothing is refused: they write the same task in different words.
 
@@ -218,7 +218,7 @@ def _compared(
 
 
 def _plain(value: Any) -> Any:
-    """A value without what only its spelling says: `true` and True, `torch.float32` and `float32`, absent and False."""
+    """A value in one spelling: `true` is True, `torch.float32` is `float32`, and absent is False."""
     if value is None or value is False or value in ("", {}, []) or str(value).lower() in ("none", "false"):
         return None
     if isinstance(value, Mapping):

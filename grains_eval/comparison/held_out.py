@@ -1,4 +1,4 @@
-"""Which evaluated documents built or tuned a vector: told from the logged samples, by hash and by text."""
+"""Which evaluated documents built or tuned a vector: found in the logged samples by hash and by text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grains_eval.questions import QuestionHashes, Recognised, question_hashes, r
 
 
 def recognised(run: Run, task: str, samples: Sequence[Sample], hidden: frozenset[str]) -> Recognised:
-    """Find the documents of a task that are among hidden ones; worked out once a run, task and set.
+    """Find the documents of a task that are among hidden ones; cached for each run, task and set.
 
     Args:
         run: The run, whose results say how the task shows a document.
@@ -31,7 +31,7 @@ def recognised(run: Run, task: str, samples: Sequence[Sample], hidden: frozenset
             hidden,
             [[s.doc_hash, s.content_hash, *s.query_hashes(query)] for s in samples],
             lambda index: question_of(samples[index], config),
-            has_images="doc_to_image" in config or any(sample.has_picture for sample in samples),
+            has_images="doc_to_image" in config or any(sample.has_image for sample in samples),
         )
     return run.recognised[key]
 
@@ -40,7 +40,7 @@ def question_of(sample: Sample, config: Mapping[str, Any]) -> QuestionHashes:
     """Hashes of what the model read of a sample's document.
 
     The task's template is filled in anew, since a logged prompt holds few-shot examples too; where the template is a
-    function, the logged prompt has to do, in which the document's fields are found all the same.
+    function, the logged prompt is used instead, which also contains the document's fields.
     """
     shown = _filled(config.get("doc_to_text"), sample.doc)
     query = _filled(config.get("doc_to_decontamination_query"), sample.doc)
@@ -48,7 +48,7 @@ def question_of(sample: Sample, config: Mapping[str, Any]) -> QuestionHashes:
 
 
 def notes(task: str, found: Recognised) -> list[str]:
-    """What a reader must know of documents that only their text gives away."""
+    """Notes on documents that are recognised by their text alone."""
     said: list[str] = []
     if any(found.by_text):
         said.append(
@@ -58,14 +58,14 @@ def notes(task: str, found: Recognised) -> list[str]:
     if any(found.shared):
         said.append(
             f"{task}: {sum(found.shared)} of {len(found.shared)} documents are kept although a text of theirs built or "
-            "tuned a vector: several documents share it (with other contexts or pictures), and it cannot be told which "
+            "tuned a vector: several documents share it (with other contexts or images), and it cannot be told which "
             "was meant"
         )
     return said
 
 
 def unknown_origins(run: Run) -> list[str]:
-    """What cannot be known of the documents behind a run, in words."""
+    """Notes on vectors and adapters of a run that do not record the documents they were made from."""
     said: list[str] = []
     for entry in run.steering:
         name = str(entry.get("vectors") or entry.get("method") or "a vector")
@@ -111,7 +111,7 @@ def _filled(template: Any, doc: Any) -> str | None:
 
 @lru_cache(maxsize=256)
 def _compiled(template: str) -> Template:
-    # results may come from anywhere, so their templates get the sandbox; otherwise as lm-eval fills them in
+    # results may come from anywhere, so their templates are rendered in a sandbox, otherwise as lm-eval renders them
     environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     environment.filters["regex_replace"] = cast(Any, _regex_replace)
     return environment.from_string(template)

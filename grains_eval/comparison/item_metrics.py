@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from grains_eval.comparison.corpus_metrics import CorpusMetric, corpus_metric, numbers
 from grains_eval.comparison.intervals import Array
-from grains_eval.comparison.pairing import PairedTask
+from grains_eval.comparison.pairing import PairedTask, pair
 from grains_eval.comparison.runs import Run, Sample
+from grains_eval.comparison.settings import Analysis, check_known, clusters_by_task
+from grains_eval.comparison.verdict import gain
 from grains_eval.errors import GrainsError
 
-# How lm-eval aggregates a metric whose task does not say.
+# How lm-eval aggregates a metric whose task does not declare it.
 _DEFAULTS = {
     "bleu": "bleu",
     "chrf": "chrf",
@@ -47,13 +49,13 @@ class PairedMetric:
         task: Task, or group of tasks.
         metric: Metric, with its filter where that is not `none`.
         key: lm-eval's key in the results (`acc,none`).
-        higher_is_better: Its direction; None where nobody declared it.
+        higher_is_better: Its direction; None where it is not declared.
         baseline: `[n]` item scores of the baseline.
         steered: `[n]` item scores of the other run.
         pairs: `[n]` the samples behind them.
         clusters: `[n]` labels of items that are not independent, None when all are.
         excluded: Items left out.
-        corpus: Where the metric is no mean of items: the metric and its statistics under both runs.
+        corpus: Where the metric is not a mean of items: the metric and its statistics under both runs.
         margins: `[n]` log-likelihood of the right choice above the best wrong one, under both runs (nats).
         scale: What counts as a whole: 1 for shares, 100 for BLEU, 0 where nothing does.
     """
@@ -71,14 +73,68 @@ class PairedMetric:
     margins: tuple[Array, Array] | None = None
     scale: float = 1.0
 
+    @property
+    def gains(self) -> Array:
+        """`[n]` per-item change, positive where it got better, or rose where no direction is declared."""
+        return gain(self.steered - self.baseline, self.higher_is_better)
+
+    @property
+    def pushes(self) -> Array:
+        """`[n]` how far each item was pushed the right way: its margin where it has one (nats), else its gain.
+
+        A multiple-choice item whose right answer lost likelihood was steered the wrong way even where the choice
+        stayed (Tan et al. 2024, arXiv 2407.12404, call such items anti-steerable).
+        """
+        return self.gains if self.margins is None else self.margins[1] - self.margins[0]
+
+    @property
+    def has_right_way(self) -> bool:
+        """Whether items can be pushed the right way: they have margins, or the metric a direction."""
+        return self.margins is not None or self.higher_is_better is not None
+
+
+def measure_tasks(
+    baseline: Run, other: Run, tasks: Sequence[str], analysis: Analysis
+) -> tuple[dict[str, list[PairedMetric]], list[str]]:
+    """Pair the samples of every task and score them under both runs.
+
+    Args:
+        baseline: The run that describes the tasks.
+        other: The other run.
+        tasks: Leaf tasks of both.
+        analysis: Metrics, clusters, directions, and documents to leave out.
+
+    Returns:
+        The metrics of each task, and notes on what could not be compared.
+
+    Raises:
+        GrainsError: documents do not fit together, or a metric or cluster that is asked for is not there.
+    """
+    other_prompts = analysis.allows_other_prompts(baseline, other) or other.instructed or baseline.instructed
+    fields = clusters_by_task(analysis.clusters, baseline, tasks)
+    measured: dict[str, list[PairedMetric]] = {}
+    known: set[str] = set()
+    notes: list[str] = []
+    for task in tasks:
+        measured[task] = []
+        for paired in pair(baseline, other, task, analysis.exclude, prompts_may_differ=other_prompts):
+            known.update(paired.baseline[0].values)
+            notes.extend(note for note in paired.notes if note not in notes)
+            found, remarks = measure(baseline, other, paired, analysis, fields.get(task))
+            measured[task].extend(found)
+            notes.extend(remarks)
+    check_known(analysis.metrics, known)
+    check_known(analysis.higher_is_better, known, "metric to declare a direction for")
+    if not any(measured.values()):
+        raise GrainsError(
+            f"nothing to compare between '{baseline.name}' and '{other.name}': no metric of theirs is a"
+            " number per document"
+        )
+    return measured, notes
+
 
 def measure(
-    baseline: Run,
-    other: Run,
-    paired: PairedTask,
-    cluster_key: str | None = None,
-    metrics: Sequence[str] | None = None,
-    directions: Mapping[str, bool] | None = None,
+    baseline: Run, other: Run, paired: PairedTask, analysis: Analysis, cluster_key: str | None = None
 ) -> tuple[list[PairedMetric], list[str]]:
     """Every metric of a paired task, and notes on those that cannot be compared.
 
@@ -86,9 +142,8 @@ def measure(
         baseline: The run that describes the task.
         other: The other run.
         paired: Its samples.
+        analysis: Metrics to restrict to, and directions over what the runs say.
         cluster_key: Field of the document that names the cluster; default: that of the task's metadata.
-        metrics: Metrics to restrict to.
-        directions: Whether higher is better, by metric, over what the runs say.
 
     Raises:
         GrainsError: a document lacks the cluster field.
@@ -99,55 +154,64 @@ def measure(
     found: list[PairedMetric] = []
     notes: list[str] = []
     for name in paired.baseline[0].values:
-        if metrics is not None and name not in metrics:
+        aggregation = _aggregation(baseline, paired.task, name)
+        if aggregation == "bypass" or (analysis.metrics is not None and name not in analysis.metrics):
             continue
         label = name if paired.filter == "none" else f"{name},{paired.filter}"
-        aggregation = _aggregation(baseline, paired.task, name)
-        if aggregation == "bypass":
+        logged = tuple([sample.values.get(name) for sample in side] for side in (paired.baseline, paired.steered))
+        scores = _corpus_scores(logged, aggregation) or _item_scores(logged, margins)
+        if isinstance(scores, str):
+            notes.append(f"{paired.task}: metric '{label}' is left out: {scores}")
             continue
-        values = [[sample.values.get(name) for sample in side] for side in (paired.baseline, paired.steered)]
-        table = corpus_metric(aggregation)
-        common: dict[str, Any] = {
-            "task": paired.task,
-            "metric": label,
-            "key": f"{name},{paired.filter}",
-            "higher_is_better": _direction((baseline, other), paired.task, name, directions or {}),
-            "pairs": tuple(zip(paired.baseline, paired.steered, strict=True)),
-            "clusters": clusters,
-            "excluded": 0,
-        }
-        if table is not None:
-            try:
-                first, second = table.statistics(values[0], values[1])
-            except (TypeError, ValueError, IndexError):
-                notes.append(f"{paired.task}: metric '{label}' is left out: its samples hold no {aggregation}")
-                continue
-            items = [table.item(side) for side in (first, second)]
-            metric = PairedMetric(
-                **common,
-                baseline=items[0],
-                steered=items[1],
-                corpus=(table, first, second),
-                scale=table.scale,
-            )
-        else:
-            sides = [numbers(side) for side in values]
-            if sides[0] is None or sides[1] is None:
-                notes.append(f"{paired.task}: metric '{label}' is left out: not all finite numbers")
-                continue
-            share = all(bool(np.all((side >= 0) & (side <= 1))) for side in sides if side is not None)
-            metric = PairedMetric(
-                **common,
-                baseline=sides[0],
-                steered=sides[1],
-                margins=_fitting(margins, sides[0], sides[1]),
-                scale=float(share),
-            )
+        metric = PairedMetric(
+            task=paired.task,
+            metric=label,
+            key=f"{name},{paired.filter}",
+            higher_is_better=_direction((baseline, other), paired.task, name, analysis.higher_is_better),
+            pairs=tuple(zip(paired.baseline, paired.steered, strict=True)),
+            clusters=clusters,
+            excluded=0,
+            **scores,
+        )
         if disagreement := _disagreement(metric, baseline, other):
             notes.append(disagreement)
             continue
         found.append(restrict(metric, np.array(paired.kept)))
     return found, notes
+
+
+_Logged = tuple[Sequence[Any], ...]
+
+
+def _corpus_scores(logged: _Logged, aggregation: str) -> dict[str, Any] | str | None:
+    """What a metric of the whole corpus fills into `PairedMetric`, why it cannot; None for a mean over items."""
+    table = corpus_metric(aggregation)
+    if table is None:
+        return None
+    try:
+        first, second = table.statistics(logged[0], logged[1])
+    except (TypeError, ValueError, IndexError):
+        return f"its samples hold no {aggregation}"
+    return {
+        "baseline": table.item(first),
+        "steered": table.item(second),
+        "corpus": (table, first, second),
+        "scale": table.scale,
+    }
+
+
+def _item_scores(logged: _Logged, margins: tuple[Array, Array] | None) -> dict[str, Any] | str:
+    """What a mean over items fills into `PairedMetric`, or why it cannot."""
+    first, second = numbers(logged[0]), numbers(logged[1])
+    if first is None or second is None:
+        return "not all finite numbers"
+    share = all(bool(np.all((side >= 0) & (side <= 1))) for side in (first, second))
+    return {
+        "baseline": first,
+        "steered": second,
+        "margins": _fitting(margins, first, second),
+        "scale": float(share),
+    }
 
 
 def restrict(metric: PairedMetric, kept: NDArray[np.bool_]) -> PairedMetric:
@@ -195,23 +259,23 @@ def _aggregation(run: Run, task: str, name: str) -> str:
 
 
 def _direction(runs: Sequence[Run], task: str, name: str, declared: Mapping[str, bool]) -> bool | None:
-    """Whether higher is better: as the user says, as a run logged it, else as lm-eval's own metric of that name.
+    """Whether higher is better: as the user declares, as a run logged it, else as for lm-eval's metric of that name.
 
     lm-eval logs null for a metric that is neither its own nor declared in the task's `metric_list`.
     """
     logged = [run.setting("higher_is_better", task, name) for run in runs]
-    said = [declared.get(name), *logged]
-    return next((known for known in said if isinstance(known, bool)), REGISTERED.get(name))
+    candidates = [declared.get(name), *logged]
+    return next((known for known in candidates if isinstance(known, bool)), REGISTERED.get(name))
 
 
 def _disagreement(metric: PairedMetric, baseline: Run, other: Run) -> str | None:
-    """A note where the samples do not give the value in the results, so that this is no mean over items."""
+    """A note where the samples do not give the value in the results, so that this is not a mean over items."""
     for index, run in enumerate((baseline, other)):
         reported = run.setting("results", metric.task, metric.key)
         own = total(metric)[index]
         if isinstance(reported, int | float) and not math.isclose(own, reported, rel_tol=1e-6, abs_tol=1e-9):
             return (
-                f"{metric.task}: metric '{metric.metric}' is left out, it is no mean over documents "
+                f"{metric.task}: metric '{metric.metric}' is left out, it is not a mean over documents "
                 f"({own:.6g} from the samples of '{run.name}', {reported:.6g} in its results)"
             )
     return None
@@ -236,7 +300,7 @@ def _margins(paired: PairedTask) -> tuple[Array, Array] | None:
 
 
 def _margin(sample: Sample) -> float | None:
-    """`log p(right) - max log p(wrong)` in nats, None where the sample is no multiple choice."""
+    """`log p(right) - max log p(wrong)` in nats, None where the sample is not a multiple choice."""
     right = right_choice(sample)
     scores = log_likelihoods(sample)
     if right is None or scores is None:
@@ -247,7 +311,7 @@ def _margin(sample: Sample) -> float | None:
 
 
 def log_likelihoods(sample: Sample) -> list[float] | None:
-    """The choices' log-likelihoods in nats, None where the sample is no multiple choice."""
+    """The choices' log-likelihoods in nats, None where the sample is not a multiple choice."""
     responses = sample.responses
     if not isinstance(responses, list) or len(sample.choices) < 2 or len(responses) != len(sample.choices):
         return None
@@ -267,7 +331,7 @@ def right_choice(sample: Sample) -> int | None:
 
 
 def _fitting(margins: tuple[Array, Array] | None, first: Array, second: Array) -> tuple[Array, Array] | None:
-    """Margins only where their sign is the metric: they then show change below its threshold."""
+    """Margins where their sign is the metric, so that they show changes below its threshold; else None."""
     if margins is None:
         return None
     for margin, values in zip(margins, (first, second), strict=True):

@@ -9,7 +9,7 @@ from typing import Literal
 
 from scipy import stats
 
-from grains_eval.comparison.rows import Row
+from grains_eval.comparison.estimates import Row
 from grains_eval.comparison.significance import holm
 from grains_eval.types import Comparison
 

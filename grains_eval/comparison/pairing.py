@@ -1,4 +1,4 @@
-"""Bring two runs together item by item, and refuse where that would compare unlike things."""
+"""Pair the samples of two runs, and refuse runs that were not asked and scored alike."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PairedTask:
         baseline: Samples of the baseline run.
         steered: The same documents under the other run.
         kept: Which of them are held out: they neither built nor tuned the vector.
-        notes: What a reader must know of those that are not, or may not be.
+        notes: What a reader must know of items that are not held out, or may not be.
     """
 
     task: str
@@ -74,7 +74,7 @@ def common_tasks(baseline: Run, other: Run, wanted: Sequence[str] | None = None)
 
 
 def check(baseline: Run, other: Run, tasks: Sequence[str], *, prompts_may_differ: bool = False) -> list[str]:
-    """Refuse runs that were asked or scored differently; return what should only be known.
+    """Refuse runs that were asked or scored differently; return notes on other differences.
 
     A prompting run may differ from the other in its instruction, and in a system instruction, which is noted.
 
@@ -88,6 +88,19 @@ def check(baseline: Run, other: Run, tasks: Sequence[str], *, prompts_may_differ
         GrainsError: another task version, few-shot count, chat template, system instruction or limit; other settings of
             generation or scoring; or one model that reads its input differently.
     """
+    notes = [
+        *_check_settings(baseline, other, tasks, prompts_may_differ),
+        *_check_conditions(baseline, other, tasks, prompts_may_differ),
+    ]
+    for run in (baseline, other):
+        if not model_arguments(run.results):
+            notes.append(f"'{run.name}' does not record its model arguments, so that they could not be compared")
+    notes += [note for run in (baseline, other) for note in held_out.unknown_origins(run)]
+    return [*_scoring_paths(baseline, other), *_once(notes, tasks)]
+
+
+def _check_settings(baseline: Run, other: Run, tasks: Sequence[str], prompts_may_differ: bool) -> list[str]:
+    """Task versions, few-shot examples, prompt settings and sizes: refused, or noted where they may differ."""
     notes: list[str] = []
     instructed = baseline.instructed or other.instructed
     for task in tasks:
@@ -105,7 +118,7 @@ def check(baseline: Run, other: Run, tasks: Sequence[str], *, prompts_may_differ
             notes.append(_differ(baseline, other, f"task '{task}': few-shot examples", "n-shot", task))
     for what, key, flag in _PROMPT_SETTINGS:
         first, second = baseline.setting(key), other.setting(key)
-        # What one run did not record is left to the prompts' own hashes, where they are compared.
+        # where a run did not record a setting, the hashes of the prompts decide, if they are compared
         unknown_to_one = first is None or second is None
         if first == second or (unknown_to_one and not (instructed or prompts_may_differ)):
             continue
@@ -118,25 +131,27 @@ def check(baseline: Run, other: Run, tasks: Sequence[str], *, prompts_may_differ
             baseline, other, f"task '{task}': numbers of documents", "n-samples", task, "effective",
             advice="use the same --limit",
         )  # fmt: skip
-    same_prompts = not (instructed or prompts_may_differ)
+    return notes
+
+
+def _check_conditions(baseline: Run, other: Run, tasks: Sequence[str], prompts_may_differ: bool) -> list[str]:
+    """Everything else that the results record: refused where numbers become incomparable, else noted."""
+    same_prompts = not (baseline.instructed or other.instructed or prompts_may_differ)
     found = model_differences(baseline.results, other.results)
     for task in tasks:
         found += task_differences(baseline.results, other.results, task, same_prompts=same_prompts)
+    notes: list[str] = []
     for difference in found:
         said = difference.says(baseline.name, other.name)
         if difference.refused and not (prompts_may_differ and difference.name not in SCORING):
             advice = "use one version of the task" if difference.task else f"use the same {difference.name} for both"
             raise GrainsError(f"{said}; {advice}")
         notes.append(said)
-    for run in (baseline, other):
-        if not model_arguments(run.results):
-            notes.append(f"'{run.name}' does not record its model arguments, so that they could not be compared")
-    notes += [note for run in (baseline, other) for note in held_out.unknown_origins(run)]
-    return [*_scoring_paths(baseline, other), *_once(notes, tasks)]
+    return notes
 
 
 def _once(notes: Sequence[str], tasks: Sequence[str]) -> list[str]:
-    """Notes that say the same of many tasks, said of the first of them."""
+    """Notes, with those that are the same for many tasks given once, for the first of them."""
     found: dict[str, list[str]] = {}
     for note in notes:
         name = next((task for task in tasks if note.startswith(f"task '{task}': ")), "")
@@ -221,7 +236,7 @@ def _join(
             "use the same --limit"
         )
     by_hash = not (
-        any(sample.has_picture for sample in first)
+        any(sample.has_image for sample in first)
         and not {sample.doc_hash for sample in first} & {sample.doc_hash for sample in second}
     )
     left, right = _keyed(first, by_hash, prompts_may_differ), _keyed(second, by_hash, prompts_may_differ)
@@ -240,22 +255,7 @@ def _join(
             "not"
         )
     for key in left:
-        if left[key].target_hash != right[key].target_hash:
-            raise GrainsError(
-                f"task '{task}', document {left[key].doc_id}: targets differ between '{baseline.name}' and "
-                f"'{other.name}'; use one version of the task"
-            )
-        if [text.strip() for text in left[key].choices] != [text.strip() for text in right[key].choices]:
-            raise GrainsError(
-                f"task '{task}', document {left[key].doc_id}: choices differ between '{baseline.name}' and "
-                f"'{other.name}'; use one version of the task"
-            )
-        if not prompts_may_differ and left[key].prompt_hash != right[key].prompt_hash:
-            raise GrainsError(
-                f"task '{task}', document {left[key].doc_id}: prompts differ between '{baseline.name}' and "
-                f"'{other.name}'{_suspects(baseline, other)}; use the same prompt, few-shot and "
-                "chat-template settings"
-            )
+        _check_item(baseline, other, task, left[key], right[key], prompts_may_differ)
     return PairedTask(
         task=task,
         filter=name,
@@ -266,8 +266,23 @@ def _join(
     )
 
 
+def _check_item(baseline: Run, other: Run, task: str, first: Sample, second: Sample, prompts_may_differ: bool) -> None:
+    """Refuse a document that has another target, other choices or another prompt in the other run."""
+    if first.target_hash != second.target_hash:
+        what, advice = "targets differ", "use one version of the task"
+    elif [text.strip() for text in first.choices] != [text.strip() for text in second.choices]:
+        what, advice = "choices differ", "use one version of the task"
+    elif not prompts_may_differ and first.prompt_hash != second.prompt_hash:
+        what, advice = "prompts differ", "use the same prompt, few-shot and chat-template settings"
+    else:
+        return
+    suspects = _suspects(baseline, other) if what == "prompts differ" else ""
+    between = f"{what} between '{baseline.name}' and '{other.name}'{suspects}"
+    raise GrainsError(f"task '{task}', document {first.doc_id}: {between}; {advice}")
+
+
 def _keyed(samples: Sequence[Sample], by_hash: bool, prompts_may_differ: bool) -> dict[Hashable, Sample]:
-    """Samples by document hash and occurrence; by number, target and prompt where pictures spoil the hash."""
+    """Samples by document hash and occurrence; by number, target and prompt where images spoil the hash."""
     keyed: dict[Hashable, Sample] = {}
     seen: dict[str, int] = {}
     for sample in samples:

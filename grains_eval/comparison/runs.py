@@ -21,12 +21,12 @@ _BY_TASK = (
     "task_hashes",
 )  # fmt: skip
 _NEEDED = ("doc_id", "doc_hash", "prompt_hash", "target_hash", "metrics")
-_PICTURE = re.compile(r"^<PIL\.\S+ .*at 0x[0-9A-Fa-f]+>$")
+_IMAGE = re.compile(r"^<PIL\.\S+ .*at 0x[0-9A-Fa-f]+>$")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One evaluated document under one filter, without what a comparison does not need.
+    """One evaluated document under one filter, cut to what a comparison needs.
 
     Attributes:
         doc_id: Its number in the task.
@@ -53,21 +53,21 @@ class Sample:
     values: Mapping[str, Any]
 
     @property
-    def has_picture(self) -> bool:
-        """Whether the document held a picture, whose logged form is a memory address."""
-        return holds_picture(self.doc)
+    def has_image(self) -> bool:
+        """Whether the document held an image, whose logged form is a memory address."""
+        return holds_image(self.doc)
 
     @property
     def content_hash(self) -> str:
-        """The hash by which artifacts know this document: pictures are left out of it."""
-        if not self.has_picture or not isinstance(self.doc, Mapping):
+        """The hash by which artifacts know this document: images are left out of it."""
+        if not self.has_image or not isinstance(self.doc, Mapping):
             return self.doc_hash
         document = cast(Mapping[str, Any], self.doc)
-        rest = {key: value for key, value in document.items() if not holds_picture(value)}
+        rest = {key: value for key, value in document.items() if not holds_image(value)}
         return hashlib.sha256(json.dumps(rest, indent=2, ensure_ascii=False).encode()).hexdigest()
 
     def query_hashes(self, field: Any) -> tuple[str, ...]:
-        """The hash of a field as it stands, by which artifacts of before texts were normalised know a question.
+        """The hash of a field as it stands, by which artifacts made before texts were normalised know a question.
 
         Args:
             field: `doc_to_decontamination_query` of the task's config; only a field's name is understood.
@@ -198,7 +198,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
             except json.JSONDecodeError as error:
                 raise GrainsError(f"'{file}' line {number} is not JSON; the file is damaged, run again") from error
             if not isinstance(row, dict):
-                raise GrainsError(f"'{file}' line {number} is no sample; the file is damaged, run again")
+                raise GrainsError(f"'{file}' line {number} is not a sample; the file is damaged, run again")
             yield cast(dict[str, Any], row)
 
 
@@ -223,13 +223,13 @@ def _sample(row: dict[str, Any], file: Path) -> Sample:
     )
 
 
-def holds_picture(value: Any) -> bool:
+def holds_image(value: Any) -> bool:
     """Whether a logged value is, or contains, the text that a PIL image leaves in JSON."""
     if isinstance(value, str):
-        return bool(_PICTURE.match(value))
+        return bool(_IMAGE.match(value))
     if isinstance(value, Mapping):
-        return any(holds_picture(item) for item in cast(Mapping[str, Any], value).values())
-    return isinstance(value, list) and any(holds_picture(item) for item in cast(list[Any], value))
+        return any(holds_image(item) for item in cast(Mapping[str, Any], value).values())
+    return isinstance(value, list) and any(holds_image(item) for item in cast(list[Any], value))
 
 
 def read_run(path: str | Path, name: str | None = None) -> Run:
@@ -259,14 +259,56 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
     return run if name else replace(run, name=_name(place, run))
 
 
+def read_runs(
+    paths: Sequence[str | Path] | Mapping[str, str | Path], *, keep_going: bool = False
+) -> tuple[list[Run], dict[str, str]]:
+    """Open several runs, the baseline first.
+
+    Args:
+        paths: Run folders; a mapping also names them.
+        keep_going: Go on without a run that cannot be read, unless it is the baseline.
+
+    Returns:
+        The runs, each with a name of its own, and the reasons by name of those that could not be read.
+
+    Raises:
+        GrainsError: a run that cannot be read, none at all, or one that is given twice without names of its own.
+    """
+    named = list(paths.items()) if isinstance(paths, Mapping) else [(None, path) for path in paths]
+    runs: list[Run] = []
+    failed: dict[str, str] = {}
+    for name, path in named:
+        try:
+            runs.append(read_run(path, name))
+        except GrainsError as error:
+            if not keep_going or not runs:
+                raise
+            failed[name or Path(path).name] = str(error)
+    if not runs:
+        raise GrainsError("compare needs at least two runs: the baseline first, then the others")
+    if not isinstance(paths, Mapping):  # a run may stand twice under names of its own
+        runs = [replace(run, name=name) for run, name in zip(runs, name_runs(runs), strict=True)]
+        _refuse_twice(runs)
+    return runs, failed
+
+
+def _refuse_twice(runs: Sequence[Run]) -> None:
+    seen: dict[Path, str] = {}
+    for run in runs:
+        file = run.file.resolve()
+        if file in seen:
+            raise GrainsError(f"'{seen[file]}' and '{run.name}' are the same run, {run.file}; give each run once")
+        seen[file] = run.name
+
+
 def _read(file: Path) -> tuple[dict[str, Any], str]:
     try:
         content = file.read_bytes()
         results = json.loads(content)
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise GrainsError(f"'{file}' is no results file: {error}") from error
+        raise GrainsError(f"'{file}' is not a results file: {error}") from error
     if not isinstance(results, dict) or not isinstance(results.get("results"), dict):
-        raise GrainsError(f"'{file}' is no results file of lm_eval: it has no 'results'")
+        raise GrainsError(f"'{file}' is not a results file of lm_eval: it has no 'results'")
     return cast(dict[str, Any], results), hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -279,7 +321,7 @@ def _with(run: Run, file: Path) -> Run:
     try:
         older, digest = _read(file)
     except GrainsError:
-        return without("it is no results file")
+        return without("it is not a results file")
     tasks = [task for task in older["results"] if task in older.get("configs", {}) and task not in run.tasks]
     if not tasks:
         return without("its tasks were evaluated again")
@@ -300,7 +342,7 @@ def _with(run: Run, file: Path) -> Run:
 
 
 def leaf_tasks(results: Mapping[str, Any], group: str) -> tuple[str, ...]:
-    """The leaf tasks under a group, through nested groups; empty when it is no group."""
+    """The leaf tasks under a group, through nested groups; empty when it is not a group."""
     children = (results.get("group_subtasks") or {}).get(group)
     if not isinstance(children, list):
         return ()
@@ -316,7 +358,7 @@ def _evaluations(folder: Path) -> list[Path]:
     if not files:
         raise GrainsError(f"'{folder}' holds no results_*.json; give an --output_path of lm_eval")
     places = {file.parent for file in files}
-    # results of Python runs lay in "None" before they had their model's name
+    # older results of Python runs lie in "None" instead of a folder with the model's name
     old = {
         place for place in places if place.name == "None" and any(o.parent == place.parent for o in places - {place})
     }
@@ -339,7 +381,7 @@ def method_of(run: Run) -> str:
 
 
 def name_runs(runs: Sequence[Run]) -> list[str]:
-    """Names for a table: the folder's, and the method that steered the run where the folder does not say it.
+    """Names for a table: the folder's, and the method that steered the run where the folder's name does not contain it.
 
     A name depends on the run alone, so that a third run does not rename the second.
     """

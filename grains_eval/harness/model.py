@@ -29,11 +29,12 @@ from grains_eval.harness.images import ImageLoglikelihoodMixin, as_text, shows_i
 from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
 from grains_eval.harness.prefix_sharing.loglikelihood import SharedContextMixin
 from grains_eval.harness.prefix_sharing.proof import describe
+from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.models.loading import check_names, is_vision_language, read_config, unknown_argument
 from grains_eval.models.processes import expect_cpu_processes
 from grains_eval.plugins import load_plugins
-from grains_eval.steering import ResolvedSteering, applied, check_width
+from grains_eval.steering import applied, check_width
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
 
     @property
-    def steering_configuration(self) -> tuple[ResolvedSteering, ...]:
+    def steering_configuration(self) -> Configuration:
         """What is applied to every forward pass, in order; empty for the plain model. A sweep says what is active."""
         if self.memo is not None:
             return tuple(self.memo.configurations[self.memo.active])

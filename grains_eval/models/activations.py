@@ -5,19 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from grains_eval.models import forward
-from grains_eval.models.blocks import find_attention_outputs, find_blocks, hidden_of
 from grains_eval.models.encoded import EncodedExample
-from grains_eval.models.hooks import logits_from
+from grains_eval.models.hooks import hook_site, logits_from, site_modules
 from grains_eval.types import Site
 
 
@@ -26,27 +24,12 @@ def captured(model: PreTrainedModel, site: Site = "block_output") -> Generator[d
     """Collect `{layer: [B, T, H]}` of the last forward pass inside the block."""
     states: dict[int, Tensor] = {}
 
-    def keep_output(layer: int) -> Any:
-        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-            del module, arguments
-            states[layer] = hidden_of(output)
-
-        return hook
-
-    def keep_input(layer: int) -> Any:
-        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            del module
-            states[layer] = arguments[0]
-
-        return hook
+    def keep(layer: int) -> Callable[[Tensor], None]:
+        return lambda hidden: states.update({layer: hidden})
 
     with ExitStack() as stack:
-        if site == "block_output":
-            for layer, block in enumerate(find_blocks(model)):
-                stack.callback(block.register_forward_hook(keep_output(layer)).remove)
-        else:
-            for layer, projection in enumerate(find_attention_outputs(model)):
-                stack.callback(projection.register_forward_pre_hook(keep_input(layer)).remove)
+        for layer, module in enumerate(site_modules(model, site)):
+            stack.callback(hook_site(module, site, keep(layer)).remove)
         yield states
 
 

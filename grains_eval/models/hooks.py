@@ -1,4 +1,4 @@
-"""Hooks that bend a model's own forward: what its decoder receives, and where its logits are made.
+"""Hooks into a model's own forward: hidden states at a site, what the decoder receives, where logits are made.
 
 The decoder is handed the keywords that it received when the whole prompt was encoded (image masks, multimodal
 positions); positions whose logits nobody reads are dropped before the vocabulary projection.
@@ -11,10 +11,40 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from grains_eval.models.blocks import find_decoder
+from grains_eval.models.blocks import find_attention_outputs, find_blocks, find_decoder, hidden_of, with_hidden
 from grains_eval.models.encoded import EncodedExample
+from grains_eval.types import Site
+
+# from hidden states [B, n, H] at a site to what the model goes on with; None leaves them as they are
+Change = Callable[[Tensor], Tensor | None]
+
+
+def site_modules(model: PreTrainedModel, site: Site) -> list[nn.Module]:
+    """Per layer, the module at whose output (`block_output`) or input (`attention_heads`) the site lies.
+
+    Raises:
+        GrainsError: see `blocks.find_blocks` and `blocks.find_attention_outputs`.
+    """
+    return list(find_blocks(model)) if site == "block_output" else find_attention_outputs(model)
+
+
+def hook_site(module: nn.Module, site: Site, change: Change) -> RemovableHandle:
+    """Hand the hidden states at a module of `site_modules` to a function in every forward pass."""
+
+    def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        del module, arguments
+        hidden = change(hidden_of(output))
+        return None if hidden is None else with_hidden(output, hidden)
+
+    def before(module: nn.Module, arguments: tuple[Any, ...]) -> Any:
+        del module
+        hidden = change(arguments[0])
+        return None if hidden is None else (hidden, *arguments[1:])
+
+    return module.register_forward_hook(after) if site == "block_output" else module.register_forward_pre_hook(before)
 
 
 @contextmanager
@@ -47,6 +77,21 @@ def logits_at(model: PreTrainedModel, pick: Callable[[Tensor], Tensor]) -> Gener
 def logits_from(model: PreTrainedModel, start: int) -> AbstractContextManager[list[Tensor]]:
     """Compute logits only from position `start` on (negative counts from the end); see `logits_at`."""
     return logits_at(model, lambda hidden: hidden[:, start:])
+
+
+@contextmanager
+def noting_decoder(model: PreTrainedModel, received: dict[str, Any]) -> Generator[None, None, None]:
+    """Note the keywords that the decoder is called with inside the block."""
+
+    def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        del module, arguments
+        received.update(keywords)
+
+    handle = find_decoder(model).register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -20,11 +20,10 @@ from torch import Tensor
 
 from grains_eval.errors import GrainsError, pick
 from grains_eval.models import images as pictures
-from grains_eval.models.blocks import find_decoder
 from grains_eval.models.chat import render
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.families import find_family
-from grains_eval.models.hooks import DEEPSTACK, logits_from
+from grains_eval.models.hooks import DEEPSTACK, logits_from, noting_decoder
 from grains_eval.models.images import ImageLM
 from grains_eval.models.loading import LoadedModel
 from grains_eval.models.patches import VisionInput
@@ -112,17 +111,8 @@ def _idle(name: str, value: Any) -> bool:
 def _run(loaded: LoadedModel, features: Mapping[str, Tensor]) -> _Received:
     """Run the whole model once on one prompt and keep what its decoder receives."""
     kept: dict[str, Any] = {}
-
-    def keep(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        del module, arguments
-        kept.update(keywords)
-
-    handle = find_decoder(loaded.model).register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        with logits_from(loaded.model, -1):
-            loaded.model(**features, use_cache=False)
-    finally:
-        handle.remove()
+    with noting_decoder(loaded.model, kept), logits_from(loaded.model, -1):
+        loaded.model(**features, use_cache=False)
     keywords = {name: value for name, value in kept.items() if name not in _NOT_KEPT and not _idle(name, value)}
     embeddings: Tensor = kept["inputs_embeds"][0].detach()
     levels: Sequence[Tensor] = keywords.get(DEEPSTACK, ())

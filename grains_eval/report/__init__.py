@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from grains_eval.report.build import compare_runs
-from grains_eval.report.data import Curve, ReportData, Series, StudyTable, TokenMap
-from grains_eval.report.heatmap import token_map
-from grains_eval.report.tables import render_terminal
+from grains_eval.report.data import Curve, ReportData, Series, StudyTable, Supplement, TokenMap
+from grains_eval.report.terminal import render_terminal
+from grains_eval.report.token_maps import token_map
 from grains_eval.report.write import write
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "ReportData",
     "Series",
     "StudyTable",
+    "Supplement",
     "TokenMap",
     "compare_runs",
     "render_terminal",

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from grains_eval.comparison.estimates import Row
 from grains_eval.comparison.item_metrics import PairedMetric, log_likelihoods, right_choice
-from grains_eval.comparison.rows import Row, gain, has_right_way, push
 from grains_eval.comparison.runs import Sample
 from grains_eval.report.data import Changes, ItemChange
 
@@ -20,15 +20,15 @@ def changes(row: Row, shown: int) -> Changes:
         row: The row and its items.
         shown: How many items to show at either end.
     """
-    pushes = np.concatenate([push(metric) for metric in row.metrics])
-    gains = np.concatenate([gain(metric) for metric in row.metrics])
+    pushes = np.concatenate([metric.pushes for metric in row.metrics])
+    gains = np.concatenate([metric.gains for metric in row.metrics])
     places = [(metric, index) for metric in row.metrics for index in range(metric.baseline.size)]
     # Items whose metric flipped come first, then those pushed furthest.
     order = np.lexsort((-pushes, -gains))
     helped = [i for i in order[:shown] if gains[i] > 0 or pushes[i] > 0]
     harmed = [i for i in order[::-1][:shown] if gains[i] < 0 or pushes[i] < 0]
     margins = all(metric.margins is not None for metric in row.metrics)
-    if not has_right_way(row.metrics):
+    if not all(metric.has_right_way for metric in row.metrics):
         helped = harmed = []
     return Changes(
         method=row.comparison.method,

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from grains_eval.comparison.controls import AgainstControl, Band
+from grains_eval.comparison.estimates import Row
 from grains_eval.comparison.noninferiority import CapabilityVerdict
-from grains_eval.comparison.roles import AgainstControl, Band
-from grains_eval.comparison.rows import Row
 
 Role = Literal["baseline", "method", "control"]
 
@@ -23,7 +23,7 @@ class RunCard:
         file: The results file.
         digest: First 16 hex digits of its SHA-256.
         facts: Label and value pairs: model, versions, seeds, vectors and their fingerprints.
-        setting: Blocks and strength of its vectors (`3: 1`), empty where there are none.
+        setting: Layers and strength of its vectors (`3: 1`), empty where there are none.
     """
 
     name: str
@@ -153,8 +153,8 @@ class TokenMap:
         scores: `[T]` signed scores.
         is_image: `[T]` visual tokens, or empty.
         selected: Positions that were masked.
-        boxes: `[T]` picture index and box as fractions (left, top, right, bottom) of visual tokens, or empty.
-        pictures: PNG files, one per picture, or empty.
+        boxes: `[T]` image index and box as fractions (left, top, right, bottom) of visual tokens, or empty.
+        images: PNG files, one per image, or empty.
         note: What else is known: `F(x)`, completeness error.
     """
 
@@ -164,8 +164,35 @@ class TokenMap:
     is_image: Sequence[bool] = ()
     selected: frozenset[int] = frozenset()
     boxes: Sequence[tuple[int, tuple[float, float, float, float]] | None] = ()
-    pictures: tuple[bytes, ...] = ()
+    images: tuple[bytes, ...] = ()
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Supplement:
+    """What a report shows beside the comparison of its runs; most of it is what a study hands in.
+
+    Attributes:
+        title: Heading of the report; default: the runs' names.
+        notes: Further notes for the reader.
+        tables: Tables to show.
+        curves: Figures to show.
+        token_maps: Heat maps to show.
+        failures: Reason by method, for methods without a run: each becomes a row.
+        bands: Control label to the runs that are its draws.
+        items: Most helped and most harmed items to show in full, each.
+        extra: Anything else for `report.json`.
+    """
+
+    title: str | None = None
+    notes: Sequence[str] = ()
+    tables: Sequence[StudyTable] = ()
+    curves: Sequence[Curve] = ()
+    token_maps: Sequence[TokenMap] = ()
+    failures: Mapping[str, str] = field(default_factory=dict[str, str])
+    bands: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    items: int = 5
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -221,7 +248,7 @@ class ReportData:
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """Blocks and strength by name of a run or of a control with several draws."""
+        """Layers and strength by name of a run or of a control with several draws."""
         own = {run.name: run.setting for run in self.runs}
         drawn = {band.heading: dict.fromkeys(own.get(name, "") for name in band.members) for band in self.bands}
         return own | {name: ", ".join(found) for name, found in drawn.items()}

@@ -6,7 +6,7 @@ import math
 
 from grains_eval.types import Comparison
 
-MANY = 1_000_000  # more items than anybody has are not worth counting
+MANY = 1_000_000  # larger numbers of items are not written out
 MISSING = "–"
 MINUS = "−"
 
@@ -94,7 +94,7 @@ def error_rates(guaranteed: bool, assumption: str) -> str:
 
 
 def procedure(row: Comparison) -> str:
-    """What gave a row's p and interval: the test, its units, what it speaks of and what it rests on."""
+    """What gave a row's p and interval: the test, its units, what it is about and what it assumes."""
     units = f"{row.n:,} items" if row.clusters is None else f"{row.clusters:,} clusters of {row.n:,} items"
     about = row.estimand or ("items like these" if row.clusters is None else "clusters like these")
     said = f"{row.test} over {units}, about {about}"

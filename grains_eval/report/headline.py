@@ -1,12 +1,12 @@
-"""The verdict in two or three sentences: what improved for sure, whether a control does as well, what it cost."""
+"""The verdict in two or three sentences: what improved, whether a control does as well, what was lost elsewhere."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
+from grains_eval.comparison.controls import AgainstControl
 from grains_eval.comparison.noninferiority import CapabilityVerdict
-from grains_eval.comparison.roles import AgainstControl
 from grains_eval.comparison.verdict import answer, gain
 from grains_eval.report.formatting import (
     MANY,
@@ -35,7 +35,7 @@ def headline(
     rivals: Sequence[AgainstControl] = (),
     missing: Sequence[str] = (),
 ) -> str:
-    """What improved, that a control does as well where it does, and what it cost.
+    """What improved, whether a control does as well, and what was lost elsewhere.
 
     Args:
         targets: Rows of the tasks that were to improve, without controls.
@@ -51,7 +51,7 @@ def headline(
 
 
 def _beyond(rivals: Sequence[AgainstControl], alpha: float) -> str:
-    """The methods whose gain a control has too: their vectors are then no explanation of it."""
+    """Methods that are not better than a control, so that their vectors do not explain their gain."""
     found: dict[tuple[str, str], list[str]] = {}
     for rival in rivals:
         row = rival.row.comparison
@@ -127,9 +127,9 @@ def _several(rows: Sequence[Comparison], alpha: float) -> str:
         moved = [row for row in rows if answer(row, alpha) == "changed"]
         listed = f": {_listed(moved)}" if moved else ""
         return f"{name} is shown to change under {len(moved)} of {methods} methods{listed}{UNDECLARED}{ending}"
-    better = sorted((r for r in rows if answer(r, alpha) == "better"), key=gain, reverse=True)
-    worse = sorted((r for r in rows if answer(r, alpha) == "worse"), key=gain)
-    best = max(rows, key=gain)
+    better = sorted((r for r in rows if answer(r, alpha) == "better"), key=_gain, reverse=True)
+    worse = sorted((r for r in rows if answer(r, alpha) == "worse"), key=_gain)
+    best = max(rows, key=_gain)
     if not better:
         text = (
             f"none of {methods} methods is shown to improve {name}: the largest change is {best.method}'s "
@@ -140,6 +140,10 @@ def _several(rows: Sequence[Comparison], alpha: float) -> str:
     if worse:
         text += f"; worsened by {_listed(worse)}"
     return text + ending
+
+
+def _gain(row: Comparison) -> float:
+    return gain(row.difference, row.higher_is_better)
 
 
 def _short(row: Comparison) -> str:
@@ -180,7 +184,7 @@ def all_kept(verdicts: Sequence[CapabilityVerdict]) -> list[str]:
 
 
 def _rates(verdicts: Sequence[CapabilityVerdict]) -> list[str]:
-    """What the error rates of verdicts rest on, each said once; with the tasks where these differ in it."""
+    """What the error rates of verdicts rest on, each stated once, with its tasks where they differ."""
     found: dict[str, list[str]] = {}
     for verdict in verdicts:
         said = error_rates(verdict.guaranteed, verdict.assumption) if verdict.units_needed is None else ""

@@ -9,10 +9,8 @@ from typing import Any
 
 from grains_eval.comparison.verdict import answer
 from grains_eval.report import plots
-from grains_eval.report.data import Curve, ReportData
+from grains_eval.report.data import Curve, ReportData, TokenMap
 from grains_eval.report.formatting import level, number, share
-from grains_eval.report.heatmap import heat_map_html
-from grains_eval.report.published import published_tables
 from grains_eval.report.tables import (
     COLUMNS,
     SKILLS,
@@ -26,6 +24,7 @@ from grains_eval.report.tables import (
     procedure_lines,
     verdict_cells,
 )
+from grains_eval.report.token_maps import drawing
 from grains_eval.types import Comparison
 
 
@@ -55,7 +54,7 @@ def _breakable(text: str) -> Any:
 
 
 def render_html(report: ReportData) -> str:
-    """The whole report; every text is escaped, every picture is part of the file."""
+    """The whole report; every text is escaped, every figure is part of the file."""
     rows = [row.comparison for row in report.rows]
     figures = _figures(report, rows)
     table: list[dict[str, Any]] = [
@@ -98,17 +97,14 @@ def render_html(report: ReportData) -> str:
                 {"changes": item, "svg": plots.sorted_changes(item, f"items{index}")}
                 for index, item in enumerate(report.changes)
             ],
-            heat_maps=[heat_map_html(drawn) for drawn in report.token_maps],
-            published=published_tables(report),
-            own=lambda tasks: [row for row in rows if row.task in tasks and (row.task, row.metric) in figures],
-            level=level,
+            heat_maps=[drawing(drawn) for drawn in report.token_maps],
         )
     )
 
 
-def render_heat_maps(title: str, maps: Sequence[Any]) -> str:
+def render_heat_maps(title: str, maps: Sequence[TokenMap]) -> str:
     """Heat maps alone, as one HTML file."""
-    return _environment().get_template("maps.html").render(title=title, heat_maps=[heat_map_html(m) for m in maps])
+    return _environment().get_template("maps.html").render(title=title, heat_maps=[drawing(drawn) for drawn in maps])
 
 
 def render_curves(title: str, curves: Sequence[Curve], notes: Sequence[str] = ()) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from grains_eval.comparison.roles import Band
+from grains_eval.comparison.controls import Band
 from grains_eval.comparison.verdict import answer
 from grains_eval.report.data import Changes, Curve
 from grains_eval.types import Comparison
@@ -68,7 +68,7 @@ def _svg(figure: Any, name: str, label: str) -> str:
     text = text.replace("url(#", f"url(#{name}-").replace(INK, "currentColor")
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
-    # The size comes from the page; the accessible name says what the picture shows.
+    # The size comes from the page; the accessible name says what the figure shows.
     text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*pt"', r"\1", text)
     text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*pt"', r"\1", text)
     return text.replace("<svg", f'<svg role="img" aria-label="{_attribute(label)}"', 1)

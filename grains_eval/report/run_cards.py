@@ -1,4 +1,4 @@
-"""What a run was: the facts that a reader needs to repeat it."""
+"""The facts about a run that a reader needs to repeat it."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def run_card(run: Run, role: Role) -> RunCard:
 
 
 def _setting(entry: Mapping[str, Any]) -> str:
-    """Blocks and strength of one artifact, as `3: 1` or `2/4/5: 0.5 absolute`."""
+    """Layers and strength of one artifact, as `3: 1` or `2/4/5: 0.5 absolute`."""
     layers, strength = entry.get("layers"), entry.get("strength")
     if layers is None or strength is None:
         return ""
-    blocks = [int(layer) for layer in layers]
-    whole = len(blocks) > 2 and blocks == list(range(blocks[0], blocks[-1] + 1))
-    where = f"{blocks[0]}-{blocks[-1]}" if whole else "/".join(map(str, blocks))
+    numbers = [int(layer) for layer in layers]
+    whole = len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1))
+    where = f"{numbers[0]}-{numbers[-1]}" if whole else "/".join(map(str, numbers))
     return f"{where}: {strength:.3g}{' absolute' if entry.get('unit') == 'absolute' else ''}"
 
 

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from grains_eval.comparison.runs import read_run
 from grains_eval.errors import GrainsError
+from grains_eval.files import write_file
 from grains_eval.report.data import TokenMap
-from grains_eval.report.heatmap import readable
 from grains_eval.report.html import render_heat_maps
-from grains_eval.report.token_maps import read_token_maps
+from grains_eval.report.token_maps import VISIBLE, read_token_maps, readable, shares
 
 CARD = "README.md"
 CONFIG = "steering_config.json"
@@ -28,7 +28,7 @@ def show_folder(source: str | Path, console: Any, *, examples: int = 3, html: Pa
         source: An artifact folder, or a folder of lm-eval results.
         console: A rich console.
         examples: Heat maps to draw.
-        html: Also write the heat maps to this file, over the pictures where there are any.
+        html: Also write the heat maps to this file, over the images where there are any.
 
     Raises:
         GrainsError: neither, or the file exists.
@@ -42,7 +42,7 @@ def show_folder(source: str | Path, console: Any, *, examples: int = 3, html: Pa
         _show_run(folder, console)
         return
     if examples < 0:
-        raise GrainsError(f"--examples {examples} is no number of heat maps; give 0 or more")
+        raise GrainsError(f"--examples {examples} is not a number of heat maps; give 0 or more")
     _check_config(folder / CONFIG)
     if (folder / CARD).is_file():
         text = (folder / CARD).read_text(encoding="utf-8")
@@ -55,12 +55,12 @@ def show_folder(source: str | Path, console: Any, *, examples: int = 3, html: Pa
             raise GrainsError(f"'{html}' exists; choose another --html file")
         if not maps:
             raise GrainsError(f"'{source}' holds no attributions to draw")
-        html.write_text(render_heat_maps(folder.name, maps), encoding="utf-8")
+        write_file(html, render_heat_maps(folder.name, maps))
         console.print(f"heat maps: {html}")
 
 
 def _check_config(file: Path) -> None:
-    """A torch-free look at what the loader will refuse.
+    """Refuse, without torch, what the loader would refuse.
 
     Raises:
         GrainsError: the artifact's configuration is damaged.
@@ -70,27 +70,25 @@ def _check_config(file: Path) -> None:
     except ValueError:
         config = None
     if not isinstance(config, dict) or "format_version" not in config:
-        raise GrainsError(f"'{file}' is damaged: it holds no artifact's configuration; build the artifact again")
+        raise GrainsError(f"'{file}' is damaged: it is not an artifact's configuration; build the artifact again")
 
 
 def _text(drawn: TokenMap) -> Text:
     """One prompt in the terminal: green underlined favours y+, red favours y-, reversed was masked."""
-    largest = max((abs(score) for score in drawn.scores), default=0.0) or 1.0
     line = Text(f"\n{drawn.title}  {drawn.note}\n", style="bold")
     visual = sum(drawn.is_image) if drawn.is_image else 0
-    for index, token in enumerate(drawn.tokens):
+    for index, (token, share) in enumerate(zip(drawn.tokens, shares(drawn), strict=True)):
         if drawn.is_image and drawn.is_image[index]:
             continue
-        score = drawn.scores[index]
-        strength = abs(score) / largest
-        style = "dim" if strength < 0.05 else "green underline" if score > 0 else "red"
-        mark = "" if strength < 0.05 else "⁺" if score > 0 else "⁻"
+        favours = drawn.scores[index] > 0
+        style = "dim" if share < VISIBLE else "green underline" if favours else "red"
+        mark = "" if share < VISIBLE else "⁺" if favours else "⁻"
         chosen = " reverse" if index in drawn.selected else ""
         line.append(f"{readable(token).strip() or '·'}{mark}", style=f"{style}{chosen}")
         line.append(" ")
     if visual:
         total = sum(score for score, flag in zip(drawn.scores, drawn.is_image, strict=True) if flag)
-        draws = "grains-eval show --html FILE draws them over the picture"
+        draws = "grains-eval show --html FILE draws them over the image"
         line.append(f"\n[{visual} visual tokens, together {total:+.3g} nats; {draws}]", "dim")
     return line
 

@@ -1,17 +1,12 @@
-"""The table for the terminal and for Markdown."""
+"""What the tables hold, whichever form they are written in: columns, cells, and the sentences below."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
-from grains_eval.comparison.roles import Band
+from grains_eval.comparison.controls import Band
 from grains_eval.comparison.verdict import answer
-from grains_eval.report.data import ReportData, StudyTable
+from grains_eval.report.data import ReportData
 from grains_eval.report.formatting import (
     change,
     confidence,
@@ -25,7 +20,6 @@ from grains_eval.report.formatting import (
     unit,
 )
 from grains_eval.report.headline import all_kept, would_tell
-from grains_eval.report.published import published_tables
 from grains_eval.types import Comparison
 
 # One line per column: heading, whether it is a number, cell.
@@ -33,7 +27,7 @@ COLUMNS = (
     ("task", False),
     ("metric", False),
     ("method", False),
-    ("blocks: strength", False),
+    ("layers: strength", False),
     ("baseline", True),
     ("steered", True),
     ("difference", True),
@@ -67,87 +61,8 @@ def cells(row: Comparison, report: ReportData) -> tuple[str, ...]:
     )
 
 
-# Columns that fit a terminal; the files hold all of them.
-_TERMINAL = (
-    "method",
-    "blocks: strength",
-    "baseline",
-    "steered",
-    "difference",
-    "interval",
-    "verdict",
-    "adjusted p",
-    "helped / harmed / same",
-)
-
-
-# Below how many columns which of them go, the least important first.
-_LEFT_OUT = (
-    (70, frozenset({"blocks: strength", "baseline", "steered", "helped / harmed / same", "verdict"})),
-    (90, frozenset({"blocks: strength", "baseline", "helped / harmed / same"})),
-    (112, frozenset({"helped / harmed / same"})),
-)
-
-
-def add_column(table: Table, name: str, *, numeric: bool, fold: bool = False) -> None:
-    """A column whose words stay whole: only names may break within, and headings between their words."""
-    longest = max(len(word) for word in name.split())
-    table.add_column(name, justify="right" if numeric else "left", overflow="fold", min_width=4 if fold else longest)
-
-
-def render_terminal(report: ReportData, console: Any, *, folder: Path | None = None) -> None:
-    """Print verdict, a table per task and notes to a rich console; draws of one control share a row."""
-    console.print(f"[bold]{escape(report.headline)}[/bold]", highlight=False)
-    left_out = next((names for width, names in _LEFT_OUT if console.width < width), frozenset[str]())
-    kept = [name for name in _TERMINAL if name not in left_out]
-    shown = [index for index, (name, _) in enumerate(COLUMNS) if name in kept]
-    styles = {"better": "bold", "worse": "bold", "changed": "bold"}
-    drawn = {member for band in report.bands for member in band.members}
-    keys = dict.fromkeys((row.comparison.task, row.comparison.metric) for row in report.rows)
-    for key in keys:
-        rows = [row.comparison for row in report.rows if (row.comparison.task, row.comparison.metric) == key]
-        better = {True: "", False: ", lower is better", None: ", no direction declared"}[rows[0].higher_is_better]
-        table = Table(title=escape(f"{key[0]}, {key[1]}{better}, {rows[0].n:,} items"), title_justify="left")
-        for index in shown:
-            name, numeric = COLUMNS[index]
-            add_column(table, name, numeric=numeric, fold=name == "method")
-        for row in rows:
-            if row.method not in drawn:
-                texts = cells(row, report)
-                table.add_row(
-                    *(escape(texts[index]) for index in shown), style=styles.get(answer(row, report.alpha), "")
-                )
-        for band in report.bands:
-            if key in band.mean:
-                drawn_cells: dict[str, str] = dict(zip(_TERMINAL, band_cells(report, band, key, rows[0]), strict=True))
-                table.add_row(*(escape(drawn_cells[name]) for name in kept), style="dim")
-        console.print(table)
-        for methods, said in _procedures(rows):
-            console.print(escape(f"p and interval{methods and f' of {methods}'}: {said}"), style="dim", highlight=False)
-    console.print(escape(caption(report, whole=False)), style="dim", highlight=False)
-    for study in report.tables:
-        console.print(_terminal_table(study))
-    for method, reason in report.failures.items():
-        console.print(f"{escape(method)} failed: {escape(reason)}", highlight=False)
-    for line in control_lines(report):
-        console.print(escape(line), highlight=False)
-    for note in report.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
-    if folder is not None:
-        console.print(f"report: {escape(str(Path(folder) / 'report.html'))}", highlight=False, soft_wrap=True)
-
-
-def _terminal_table(study: StudyTable) -> Table:
-    table = Table(title=escape(study.title), title_justify="left", caption=escape(study.note), caption_justify="left")
-    for index, name in enumerate(study.header):
-        add_column(table, escape(name), numeric=index > 0, fold=index == 0)
-    for row in study.rows:
-        table.add_row(*map(escape, row))
-    return table
-
-
-def _procedures(rows: Sequence[Comparison]) -> list[tuple[str, str]]:
-    """What gave p and interval in one table: methods, which are named only where they differ in it, and sentence."""
+def procedures(rows: Sequence[Comparison]) -> list[tuple[str, str]]:
+    """What gave p and interval in one table: the methods, named only where they differ, and the sentence."""
     found: dict[str, list[str]] = {}
     for row in rows:
         found.setdefault(procedure(row), []).append(row.method)
@@ -162,7 +77,7 @@ def procedure_lines(report: ReportData) -> list[str]:
     return [
         f"{name}{methods and f', {methods}'}: {said}."
         for name, rows in grouped.items()
-        for methods, said in _procedures(rows)
+        for methods, said in procedures(rows)
     ]
 
 
@@ -230,7 +145,7 @@ def control_lines(report: ReportData) -> list[str]:
 
 def band_lines(report: ReportData) -> list[str]:
     """Ranges of controls with several draws, one sentence each."""
-    scales = {(row.comparison.task, row.comparison.metric): row.comparison.scale for row in report.rows}
+    scales = {row.key: row.comparison.scale for row in report.rows}
     return [
         f"{band.heading} on {task} {metric}: "
         f"{change(band.low[task, metric], scales[task, metric])} to "
@@ -240,41 +155,6 @@ def band_lines(report: ReportData) -> list[str]:
         for task, metric in band.low
         if not report.targets or (task, metric) in report.targets
     ]
-
-
-def to_markdown(report: ReportData) -> str:
-    """The report without figures and items."""
-    parts = [f"# {_inline(report.title)}", "", f"**{_inline(report.headline)}**", ""]
-    rows = [cells(row.comparison, report) for row in report.rows]
-    rows += [("", "", name, reason, *[""] * 4, "failed", *[""] * 5) for name, reason in report.failures.items()]
-    parts += _markdown_table([name for name, _ in COLUMNS], rows, [numeric for _, numeric in COLUMNS])
-    parts += ["", caption(report)]
-    lines = [*control_lines(report), *band_lines(report), *report.notes]
-    if lines:
-        parts += ["", *(f"- {_inline(line)}" for line in lines)]
-    if report.verdicts:
-        parts += ["", "## Skills", ""]
-        parts += _markdown_table([name for name, _ in SKILLS], verdict_cells(report), [right for _, right in SKILLS])
-        parts += ["", _inline(SKILLS_NOTE)]
-        if said := claims(report):
-            parts += ["", *(f"- {_inline(claim)}" for claim in said)]
-    for table in report.tables:
-        parts += ["", f"## {table.title}", ""]
-        parts += _markdown_table(table.header, table.rows, [False] + [True] * (len(table.header) - 1))
-        parts += ["", _inline(table.note)]
-    parts += ["", "## What gave p and interval", ""]
-    parts += [f"- {_inline(line)}" for line in procedure_lines(report)]
-    for published in published_tables(report):
-        parts += ["", f"## Published, not measured here: {published.title}", ""]
-        parts += _markdown_table(published.header, published.rows, [False] + [True] * (len(published.header) - 1))
-        parts += ["", _inline(published.source)]
-    parts += ["", "## What was run", ""]
-    for run in report.runs:
-        parts.append(f"- **{_inline(run.name)}** ({run.role}), {_inline(run.file)}, SHA-256 {run.digest}")
-        parts += [f"    - {label}: {_inline(text)}" for label, text in run.facts]
-    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
-    parts += ["", f"Written {report.created} with {versions}."]
-    return "\n".join(parts) + "\n"
 
 
 # The table of preserved skills: heading, whether it is a number.
@@ -322,12 +202,3 @@ def verdict_cells(report: ReportData) -> list[tuple[str, ...]]:
         )
         for v in report.verdicts
     ]
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[str]:
-    lines = [f"| {' | '.join(header)} |", f"|{'|'.join('---:' if right else '---' for right in numeric)}|"]
-    return [*lines, *(f"| {' | '.join(_inline(cell) for cell in row)} |" for row in rows)]
-
-
-def _inline(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

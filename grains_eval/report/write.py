@@ -2,14 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any, cast
 
 from grains_eval.errors import GrainsError
+from grains_eval.files import write_together
 from grains_eval.report.data import ReportData
-from grains_eval.report.export import to_csv, to_json
 from grains_eval.report.html import render_html
-from grains_eval.report.tables import to_markdown
+from grains_eval.report.markdown import to_markdown
+from grains_eval.types import Comparison
+
+
+def to_csv(report: ReportData) -> str:
+    """One row per comparison, numbers unrounded; failed methods have a reason instead."""
+    names = [item.name for item in fields(Comparison)]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*names, "failed"])
+    for row in report.rows:
+        values = [getattr(row.comparison, name) for name in names]
+        texts = [f"{v[0]!r} {v[1]!r}" if isinstance(v, tuple) else v for v in values]
+        writer.writerow([*texts, ""])
+    for method, reason in report.failures.items():
+        writer.writerow([method if name == "method" else "" for name in names] + [reason])
+    return buffer.getvalue()
+
+
+def to_json(report: ReportData) -> str:
+    """Everything but figures and heat maps; NaN becomes null."""
+    content: dict[str, Any] = {
+        "title": report.title,
+        "headline": report.headline,
+        "created": report.created,
+        "alpha": report.alpha,
+        "margin": report.margin,
+        "comparisons": [asdict(row.comparison) for row in report.rows],
+        "targets": report.targets,
+        "capability": [asdict(verdict) for verdict in report.verdicts],
+        "against_controls": [
+            {"method": a.method, "control": a.control, "comparison": asdict(a.row.comparison)}
+            for a in report.against_controls
+        ],
+        "failures": report.failures,
+        "bands": [
+            {"label": band.label, "members": band.members, "low": list(band.low.values())}
+            | {"mean": list(band.mean.values()), "high": list(band.high.values()), "keys": list(band.low)}
+            for band in report.bands
+        ],
+        "changes": [asdict(item) for item in report.changes],
+        "tables": [asdict(table) for table in report.tables],
+        "curves": [asdict(curve) for curve in report.curves],
+        "runs": [asdict(run) for run in report.runs],
+        "notes": report.notes,
+        "versions": report.versions,
+        "extra": report.extra,
+    }
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in cast(Mapping[Any, Any], value).items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in cast(Sequence[Any], value)]
+    if value is None or isinstance(value, str | int):
+        return value
+    return _plain(value.item()) if hasattr(value, "item") else str(value)
+
 
 FILES: Mapping[str, Callable[[ReportData], str]] = {
     "report.html": render_html,
@@ -33,7 +100,7 @@ def refuse_existing(folder: Path, instead: str = "choose another --output_path o
 
 
 def write(report: ReportData, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write all four files; they are rendered first, so that a failure leaves none half written.
+    """Write all four files; they are rendered before anything is written.
 
     Args:
         report: The report.
@@ -51,23 +118,3 @@ def write(report: ReportData, folder: str | Path, *, overwrite: bool = False) ->
         refuse_existing(place)
     write_together(place, {name: render(report) for name, render in FILES.items()})
     return place / "report.html"
-
-
-def write_together(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write files that belong together: all of them, or on a full disk none.
-
-    Args:
-        folder: Where to; made if it is not there.
-        texts: Contents by file name.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = {name: folder / f".{name}.part" for name in texts}
-    try:
-        for name, text in texts.items():
-            parts[name].write_text(text, encoding="utf-8")
-        for name, part in parts.items():
-            part.replace(folder / name)
-    except BaseException:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-        raise

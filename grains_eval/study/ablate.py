@@ -12,10 +12,10 @@ import yaml
 from grains_eval.errors import GrainsError
 from grains_eval.examples import load_examples
 from grains_eval.recipes import Recipe, with_key
-from grains_eval.report.data import Curve, ReportData
+from grains_eval.report.data import Curve, ReportData, Supplement
 from grains_eval.report.write import refuse_existing
 from grains_eval.study.cache import AttributionCache, build_context_with_cache
-from grains_eval.study.compare import SCORES, ReportOptions, compare_variants
+from grains_eval.study.compare import SCORES, compare_variants
 from grains_eval.study.faithfulness import faithfulness, faithfulness_figure
 from grains_eval.study.provenance import weights_fingerprint
 from grains_eval.study.session import OutputFolder, Session
@@ -78,7 +78,7 @@ def ablate(recipe: Recipe, session: Session, output: OutputFolder, *, grid: Sequ
     attributing = any(axis.startswith("attribution.") for axis in grid)
     curves = _faithfulness_curves(variants, session, output.path / SCORES) if attributing else []
     title = f"{recipe.name}: ablation of {', '.join(axis.partition('=')[0] for axis in grid)}"
-    return compare_variants(recipe, variants, session, output, ReportOptions(title=title, curves=curves))
+    return compare_variants(recipe, variants, session, output, supplement=Supplement(title=title, curves=curves))
 
 
 def _faithfulness_curves(variants: Mapping[str, Recipe], session: Session, scores: Path) -> list[Curve]:

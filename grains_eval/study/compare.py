@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grains_eval.artifacts.load import load_vectors, open_artifact
-from grains_eval.comparison.checks import check_levels
+from grains_eval.comparison.settings import Analysis, Question
 from grains_eval.errors import GrainsError
 from grains_eval.examples import Examples, load_examples
 from grains_eval.models import LoadedModel
 from grains_eval.progress import Progress
 from grains_eval.recipes import Recipe
 from grains_eval.report import compare_runs
-from grains_eval.report.data import Curve, ReportData
+from grains_eval.report.data import ReportData, Supplement
 from grains_eval.report.write import refuse_existing
 from grains_eval.study.build import build_from_recipe
 from grains_eval.study.controls import Controls, moves, write_controls
@@ -31,23 +31,6 @@ logger = logging.getLogger(__name__)
 BASELINE = "baseline"
 SCORES = "attributions.partial"  # of all variants, so that those that differ elsewhere share them; gone at the end
 VOCABULARY = "vocabulary"
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """What a study's report is to show besides its runs.
-
-    Attributes:
-        alpha: Level of tests and intervals.
-        subtasks: Also a row for each task of an aggregated group.
-        title: Heading; default the recipe's name and the variants.
-        curves: Figures of the study's own.
-    """
-
-    alpha: float = 0.05
-    subtasks: bool = False
-    title: str | None = None
-    curves: Sequence[Curve] = ()
 
 
 @dataclass(frozen=True)
@@ -82,15 +65,17 @@ def compare_methods(
         session: The model, the user's tasks, console and progress display.
         output: Where vectors, runs and the report go.
         methods: Names of methods or of variants in the recipe; default: all that the recipe can feed.
-        alpha: See `ReportOptions`, as the two that follow.
+        alpha: See `comparison.Analysis`.
         subtasks: See there.
-        title: See there.
+        title: Heading of the report.
 
     Raises:
         GrainsError: an unknown method, or anything that concerns all methods alike.
     """
     variants = {name: method_recipe(recipe, name) for name in methods or default_methods(recipe)}
-    return compare_variants(recipe, variants, session, output, ReportOptions(alpha, subtasks, title))
+    return compare_variants(
+        recipe, variants, session, output, Analysis(alpha=alpha, subtasks=subtasks), Supplement(title=title)
+    )
 
 
 def compare_variants(
@@ -98,7 +83,8 @@ def compare_variants(
     variants: Mapping[str, Recipe],
     session: Session,
     output: OutputFolder,
-    options: ReportOptions,
+    analysis: Analysis = Analysis(),
+    supplement: Supplement = Supplement(),
 ) -> ReportData:
     """Build each variant, evaluate all of them in one pass, and write the report.
 
@@ -110,12 +96,12 @@ def compare_variants(
         variants: Recipes by name, the most important first: controls stand beside the first that moves anything.
         session: The model, the user's tasks, console and progress display.
         output: Where vectors, runs and the report go.
-        options: What the report shows besides.
+        analysis: How runs are compared; what the recipe says of groups comes on top.
+        supplement: What the report shows besides; what the study has to show comes on top.
 
     Raises:
         GrainsError: anything that concerns all variants alike.
     """
-    check_levels(options.alpha)  # not after the evaluations
     if not output.overwrite and not output.resume:
         go_on = "pass --resume to go on with it, --overwrite to begin anew, or another --output_path"
         refuse_existing(output.path, go_on)
@@ -143,26 +129,25 @@ def compare_variants(
     folders = {**built, **{name: output.path / "vectors" / name for name in controls.names}}
     planned = [PlannedRun(BASELINE), *(PlannedRun(name, {"vectors": str(place)}) for name, place in folders.items())]
     there, failed = run_all(output.path / "runs", recipe, planned, session, overwrite=output.overwrite)
+    artifacts, evaluation = list(built.values()), recipe.evaluation
     made = compare_runs(
         there,
         output.path,
         session.console,
+        analysis=replace(analysis, groups=evaluation.groups),
+        question=Question(evaluation.tasks, evaluation.preserve, evaluation.margin, evaluation.metrics),
+        supplement=replace(
+            supplement,
+            title=supplement.title or f"{recipe.name}: {', '.join(variants)}",
+            notes=controls.notes,
+            tables=development_tables(artifacts),
+            curves=[*development_curves(artifacts), *supplement.curves],
+            token_maps=token_maps(artifacts),
+            failures={**failures, **failed},
+            bands=controls.bands,
+        ),
         overwrite=True,
-        alpha=options.alpha,
-        subtasks=options.subtasks,
-        margin=recipe.evaluation.margin,
-        groups=recipe.evaluation.groups,
-        headline_metrics=recipe.evaluation.metrics,
-        targets=recipe.evaluation.tasks,
-        preserve=recipe.evaluation.preserve,
-        bands=controls.bands,
-        failures={**failures, **failed},
         keep_going=True,
-        title=options.title or f"{recipe.name}: {', '.join(variants)}",
-        curves=[*development_curves(list(built.values())), *options.curves],
-        token_maps=token_maps(list(built.values())),
-        tables=development_tables(list(built.values())),
-        notes=controls.notes,
     )
     shutil.rmtree(output.path / SCORES, ignore_errors=True)
     return made

@@ -10,8 +10,10 @@ from grains_eval.cli.command import integers, model_arguments, numbers, recipe_f
 from grains_eval.cli.errors import exit_code
 from grains_eval.cli.run import run_lm_eval
 from grains_eval.cli.terminal import FILE_WIDTH, bars, output, rate
+from grains_eval.comparison import Analysis, Question
 from grains_eval.comparison.power import mcnemar_items_needed, mcnemar_power
 from grains_eval.errors import GrainsError
+from grains_eval.report import Supplement
 from grains_eval.report.formatting import rounded
 from tests.comparison.folders import TaskData, write_run
 
@@ -104,10 +106,10 @@ def test_a_bug_keeps_its_traceback():
         (["compare"], "compare takes run folders"),
         (["compare", "one"], "compare needs two run folders"),
         (["compare", "one", "two", "--config", "recipe.yaml"], "compare takes run folders"),
-        (["compare", "one", "two", "--alpha", "1"], "alpha 1 is no level of a test; give a share above 0"),
-        (["compare", "one", "two", "--margin", "0"], "margin 0 is no tolerated loss; give a share above 0"),
-        (["compare", "one", "two", "--clusters", "subject"], "--clusters 'subject' is no TASK=FIELD"),
-        (["compare", "one", "two", "--higher_is_better", "wer"], "'wer' is no METRIC=true|false; write"),
+        (["compare", "one", "two", "--alpha", "1"], "alpha 1 is not a level of a test; give a share above 0"),
+        (["compare", "one", "two", "--margin", "0"], "margin 0 is not a tolerated loss; give a share above 0"),
+        (["compare", "one", "two", "--clusters", "subject"], "--clusters 'subject' is not TASK=FIELD"),
+        (["compare", "one", "two", "--higher_is_better", "wer"], "'wer' is not METRIC=true|false; write"),
         (["compare", "one", "two", "--higher_is_better", "wer=low"], "'wer=low' says neither true nor false"),
         (["compare", "one", "two", "--methods", "caa"], "--methods applies to --config"),
         (["compare", "one", "two", "-a", "pretrained=x"], "--model_args applies to --config"),
@@ -118,15 +120,18 @@ def test_a_bug_keeps_its_traceback():
         (["compare", "--config", "recipe.yaml", "--margin", "0"], "evaluation.margin: --set evaluation.margin=0.02"),
         (["compare", "--config", "recipe.yaml", "--groups", "sampled"], "--set evaluation.groups=sampled"),
         (["compare", "--config", "recipe.yaml", "--metrics", "acc"], "--set evaluation.metrics.TASK=A"),
-        (["compare", "--config", "recipe.yaml", "-a", "pretrained=x", "--alpha", "1"], "alpha 1 is no level of a test"),
+        (
+            ["compare", "--config", "recipe.yaml", "-a", "pretrained=x", "--alpha", "1"],
+            "alpha 1 is not a level of a test",
+        ),
         (["compare", "--config", "recipe.yaml", "--clusters", "a=b"], "metadata.cluster_key"),
         (["power"], "power takes a pilot's folder, or --discordant"),
         (["power", "--sd", "1", "--discordant", "0.1", "--n", "9"], "power takes a pilot's folder, or --discordant"),
         (["power", "--sd", "1"], "nothing is asked; give --difference"),
         (["power", "--discordant", "0.1", "--difference", "3"], "--difference 3 is more than a share can differ"),
         (["power", "--sd", "0", "--n", "9"], "--sd 0 asks for nothing; give a number above 0"),
-        (["power", "--discordant", "1.5", "--n", "9"], "--discordant 1.5 is no share"),
-        (["power", "--discordant", "0.1", "--n", "9", "--alpha", "0"], "--alpha 0 is no share"),
+        (["power", "--discordant", "1.5", "--n", "9"], "--discordant 1.5 is not a share"),
+        (["power", "--discordant", "0.1", "--n", "9", "--alpha", "0"], "--alpha 0 is not a share"),
         (["power", "--sd", "1", "--n", "9", "--power", "0.01"], "--power 0.01 is reached by chance"),
         (["power", "--discordant", "0.02", "--difference", "0.03"], "only 0.02 of them do; give a smaller"),
         (["power", "--discordant", "0.1", "--design_effect", "2", "--n", "9"], "--design_effect goes with --sd"),
@@ -186,18 +191,17 @@ def test_compare_hands_its_flags_to_the_comparison(monkeypatch):
     words += " --higher_is_better wer=false,up=True --targets t"
     assert cli.main([*words.split(), "--clusters", "t=x,u=y.z", "--clusters", "v=w", "--controls", "x"]) == 0
     assert seen == {
-        "alpha": 0.1,
-        "margin": 0.02,
-        "tasks": ["t", "u"],
-        "metrics": ["acc"],
-        "targets": ["t"],
-        "preserve": ["u"],
-        "subtasks": True,
-        "title": "T",
-        "clusters": {"t": "x", "u": "y.z", "v": "w"},
-        "higher_is_better": {"wer": False, "up": True},
-        "controls": ["x"],
-        "groups": "fixed",
+        "analysis": Analysis(
+            alpha=0.1,
+            tasks=["t", "u"],
+            metrics=["acc"],
+            clusters={"t": "x", "u": "y.z", "v": "w"},
+            higher_is_better={"wer": False, "up": True},
+            subtasks=True,
+            groups="fixed",
+        ),
+        "question": Question(targets=["t"], preserve=["u"], margin=0.02, controls=["x"]),
+        "supplement": Supplement(title="T"),
         "overwrite": False,
     }
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 STAMP = "2026-01-02T03-04-05.678901"
 
 
@@ -125,3 +127,14 @@ def _row(task: TaskData, index: int) -> dict[str, Any]:
         "target_hash": sha(target),
         **{metric: values[index] for metric, values in task.values.items()},
     }
+
+
+def runs(tmp_path: Path, first: TaskData, second: TaskData, **kwargs: object) -> tuple[Path, Path]:
+    return (
+        write_run(tmp_path / "baseline", {"t": first}, **kwargs),  # type: ignore[arg-type]
+        write_run(tmp_path / "steered", {"t": second}, **kwargs),  # type: ignore[arg-type]
+    )
+
+
+def bits(count: int, share: float, seed: int) -> list[float]:
+    return (np.random.default_rng(seed).random(count) < share).astype(float).tolist()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from grains_eval.comparison import compare
+from grains_eval.comparison import Analysis, compare
 from grains_eval.comparison.runs import read_run
 from grains_eval.errors import GrainsError
 from grains_eval.report import compare_runs
@@ -160,7 +160,7 @@ def test_prompts_that_may_differ_are_noted(tmp_path: Path) -> None:
     write_run(tmp_path / "a", {"t": BASE})
     shots = replace(BASE, shots=5, prompts=[f"shots {i}" for i in range(5)])
     write_run(tmp_path / "b", {"t": shots}, chat_template_sha="abc")
-    said = compare_runs([tmp_path / "a", tmp_path / "b"], prompts_may_differ=True).notes
+    said = compare_runs([tmp_path / "a", tmp_path / "b"], analysis=Analysis(prompts_may_differ=True)).notes
     assert "task 't': few-shot examples differ: 0 in 'a', 5 in 'b'" in said
     assert "chat templates differ: none in 'a', abc in 'b'" in said
 
@@ -219,4 +219,4 @@ def test_a_task_that_was_evaluated_again_is_read_from_the_newest(tmp_path: Path)
     write_run(tmp_path / "b", {"t": BASE, "v": BASE}, stamp="2026-01-03T00-00-00.000001")
     assert f"results_{EARLY}.json is left out of 'b': its tasks were evaluated again" in read_run(tmp_path / "b").notes
     (tmp_path / "b" / "org__model" / f"results_{EARLY}.json").write_text("{")
-    assert "it is no results file" in read_run(tmp_path / "b").notes[0]
+    assert "it is not a results file" in read_run(tmp_path / "b").notes[0]

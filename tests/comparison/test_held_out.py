@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from grains_eval.comparison import compare
@@ -14,7 +15,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.questions import question_hashes, used_documents
 from grains_eval.report import compare_runs
 from grains_eval.types import PreferenceExample
-from tests.comparison.folders import TaskData, doc_hash, write_run
+from tests.comparison.folders import TaskData, bits, doc_hash, write_run
 
 QUESTIONS = [f"what is the capital of country number {i}" for i in range(12)]
 DOCS = [{"question": question, "gold": i % 2} for i, question in enumerate(QUESTIONS)]
@@ -143,3 +144,23 @@ def test_templates_of_foreign_results_run_in_a_sandbox(tmp_path: Path) -> None:
     template = "{{ question.__class__.__mro__[1].__subclasses__() }}"
     task = TaskData({"acc": [1.0, 0.0] * 6}, docs=DOCS, prompts=PROMPTS, config={"doc_to_text": template})
     assert compare(*runs(tmp_path, used, task))[0].excluded == 1
+
+
+def test_items_that_built_or_tuned_are_left_out_of_both(tmp_path: Path) -> None:
+    docs = [{"q": i} for i in range(40)]
+    first, second = bits(40, 0.3, 4), bits(40, 0.7, 5)
+    used = {"build": [doc_hash(d) for d in docs[:6]], "development": [doc_hash(d) for d in docs[6:10]]}
+    write_run(tmp_path / "a", {"t": TaskData({"acc": first}, docs=docs)})
+    write_run(
+        tmp_path / "b",
+        {"t": TaskData({"acc": second}, docs=docs)},
+        steering=[{"method": "grains", "doc_hashes": used}],
+    )
+    (row,) = compare(tmp_path / "a", tmp_path / "b")
+    assert (row.n, row.excluded) == (30, 10)
+    assert row.baseline == pytest.approx(np.mean(first[10:]))
+    assert row.difference == pytest.approx(np.mean(second[10:]) - np.mean(first[10:]))
+    (fewer,) = compare(tmp_path / "a", tmp_path / "b", exclude={doc_hash(docs[-1])})
+    assert (fewer.n, fewer.excluded) == (29, 11)
+    with pytest.raises(GrainsError, match="all 40 documents built or tuned the vector"):
+        compare(tmp_path / "a", tmp_path / "b", exclude={doc_hash(d) for d in docs})

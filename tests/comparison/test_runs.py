@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from grains_eval.comparison import compare
 from grains_eval.comparison.runs import name_runs, read_run
 from grains_eval.errors import GrainsError
+from grains_eval.report import compare_runs
 from tests.comparison.folders import STAMP, TaskData, write_run
 
 BASE = TaskData({"acc": [0.0, 1.0, 0.0, 1.0, 1.0]})
@@ -50,7 +49,7 @@ def test_folders_that_hold_no_single_run(tmp_path: Path) -> None:
         read_run(tmp_path / "both")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / f"results_{STAMP}.json").write_text("{")
-    with pytest.raises(GrainsError, match="no results file"):
+    with pytest.raises(GrainsError, match="not a results file"):
         read_run(tmp_path / "bad")
 
 
@@ -76,88 +75,6 @@ def test_missing_and_incomplete_samples(tmp_path: Path) -> None:
         compare(tmp_path / "a", tmp_path / "b")
 
 
-MISMATCHES: dict[str, tuple[str, Callable[[TaskData], TaskData]]] = {
-    "different n": (
-        "numbers of documents differ: 5 in 'a', 4 in 'b'",
-        lambda t: replace(t, values={"acc": [1.0] * 4}),
-    ),
-    "few-shot": ("few-shot examples differ: 0 in 'a', 5 in 'b'", lambda t: replace(t, shots=5)),
-    "version": ("versions differ: 1.0 in 'a', 2.0 in 'b'", lambda t: replace(t, metadata={"version": 2.0})),
-    "filter": ("filters differ: none in 'a', strict in 'b'", lambda t: replace(t, filter="strict")),
-    "prompt": (
-        "document 0: prompts differ between 'a' and 'b'",
-        lambda t: replace(t, prompts=[f"Question {i}" for i in range(5)]),
-    ),
-    "target": ("document 0: targets differ", lambda t: replace(t, targets=["1"] * 5)),
-    "documents": (
-        "5 of 5 documents of 'a' are not in 'b'",
-        lambda t: replace(t, docs=[{"question": f"another {i}"} for i in range(5)]),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MISMATCHES)
-def test_unlike_runs_are_refused(name: str, tmp_path: Path) -> None:
-    message, change = MISMATCHES[name]
-    write_run(tmp_path / "a", {"t": BASE})
-    write_run(tmp_path / "b", {"t": change(OTHER)})
-    with pytest.raises(GrainsError) as caught:
-        compare(tmp_path / "a", tmp_path / "b")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert ";" in str(caught.value)  # what was wrong; what to do
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("chat_template_sha", "abc", "chat templates differ: old in 'a', abc in 'b'"),
-        ("system_instruction_sha", "abc", "system instructions differ: old in 'a', abc in 'b'"),
-        ("fewshot_as_multiturn", True, "fewshot_as_multiturn differ: old in 'a', True in 'b'"),
-    ],
-)
-def test_other_prompt_settings_are_refused(key: str, value: object, message: str, tmp_path: Path) -> None:
-    write_run(tmp_path / "a", {"t": BASE}, **{key: "old"})
-    write_run(tmp_path / "b", {"t": OTHER}, **{key: value})
-    with pytest.raises(GrainsError, match=message):
-        compare(tmp_path / "a", tmp_path / "b")
-    # Where one run does not say, the prompts themselves decide.
-    write_run(tmp_path / "c", {"t": BASE})
-    assert compare(tmp_path / "c", tmp_path / "b")[0].n == 5
-    write_run(tmp_path / "d", {"t": replace(OTHER, prompts=[f"<|user|>{i}" for i in range(5)])}, **{key: value})
-    with pytest.raises(GrainsError, match=rf"prompts differ between 'c' and 'd' \({message.split(':')[0]}\)"):
-        compare(tmp_path / "c", tmp_path / "d")
-
-
-def test_mismatched_tasks(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", {"t": BASE, "u": BASE})
-    write_run(tmp_path / "b", {"t": OTHER})
-    with pytest.raises(GrainsError, match="run 'b' lacks task 'u' of the other run"):
-        compare(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(GrainsError, match="run 'b' lacks task 'u'"):
-        compare(tmp_path / "b", tmp_path / "a")
-    with pytest.raises(GrainsError, match="'u' is in run 'a' but not in 'b'"):
-        compare(tmp_path / "a", tmp_path / "b", tasks=["u"])
-    with pytest.raises(GrainsError, match="did you mean 't'"):
-        compare(tmp_path / "a", tmp_path / "b", tasks=["tt"])
-    assert [row.task for row in compare(tmp_path / "a", tmp_path / "b", tasks=["t"])] == ["t"]
-
-
-def test_prompting_baselines_may_prompt_differently(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", {"t": BASE})
-    prompted = replace(OTHER, prompts=[f"Tell the truth. {i}" for i in range(5)])
-    write_run(
-        tmp_path / "b",
-        {"t": prompted},
-        steering=[{"method": "prompt", "instruction": "Tell the truth."}],
-        system_instruction_sha="abc",
-    )
-    (row,) = compare(tmp_path / "a", tmp_path / "b")
-    assert row.n == 5
-    write_run(tmp_path / "c", {"t": prompted})
-    assert compare(tmp_path / "a", tmp_path / "c", prompts_may_differ=True)[0].n == 5
-
-
 def test_runs_are_named_by_folder_and_method_whatever_else_is_compared(tmp_path: Path) -> None:
     for name, steering in (
         ("plain", None),
@@ -171,3 +88,10 @@ def test_runs_are_named_by_folder_and_method_whatever_else_is_compared(tmp_path:
     for count in (1, 2, 3, 4):
         assert name_runs(runs[:count]) == name_runs(runs)[:count]
     assert {row.method for row in compare(runs[0], runs[1])} == {"one (grains)"}
+
+
+def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
+    for name in ("plain", "steered"):
+        write_run(tmp_path / name, {"t": TaskData({"acc": [0.0, 1.0] * 6})})
+    with pytest.raises(GrainsError, match=r"'plain' and 'plain \(.*\)' are the same run, .*; give each run once"):
+        compare_runs([tmp_path / "plain", tmp_path / "steered", tmp_path / "steered" / ".." / "plain"])

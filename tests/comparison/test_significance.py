@@ -6,13 +6,11 @@ import math
 
 import numpy as np
 import pytest
-import statsmodels.api as sm
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from grains_eval.comparison.clusters import cluster_jackknife, cluster_standard_error, cluster_sums
 from grains_eval.comparison.intervals import paired
 from grains_eval.comparison.power import t_power
 from grains_eval.comparison.significance import holm, mcnemar, standard_error
@@ -29,48 +27,6 @@ def test_mcnemar_is_statsmodels(helped: int, harmed: int) -> None:
 def test_mcnemar_by_hand() -> None:
     # five changed items, all helped: 2 * (1/2)^5
     assert mcnemar(5, 0) == pytest.approx(0.0625, **EXACT)
-
-
-def test_cluster_standard_error_is_statsmodels() -> None:
-    generator = np.random.default_rng(0)
-    values = generator.normal(size=90)
-    labels = generator.integers(0, 7, size=90)
-    fit = sm.OLS(values, np.ones(90)).fit(cov_type="cluster", cov_kwds={"groups": labels})
-    assert cluster_standard_error(values, labels.tolist()) == pytest.approx(fit.bse[0], **EXACT)
-
-
-def test_jackknife_equals_cr1_with_equal_clusters() -> None:
-    generator = np.random.default_rng(1)
-    values, labels = generator.normal(size=60), np.repeat(np.arange(6), 10)
-    fit = sm.OLS(values, np.ones(60)).fit(cov_type="cluster", cov_kwds={"groups": labels})
-    error, freedom = cluster_jackknife(*cluster_sums(values, labels.tolist()))
-    assert error == pytest.approx(fit.bse[0], **EXACT)
-    assert freedom == pytest.approx(5, abs=1e-9)
-
-
-def test_jackknife_leaves_one_cluster_out() -> None:
-    generator = np.random.default_rng(2)
-    sizes = [3, 8, 1, 20, 5]
-    labels = np.repeat(np.arange(5), sizes)
-    values, weights = generator.normal(size=37), generator.uniform(0.5, 2, size=37)
-    full = np.average(values, weights=weights)
-    left_out = [np.average(values[labels != g], weights=weights[labels != g]) - full for g in range(5)]
-    error, freedom = cluster_jackknife(*cluster_sums(values, labels.tolist(), weights))
-    assert error == pytest.approx(math.sqrt(4 / 5 * np.sum(np.square(left_out))), **EXACT)
-    assert 1 <= freedom <= 4
-
-
-def test_satterthwaite_freedom_matches_the_quadratic_form() -> None:
-    sizes = np.array([4, 9, 2, 15, 6])
-    labels = np.repeat(np.arange(5), sizes)
-    sums, shares, squares = cluster_sums(np.random.default_rng(0).normal(size=36), labels.tolist())
-    _, freedom = cluster_jackknife(sums, shares, squares)
-    # variance = x' B' B x over item values x; by hand with full matrices
-    membership = (labels[None, :] == np.arange(5)[:, None]).astype(float) / 36
-    scores = membership - shares[:, None] * np.full((1, 36), 1 / 36)
-    half = scores * np.sqrt(4 / 5 / (1 - shares) ** 2)[:, None]
-    spectrum = np.linalg.eigvalsh(half @ half.T)
-    assert freedom == pytest.approx(spectrum.sum() ** 2 / np.sum(spectrum**2), rel=1e-10)
 
 
 def test_holm_is_statsmodels_and_passes_over_missing() -> None:

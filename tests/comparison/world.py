@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from grains_eval.report import Curve, Series, TokenMap, token_map
+from grains_eval.report import Curve, Series, Supplement, TokenMap, token_map
 from grains_eval.types import Patch
 from tests.comparison.folders import TaskData, doc_hash, write_run
 
@@ -86,10 +85,10 @@ def maps() -> list[TokenMap]:
     )  # fmt: skip
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), (200, 120, 40)).save(buffer, "PNG")
-    return [token_map(text, selected=[4]), token_map(picture, selected=[1], pictures=[buffer.getvalue()])]
+    return [token_map(text, selected=[4]), token_map(picture, selected=[1], images=[buffer.getvalue()])]
 
 
-def extras() -> dict[str, Any]:
+def extras() -> Supplement:
     strengths = [0.25, 0.5, 1.0, 2.0]
     curve = Curve(
         "Strength on development items", "strength s", "accuracy",
@@ -101,10 +100,10 @@ def extras() -> dict[str, Any]:
         ),
         chosen=1.0, note="Chosen: layer 16.",
     )  # fmt: skip
-    return {
-        "bands": {"random vectors": ["random 1", "random 2"]},
-        "failures": {"nl_iti": "the probe ran out of memory <here>"},
-        "curves": [curve],
-        "token_maps": maps(),
-        "notes": ["a note for the reader"],
-    }
+    return Supplement(
+        bands={"random vectors": ["random 1", "random 2"]},
+        failures={"nl_iti": "the probe ran out of memory <here>"},
+        curves=[curve],
+        token_maps=maps(),
+        notes=["a note for the reader"],
+    )

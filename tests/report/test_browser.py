@@ -28,7 +28,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("browser")
-    compare_runs(world.folders(root), root / "out", **world.extras())
+    compare_runs(world.folders(root), root / "out", supplement=world.extras())
     return root / "out" / "report.html"
 
 

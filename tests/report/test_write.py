@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from grains_eval.cli.errors import exit_code
+from grains_eval.errors import GrainsError
 from grains_eval.report.data import ReportData
-from grains_eval.report.write import FILES, write
+from grains_eval.report.write import FILES, to_csv, to_json, write
 
 
 def titled(title):
@@ -47,3 +51,28 @@ def test_a_full_disk_leaves_no_part_of_a_report(name, before, tmp_path, monkeypa
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == old
     write(report, tmp_path, overwrite=before)
     assert "after" in (tmp_path / "report.md").read_text()
+
+
+def test_files_are_written_and_not_overwritten(report: ReportData, tmp_path: Path) -> None:
+    page = write(report, tmp_path / "out")
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert names == {"report.html", "report.md", "report.json", "comparisons.csv"}
+    before = page.read_text()
+    with pytest.raises(GrainsError, match="pass --overwrite"):
+        write(report, tmp_path / "out")
+    assert write(report, tmp_path / "out", overwrite=True).read_text() == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GrainsError, match="is a file"):
+        write(report, tmp_path / "file")
+
+
+def test_json_and_csv_hold_the_numbers(report: ReportData) -> None:
+    content = json.loads(to_json(report))
+    assert [row["difference"] for row in content["comparisons"]] == [r.comparison.difference for r in report.rows]
+    assert content["failures"] == {"nl_iti": "the probe ran out of memory <here>"}
+    assert content["runs"][0]["role"] == "baseline"
+    rows = list(csv.DictReader(io.StringIO(to_csv(report))))
+    assert len(rows) == len(report.rows) + 1
+    assert float(rows[0]["difference"]) == report.rows[0].comparison.difference
+    assert [float(x) for x in rows[0]["interval"].split()] == list(report.rows[0].comparison.interval)
+    assert rows[-1]["method"] == "nl_iti" and "memory" in rows[-1]["failed"]

@@ -105,7 +105,7 @@ def test_what_a_group_speaks_of_is_the_recipes_to_say(groups, tmp_path, monkeypa
     monkeypatch.setattr(compare_room, "compare_runs", lambda *_, **said: asked.update(said))
     told = demo_recipe(f"evaluation.groups={groups}", "evaluation.control_draws=0", "data.examples=8")
     compare(told, demo_model_args("text_split"), tmp_path / "out", methods=["vocabulary"])
-    assert asked["groups"] == groups
+    assert asked["analysis"].groups == groups
 
 
 def test_metadata_reaches_the_tasks_that_build_and_that_are_evaluated(tmp_path):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from grains_eval.harness.prefix_sharing.stack import Roles, Stack, keeping
 from grains_eval.models.blocks import find_blocks, find_decoder
-from grains_eval.models.hooks import DEEPSTACK, decoder_receives, forget_positions
+from grains_eval.models.hooks import DEEPSTACK, decoder_receives, forget_positions, logits_at, noting_decoder
 
 # keywords of the decoder that belong to one call and are not replayed in another
 _OWN_KEYWORDS = {"input_ids", "inputs_embeds", "past_key_values", "use_cache", "return_dict"}
@@ -149,7 +149,7 @@ class Runner:
         kept: dict[int, Any] = {}
         with ExitStack() as hooks:
             hooks.enter_context(stack.applied(plan.roles()))
-            hooks.enter_context(self._reading(plan.reads, size, rows))
+            hooks.enter_context(logits_at(self.model, _reading(plan.reads, size, rows)))
             hooks.enter_context(keeping(self.blocks, keep, kept))
             if base is not None:
                 hooks.enter_context(stack.resumed(base.kept))
@@ -160,7 +160,7 @@ class Runner:
             else:
                 keywords = {name: _repeat(value, size, self.device) for name, value in plan.inputs.items()}
                 if pictured:
-                    hooks.enter_context(self._watching(seen))
+                    hooks.enter_context(noting_decoder(self.model, seen))
             keywords |= self._continuing(plan, past, size, keep_cache)
             cache: DynamicCache | None = keywords["past_key_values"]
             output = self.model(**keywords, use_cache=cache is not None)
@@ -214,37 +214,12 @@ class Runner:
             return plan.lengths, plan.lengths + int(positions.min()), ()
         return plan.lengths, plan.lengths, ()
 
-    @contextmanager
-    def _reading(self, reads: tuple[Tensor, Tensor], size: int, rows: int) -> Generator[None, None, None]:
-        """Hand the output embeddings `[1, S * N, H]`: every configuration's read positions in turn."""
-        row = torch.cat([reads[0] + s * rows for s in range(size)])
-        column = reads[1].repeat(size)
 
-        def pick(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            del module
-            hidden = arguments[0]
-            return (hidden[row.to(hidden.device), column.to(hidden.device)][None], *arguments[1:])
-
-        head: nn.Module = self.model.get_output_embeddings()  # pyright: ignore[reportAssignmentType]
-        handle = head.register_forward_pre_hook(pick)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    @contextmanager
-    def _watching(self, seen: dict[str, Any]) -> Generator[None, None, None]:
-        """Note what the decoder receives."""
-
-        def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            del module, arguments
-            seen.update(keywords)
-
-        handle = self.decoder.register_forward_pre_hook(note, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
+def _reading(reads: tuple[Tensor, Tensor], size: int, rows: int) -> Callable[[Tensor], Tensor]:
+    """From hidden states `[S * R, n, H]` to `[1, S * N, H]`: every configuration's read positions in turn."""
+    row = torch.cat([reads[0] + s * rows for s in range(size)])
+    column = reads[1].repeat(size)
+    return lambda hidden: hidden[row.to(hidden.device), column.to(hidden.device)][None]
 
 
 def _replayed(seen: Mapping[str, Any], size: int) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from grains_eval.harness.prefix_sharing.plan import Cluster, Tokens
 from grains_eval.harness.prefix_sharing.stack import Configuration
+from grains_eval.steering import ResolvedSteering
+from grains_eval.virtual_tokens import ResolvedTokens
 
 
 @dataclass(frozen=True)
@@ -109,5 +111,11 @@ def spread(configurations: Sequence[Configuration]) -> list[int]:
     """The unsteered configuration, if it is there, and the first of every kind of steering."""
     kinds: dict[frozenset[Any], int] = {}
     for index, each in enumerate(configurations):
-        kinds.setdefault(frozenset((one.site, one.operator, one.positions) for one in each), index)
+        kinds.setdefault(frozenset(map(_kind, each)), index)
     return list(kinds.values())
+
+
+def _kind(steering: ResolvedSteering | ResolvedTokens) -> tuple[Any, ...]:
+    if isinstance(steering, ResolvedTokens):
+        return (ResolvedTokens, steering.count)
+    return steering.site, steering.operator, steering.positions

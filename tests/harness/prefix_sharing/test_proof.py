@@ -19,7 +19,7 @@ from grains_eval.harness.prefix_sharing.probes import Candidate, candidates, cho
 from grains_eval.harness.prefix_sharing.proof import describe, give_up, plain_logprob, shareable, standing
 from grains_eval.models.blocks import mentioned_lengths
 from grains_eval.models.rounding import rounding
-from grains_eval.steering import applied
+from grains_eval.steering import Mover, applied
 from tests.harness.prefix_sharing.test_loglikelihood import furthest, plainly, steering
 from tests.tiny import LLAMA, VOCABULARY, fill, tokenizer
 from tests.unusual import SWITCH, dynamic, longrope
@@ -139,7 +139,12 @@ def test_a_later_batch_that_crosses_is_proved_anew(caplog):
 def test_a_steered_difference_is_found_where_the_unsteered_model_agrees(monkeypatch):
     model = longrope()
     requests = asked((20, 30), (4, 3))
-    monkeypatch.setattr("grains_eval.harness.prefix_sharing.stack._Mover.__call__", lambda _, hidden: hidden)
+
+    class Idle(Mover):
+        def move(self, hidden, where):
+            return hidden
+
+    monkeypatch.setattr("grains_eval.harness.prefix_sharing.stack.Mover", Idle)
     assert shared_scores(model, requests, [()], max_length=LIMIT) is not None
     assert shared_scores(model, requests, [(), (steering(model, [1], 2.0),)], max_length=LIMIT) is None
     assert "was steered, off by" in describe(model, True)[1]

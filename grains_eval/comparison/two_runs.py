@@ -1,0 +1,92 @@
+"""Two runs to rows: `compare(baseline, steered)`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from grains_eval.comparison.estimates import Row, adjust, estimate_rows
+from grains_eval.comparison.item_metrics import measure_tasks
+from grains_eval.comparison.pairing import check, common_tasks
+from grains_eval.comparison.runs import Run, name_runs, read_run
+from grains_eval.comparison.settings import Analysis, Groups
+from grains_eval.types import Comparison
+
+
+def compare(
+    baseline_run: str | Path | Run,
+    steered_run: str | Path | Run,
+    *,
+    alpha: float = 0.05,
+    exclude: Collection[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    clusters: Mapping[str, str] | None = None,
+    higher_is_better: Mapping[str, bool] | None = None,
+    subtasks: bool = False,
+    groups: Groups = "fixed",
+    prompts_may_differ: bool = False,
+    seed: int = 0,
+) -> list[Comparison]:
+    """Compare two runs of lm-eval made with `--log_samples`, item by item.
+
+    Args:
+        baseline_run: Folder of the baseline run.
+        steered_run: Folder of the other run.
+        alpha: One minus the confidence level.
+        exclude: Document hashes to leave out, on top of those that built or tuned the runs' vectors.
+        tasks: Tasks or groups to restrict to.
+        metrics: Metrics to restrict to.
+        clusters: Document field that names the cluster, by task or group; default: the task's `cluster_key`.
+        higher_is_better: Direction by metric, for those that no task declares one for.
+        subtasks: Also give a row to each task of an aggregated group.
+        groups: What a group's row is about: "fixed", these subtasks; "sampled", subtasks like these, which makes
+            them the clusters.
+        prompts_may_differ: Accept other prompts for the same documents (prompting baselines).
+        seed: Seed of resampling tests.
+
+    Raises:
+        GrainsError: the runs cannot be compared; one line says why.
+    """
+    analysis = Analysis(
+        alpha=alpha,
+        tasks=tasks,
+        metrics=metrics,
+        clusters=clusters or {},
+        higher_is_better=higher_is_better or {},
+        exclude=exclude or (),
+        subtasks=subtasks,
+        groups=groups,
+        prompts_may_differ=prompts_may_differ,
+        seed=seed,
+    )
+    baseline, other = (run if isinstance(run, Run) else read_run(run) for run in (baseline_run, steered_run))
+    rows, _ = compare_pair(baseline, other, held_out(analysis, [baseline, other]))
+    method = name_runs([other])[0]
+    return [replace(row.comparison, method=method) for row in adjust(rows, alpha=alpha)]
+
+
+def held_out(analysis: Analysis, runs: Sequence[Run]) -> Analysis:
+    """The analysis without the documents that built or tuned what steered any of these runs."""
+    return replace(analysis, exclude=frozenset(analysis.exclude).union(*(run.held_out_from() for run in runs)))
+
+
+def compare_pair(baseline: Run, other: Run, analysis: Analysis) -> tuple[list[Row], list[str]]:
+    """Rows of one pair of runs, not yet adjusted, and notes for the reader.
+
+    Args:
+        baseline: The run that the other is compared with.
+        other: The other run, whose name the rows bear.
+        analysis: How, with all documents to leave out.
+
+    Raises:
+        GrainsError: the runs cannot be compared.
+    """
+    tasks = common_tasks(baseline, other, analysis.tasks)
+    notes = [*baseline.notes, *other.notes]
+    notes += check(baseline, other, tasks, prompts_may_differ=analysis.allows_other_prompts(baseline, other))
+    measured, on_metrics = measure_tasks(baseline, other, tasks, analysis)
+    rows, on_groups = estimate_rows(baseline, other, measured, analysis)
+    notes += [*(note for note in on_metrics if note not in notes), *on_groups]
+    return rows, notes

@@ -1,0 +1,86 @@
+"""From paired samples to scores: metrics, margins, clusters and directions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from grains_eval.comparison import Analysis, compare
+from grains_eval.comparison import item_metrics as measures
+from grains_eval.comparison.runs import read_run
+from grains_eval.comparison.two_runs import compare_pair
+from grains_eval.errors import GrainsError
+from tests.comparison.folders import TaskData, bits, runs
+
+
+def test_margins_show_steering_below_the_threshold(tmp_path: Path) -> None:
+    """Accuracy does not move, yet a third of the items were pushed the wrong way."""
+    choices = [" yes", " no"]
+    before = [[["-1.0", "False"], ["-2.0", "False"]]] * 6
+    after = [[[str(s), "False"], ["-2.0", "False"]] for s in (-0.5, -0.6, -0.7, -0.8, -1.5, -1.2)]
+    data = {"choices": choices, "targets": ["0"] * 6}
+    one = TaskData({"acc": [1.0] * 6}, responses=before, **data)  # type: ignore[arg-type]
+    two = TaskData({"acc": [1.0] * 6}, responses=after, **data)  # type: ignore[arg-type]
+    (row,) = compare(*runs(tmp_path, one, two))
+    assert (row.unchanged, row.anti_steered) == (6, pytest.approx(2 / 6))
+    # Margins that do not explain the metric are not used.
+    strange = replace(two, values={"acc": [0.0] * 6})
+    (row,) = compare(*runs(tmp_path / "again", one, strange))
+    assert row.anti_steered == 1.0
+
+
+def test_cluster_key_of_the_task(tmp_path: Path) -> None:
+    docs = [{"q": i, "topic": {"name": f"c{i % 24}"}} for i in range(96)]
+    generator = np.random.default_rng(6)
+    effect = generator.normal(0, 1, 24)
+    first = generator.normal(0, 1, 96)
+    second = first + effect[np.arange(96) % 24]
+    metadata = {"version": 1.0, "cluster_key": "topic.name"}
+    one = TaskData({"score": first.tolist()}, docs=docs, metadata=metadata)
+    two = TaskData({"score": second.tolist()}, docs=docs, metadata=metadata)
+    (row,) = compare(*runs(tmp_path, one, two))
+    assert row.clusters == 24
+    assert row.standard_error == pytest.approx(stats.sem(effect), rel=1e-9)
+    plain = [replace(task, metadata={"version": 1.0}) for task in (one, two)]
+    paths = runs(tmp_path / "plain", *plain)
+    assert compare(*paths)[0].standard_error < 0.5 * row.standard_error
+    assert compare(*paths, clusters={"t": "topic.name"})[0] == row
+    with pytest.raises(GrainsError, match="no field 'subject' to cluster by"):
+        compare(*paths, clusters={"t": "subject"})
+
+
+def test_metrics_that_cannot_be_compared_are_noted(tmp_path: Path) -> None:
+    values = bits(20, 0.5, 8)
+    task = TaskData(
+        {"acc": values, "median": [float(i) for i in range(20)], "words": values, "bypass": values},
+        reported={"median": 10.0, "words": 0.0, "bypass": 999.0},
+        aggregation={"bypass": "bypass", "bleu": "bleu"},
+    )
+    broken = replace(task, values={**task.values, "words": [float("nan")] * 20, "bleu": [1.0] * 20})
+    first, second = runs(tmp_path, broken, broken)
+    rows, notes = compare_pair(read_run(first), read_run(second), Analysis())
+    assert [row.comparison.metric for row in rows] == ["acc"]
+    assert any("'median' is left out, it is not a mean" in note for note in notes)
+    assert any("'words' is left out: not all finite" in note for note in notes)
+    assert any("'bleu' is left out: its samples hold no bleu" in note for note in notes)
+    assert compare(first, second, metrics=["acc"])[0].metric == "acc"
+    with pytest.raises(GrainsError, match="nothing to compare"):
+        compare(first, second, metrics=["words"])
+
+
+def test_filters_become_part_of_the_metric(tmp_path: Path) -> None:
+    task = TaskData({"exact_match": bits(20, 0.5, 9)}, filter="strict-match")
+    (row,) = compare(*runs(tmp_path, task, task))
+    assert row.metric == "exact_match,strict-match"
+
+
+def test_directions_of_lm_evals_own_metrics_are_lm_evals() -> None:
+    import lm_eval.api.metrics  # registers them
+    from lm_eval.api.registry import is_higher_better
+
+    assert lm_eval.api.metrics
+    assert {name: is_higher_better(name) for name in measures.REGISTERED} == measures.REGISTERED

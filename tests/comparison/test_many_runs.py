@@ -1,0 +1,43 @@
+"""Many runs against the first: order of rows, headline metrics, and verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from grains_eval.comparison import Question
+from grains_eval.errors import GrainsError
+from grains_eval.report import compare_runs
+from tests.comparison.folders import TaskData, write_run
+
+PLAIN = TaskData({"acc": [0.0, 1.0] * 6})
+
+
+SKILL = replace(PLAIN, metadata={"version": 1.0, "role": "preserve"})
+
+
+def test_targets_come_before_preserved_tasks(tmp_path: Path) -> None:
+    for name in ("plain", "steered"):
+        write_run(tmp_path / name, {"skills": SKILL, "goal": PLAIN, "mmlu": SKILL, "aim": PLAIN})
+    paths = [tmp_path / "plain", tmp_path / "steered"]
+    assert [row.comparison.task for row in compare_runs(paths).rows] == ["goal", "aim", "skills", "mmlu"]
+    chosen = compare_runs(paths, question=Question(preserve=["goal"]))
+    assert [row.comparison.task for row in chosen.rows] == ["skills", "mmlu", "aim", "goal"]
+    named = compare_runs(paths, question=Question(targets=["aim"]))
+    assert [row.comparison.task for row in named.rows] == ["aim", "goal", "skills", "mmlu"]
+    assert named.targets == (("aim", "acc"),) and {v.task for v in named.verdicts} == {"skills", "mmlu"}
+    assert named.notes == ("goal is named neither as a target nor as preserved: it stands in the table alone",)
+    with pytest.raises(GrainsError, match="'aim' is named both as a target and as preserved"):
+        compare_runs(paths, question=Question(targets=["aim"], preserve=["aim"]))
+
+
+def test_a_shown_loss_is_a_loss_though_the_margin_lies_in_its_interval(tmp_path: Path) -> None:
+    for name, harmed in (("plain", 0), ("steered", 36)):
+        write_run(tmp_path / name, {"t": TaskData({"acc": [*[0.0] * harmed, *[1.0] * (3000 - harmed)]})})
+    report = compare_runs([tmp_path / "plain", tmp_path / "steered"], question=Question(preserve=["t"]))
+    (verdict,) = report.verdicts
+    assert verdict.answer == "lost" and verdict.interval[0] < -verdict.margin < verdict.interval[1] < 0
+    assert "t acc is lost, −1.2 (" in report.headline
+    assert "whether it lost more than that cannot be told" in report.headline
