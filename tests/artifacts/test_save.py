@@ -87,8 +87,8 @@ def test_attributions_and_pictures_travel_with_the_vectors(tmp_path):
     assert drawn.scores == (0.5, -1.0)
     assert drawn.selected == {0, 1}
     assert drawn.boxes == (None, (0, (0.5, 0.25, 0.75, 0.5)))
-    assert len(drawn.pictures) == 1
-    assert drawn.pictures[0].startswith(b"\x89PNG")
+    assert len(drawn.images) == 1
+    assert drawn.images[0].startswith(b"\x89PNG")
     assert "completeness error 1.00 %" in drawn.note
 
 
