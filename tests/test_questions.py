@@ -16,9 +16,9 @@ def hidden(question: QuestionHashes) -> frozenset[str]:
     return hidden_hashes(used([example], []))
 
 
-def knows(built: QuestionHashes, *evaluated: QuestionHashes, pictured: bool = False) -> list[bool]:
+def knows(built: QuestionHashes, *evaluated: QuestionHashes, has_images: bool = False) -> list[bool]:
     hashes = [[f"document {index}"] for index in range(len(evaluated))]
-    return list(recognise(hidden(built), hashes, lambda index: evaluated[index], pictured).by_text)
+    return list(recognise(hidden(built), hashes, lambda index: evaluated[index], has_images).by_text)
 
 
 @pytest.mark.parametrize(
