@@ -29,6 +29,7 @@ from grains_eval.recipes import Recipe, load_recipe
 from grains_eval.report.data import ReportData
 from grains_eval.study.compare import BASELINE, compare_methods
 from grains_eval.study.methods import default_methods
+from grains_eval.study.session import OutputFolder, Session
 from grains_eval.tasks_path import task_directory
 
 # names of the training scripts' worlds, and seeds that no setting was chosen on
@@ -86,7 +87,8 @@ def compared(world: str, model: Path, items: Path | None, output: Path, draws: i
     if small:
         recipe = with_tuned(recipe, SMALL)
     arguments = {"pretrained": str(model), "dtype": "float32", "device": "cpu"}
-    return compare_methods(recipe, arguments, output, methods=default_methods(recipe), resume=True)
+    session, place = Session(arguments), OutputFolder(output, resume=True)
+    return compare_methods(recipe, session, place, methods=default_methods(recipe))
 
 
 def with_tuned(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
         SteeringVectors,
         TokenSelection,
     )
-    from grains_eval.vectors import BuildContext, Built, OwnSteering, build, vector_method
+    from grains_eval.vectors import BuildContext, BuiltVectors, OwnSteering, build, vector_method
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Attribution",
     "BuildContext",
-    "Built",
+    "BuiltVectors",
     "Comparison",
     "GrainsError",
     "OwnSteering",
@@ -58,7 +58,7 @@ __all__ = [
 _HOMES = {
     "Attribution": "types",
     "BuildContext": "vectors",
-    "Built": "vectors",
+    "BuiltVectors": "vectors",
     "Comparison": "types",
     "GrainsError": "errors",
     "OwnSteering": "vectors",

@@ -162,7 +162,7 @@ def recognise(
     hidden: AbstractSet[str],
     hashes: Sequence[Sequence[str]],
     question: Callable[[int], QuestionHashes],
-    pictured: bool = False,
+    has_images: bool = False,
 ) -> Recognised:
     """Find the documents of one task that an artifact was made from.
 
@@ -170,7 +170,7 @@ def recognise(
         hidden: What `hidden_hashes` gives.
         hashes: `[N]` the document hash of each, and after it whatever else an artifact may hold of it as it is.
         question: The hashes of a document's text, by its index.
-        pictured: Whether prompts show pictures, so that the same prompt may be another question.
+        has_images: Whether prompts show images, so that the same prompt may be another question.
     """
     by_hash = tuple(not hidden.isdisjoint(each) for each in hashes)
     nothing = (False,) * len(hashes)
@@ -182,7 +182,7 @@ def recognise(
     for index, (doc_hash, *_) in enumerate(hashes):
         asked = question(index)
         found.append(asked.as_evaluated() & hidden)
-        told.append(not pictured and any(WHOLE + one in hidden for one in asked.prompt))
+        told.append(not has_images and any(WHOLE + one in hidden for one in asked.prompt))
         for text in found[-1]:
             bearers.setdefault(text, set()).add(doc_hash)
     alone = [any(len(bearers[text]) == 1 for text in texts) for texts in found]

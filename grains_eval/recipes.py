@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import yaml
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic import (
 
 from grains_eval.errors import GrainsError, unknown
 from grains_eval.plugins import load_plugins
+from grains_eval.types import Positions, Unit
 
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
@@ -70,7 +71,7 @@ class Data(Section):
 
     @property
     def folder(self) -> Path | None:
-        """The folder of the recipe's file, where relative paths of pictures begin; None for a recipe without one."""
+        """The folder of the recipe's file, where relative paths of images begin; None for a recipe without one."""
         return self._folder
 
     def beside(self, folder: Path | None) -> Data:
@@ -112,7 +113,7 @@ class AttributionConfig(Section):
     )
     modality: Literal["joint", "text", "image"] = "joint"
     max_document_frequency: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.4, description="a token in a larger share of the examples is no candidate"
+        default=0.4, description="a token in a larger share of the examples is not a candidate"
     )
     internal_batch_size: Count | None = Field(
         default=None, description="rows per forward; chosen from free memory if unset"
@@ -142,9 +143,9 @@ class SteeringSection(Section):
 
     layers: Annotated[Auto | Literal["all"] | list[int], BeforeValidator(_one_is_a_list)] = "auto"
     strength: Auto | FiniteFloat = "auto"
-    unit: Literal["relative", "absolute"] = "relative"
+    unit: Unit = "relative"
     operator: str = "add_renormalised"
-    positions: Literal["all", "prompt", "generated", "last"] = "all"
+    positions: Positions = "all"
     strengths: list[FiniteFloat] = Field(default_factory=lambda: [0.25, 0.5, 1.0, 2.0], description="grid for auto")
     candidate_layers: list[int] | None = Field(
         default=None, description="grid for auto; default at most eight, evenly spaced"
@@ -221,7 +222,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read and validate a recipe.
 
     Args:
-        path: The YAML file. A relative `data.path` and the paths of pictures are resolved against its folder.
+        path: The YAML file. A relative `data.path` and the paths of images are resolved against its folder.
         overrides: `section.key=value` strings; values are YAML.
 
     Raises:
@@ -303,23 +304,36 @@ def _merged(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
+def with_key(raw: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A mapping with one value changed or added.
+
+    Args:
+        raw: Nested mappings, which stay as they are.
+        key: The path to the value, as in `section.key`; sections that are missing are made.
+        value: The value.
+
+    Raises:
+        GrainsError: the path leads through a value.
+    """
+    section, _, rest = key.partition(".")
+    if not rest:
+        return {**raw, section: value}
+    inner = raw.get(section, {})
+    if not isinstance(inner, Mapping):
+        raise GrainsError(f"'{section}' is a value, not a section")
+    return {**raw, section: with_key(cast("Mapping[str, Any]", inner), rest, value)}
+
+
+def _override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     key, separator, text = override.partition("=")
     if not separator:
         raise GrainsError(f"override '{override}' has no '='; write section.key=value")
-    *sections, last = key.split(".")
-    result = inner = dict(raw)
-    for section in sections:
-        child = inner.get(section, {})
-        if not isinstance(child, dict):
-            raise GrainsError(f"override '{override}': '{section}' is a value, not a section")
-        inner[section] = dict(child)
-        inner = inner[section]
     try:
-        inner[last] = yaml.safe_load(text)
+        return with_key(raw, key, yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise GrainsError(f"override '{override}': the value is not valid YAML") from error
-    return result
+    except GrainsError as error:
+        raise GrainsError(f"override '{override}': {error}") from error
 
 
 def _is_key(path: list[str]) -> bool:

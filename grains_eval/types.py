@@ -1,6 +1,6 @@
 """The nouns of the pipeline: frozen dataclasses that every room shares.
 
-Symbols follow the GrAInS paper (arXiv 2507.18043): `x` prompt, `y+` chosen, `y-` rejected, `l` decoder block.
+Symbols follow the GrAInS paper (arXiv 2507.18043): `x` prompt, `y+` chosen, `y-` rejected, `l` decoder layer.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PreferenceExample:
         prompt: The text the model reads, or chat messages to be rendered with its chat template.
         chosen: `y+`, with the delimiter that separates it from the prompt (`" Paris"`).
         rejected: `y-`, likewise.
-        images: The pictures of the prompt, in order.
+        images: The images of the prompt, in order.
         cluster: The unit that repeats across items (subject, group, image), if the task names one.
         question: Hashes of its text, by which it is known in other files and tasks.
         shots: The few-shot examples of its prompt, whose answers the model reads too.
@@ -85,7 +85,7 @@ class Attribution:
         baseline_value: `F(x')` in nats.
         completeness_error: `|sum(scores) - (F(x) - F(x'))| / |F(x) - F(x')|`; NaN where the method promises none.
         steps: Number of quadrature nodes, after adaptation.
-        patches: `[T]` the place of each visual token in its picture, None for text.
+        patches: `[T]` the place of each visual token in its image, None for text.
     """
 
     example_id: str
@@ -113,7 +113,7 @@ class SteeringConfig:
     """How a vector acts on a model.
 
     Attributes:
-        layers: Blocks to steer; None means every layer of the vectors.
+        layers: Layers to steer; None means every layer of the vectors.
         strength: `s` (relative) or the paper's lambda (absolute).
         unit: `relative` moves by `s` times the layer's median token norm, `absolute` by `lambda * v_l`.
         operator: A name in `steering.OPERATORS`.
@@ -134,11 +134,11 @@ class SteeringConfig:
         whole = isinstance(layers, Sequence) and all(isinstance(one, Integral) for one in cast("Sequence[Any]", layers))
         if layers is not None and not whole:
             raise GrainsError(
-                f"layers={layers!r} is no tuple of blocks; write layers=(3,) for one, or None for every layer of the "
-                "vectors (blocks count from 0)"
+                f"layers={layers!r} is not a tuple of layers; write layers=(3,) for one, or None for every layer of "
+                "the vectors (layers count from 0)"
             )
         if not isinstance(cast(Any, self.strength), Real):
-            raise GrainsError(f"strength={self.strength!r} is no number; write strength=1.0")
+            raise GrainsError(f"strength={self.strength!r} is not a number; write strength=1.0")
         if not isfinite(self.strength):
             raise GrainsError(f"strength={self.strength!r} is not a finite number; write strength=1.0")
         for name, known in (("unit", get_args(Unit)), ("positions", get_args(Positions))):

@@ -16,9 +16,9 @@ def hidden(question: QuestionHashes) -> frozenset[str]:
     return hidden_hashes(used([example], []))
 
 
-def knows(built: QuestionHashes, *evaluated: QuestionHashes, pictured: bool = False) -> list[bool]:
+def knows(built: QuestionHashes, *evaluated: QuestionHashes, has_images: bool = False) -> list[bool]:
     hashes = [[f"document {index}"] for index in range(len(evaluated))]
-    return list(recognise(hidden(built), hashes, lambda index: evaluated[index], pictured).by_text)
+    return list(recognise(hidden(built), hashes, lambda index: evaluated[index], has_images).by_text)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_a_prompt_with_pictures_names_a_document_only_where_no_other_has_it() ->
         question_hashes({"q": shown}, shown),
         question_hashes({"q": "And where was it taken?"}, "And where was it taken?"),
     )
-    assert knows(one, one, other, pictured=True) == [True, False]
-    assert knows(one, one, one, pictured=True) == [False, False]
+    assert knows(one, one, other, has_images=True) == [True, False]
+    assert knows(one, one, one, has_images=True) == [False, False]
     assert knows(one, one, one) == [True, True], "the same prompt word for word, with nothing else to tell them apart"
 
 

@@ -100,11 +100,11 @@ def test_what_is_no_model_is_refused(loaded_text):
 @pytest.mark.parametrize(
     ("setting", "line"),
     [
-        ({"layers": 3}, r"layers=3 is no tuple of blocks; write layers=\(3,\) for one"),
-        ({"layers": "3"}, "layers='3' is no tuple of blocks"),
-        ({"layers": (0.5,)}, "is no tuple of blocks"),
-        ({"strength": "x"}, "strength='x' is no number; write strength=1.0"),
-        ({"strength": None}, "strength=None is no number"),
+        ({"layers": 3}, r"layers=3 is not a tuple of layers; write layers=\(3,\) for one"),
+        ({"layers": "3"}, "layers='3' is not a tuple of layers"),
+        ({"layers": (0.5,)}, "is not a tuple of layers"),
+        ({"strength": "x"}, "strength='x' is not a number; write strength=1.0"),
+        ({"strength": None}, "strength=None is not a number"),
         ({"unit": "absolut"}, "unknown unit 'absolut': did you mean 'absolute'"),
         ({"positions": "first"}, "unknown positions 'first': .*known are all, generated, last, prompt"),
     ],

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 # statistics that each side has, as the card's columns; the config file holds all of them
 _SIDED = {"agreement": "agreement", "explained_variance": "explained", "mean_delta_cosine": "cosine"}
@@ -16,8 +17,8 @@ _LEGEND = {
     "agreement": "`agreement`: mean cosine between the deltas of two examples (near 0 they share no direction)",
     "explained_variance": "`explained`: share of the deltas' squared length that lies along the direction",
     "mean_delta_cosine": "`cosine`: cosine between the direction and the mean delta",
-    "share": "`share`: part of the whole direction's squared length that lies in this block",
-    "heads": "`heads`: attention heads of this block that are steered",
+    "share": "`share`: part of the whole direction's squared length that lies in this layer",
+    "heads": "`heads`: attention heads of this layer that are steered",
     "probe_accuracy": "`probe_accuracy`: mean accuracy of these heads' probes on examples that were held out from them",
     "best_probe_accuracy": "`best_probe_accuracy`: that of the best of them",
 }
@@ -26,10 +27,7 @@ _LEGEND = {
 def write_card(config: Mapping[str, Any], name: str) -> str:
     """Render the card of an `ArtifactConfig` as Markdown with a YAML header."""
     origin: Mapping[str, Any] = config["provenance"]
-    header = {"library_name": "grains-eval", "tags": ["steering", config["method"], "lm-eval"]}
-    if origin.get("base_model"):
-        header["base_model"] = origin["base_model"]
-    parts = [f"---\n{yaml.safe_dump(header, sort_keys=False)}---", f"# {name}", *_description(config)]
+    parts = [f"---\n{_metadata(config).to_yaml()}\n---", f"# {name}", *_description(config)]
     model = f"pretrained={origin.get('base_model') or 'MODEL'},dtype={origin.get('dtype') or 'auto'}"
     parts.append(f"```\nlm_eval --model grains_hf --tasks TASK --model_args {model},vectors=<this folder>\n```")
     if config["layers"]:
@@ -50,6 +48,29 @@ def write_card(config: Mapping[str, Any], name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _metadata(config: Mapping[str, Any]) -> ModelCardData:
+    """What the hub indexes: base model and how this one relates to it, task, tags."""
+    origin: Mapping[str, Any] = config["provenance"]
+    sees = origin.get("modality") == "vision-language"
+    base = origin.get("base_model")
+    return ModelCardData(
+        library_name="grains-eval",
+        tags=["steering", config["method"], "lm-eval"],
+        base_model=base if base and _is_repository(base) else None,
+        base_model_relation="adapter" if base and _is_repository(base) else None,
+        pipeline_tag="image-text-to-text" if sees else "text-generation",
+    )
+
+
+def _is_repository(name: str) -> bool:
+    """Whether a base model is named as on the hub; a local path is of no use to anybody who reads the card there."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
 def _description(config: Mapping[str, Any]) -> Iterator[str]:
     origin: Mapping[str, Any] = config["provenance"]
     base = f"`{origin['base_model']}`" if origin.get("base_model") else "an unnamed model"
@@ -61,7 +82,7 @@ def _description(config: Mapping[str, Any]) -> Iterator[str]:
     elif config["layers"]:
         yield (
             f"Steering vectors for {base}, made with `{config['method']}` from {examples}: directions of "
-            f"{len(config['layers'])} blocks, {config['hidden_size']} wide, at the site `{config['site']}`."
+            f"{len(config['layers'])} layers, {config['hidden_size']} wide, at the site `{config['site']}`."
         )
     else:
         yield f"A LoRA adapter for {base} (`adapter/`, readable by peft), trained on {examples}."
@@ -69,19 +90,19 @@ def _description(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _setting(recommended: Mapping[str, Any], chosen_by: str | None) -> str:
     layers = recommended["layers"]
-    blocks = "all blocks" if layers is None else f"block{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
+    steered = "all layers" if layers is None else f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
     return (
-        f"Recommended: {blocks}, strength {recommended['strength']} ({recommended['unit']}), operator "
+        f"Recommended: {steered}, strength {recommended['strength']} ({recommended['unit']}), operator "
         f"`{recommended['operator']}`, positions `{recommended['positions']}`"
         f"{f'; chosen {chosen_by}' if chosen_by else ''}."
     )
 
 
 def _statistics(config: Mapping[str, Any]) -> Iterator[str]:
-    """One row per block."""
+    """One row per layer."""
     statistics: Mapping[int, Mapping[str, float | None]] = config["statistics"]
     sides, others = _columns(config)
-    heads = ["block", "m_l", *(f"{_SIDED[name]} +/−" for name in sides), *others]
+    heads = ["layer", "m_l", *(f"{_SIDED[name]} +/−" for name in sides), *others]
     yield f"| {' | '.join(heads)} |"
     yield f"|{'---|' * len(heads)}"
     for layer in config["layers"]:
@@ -104,7 +125,7 @@ def _legend(config: Mapping[str, Any]) -> str:
     # a statistic of both sides has a shorter heading
     found = [_LEGEND[name].replace(f"`{_SIDED.get(name)}`", f"`{name}`") for name in others if name in _LEGEND]
     lines = [
-        "`block`: decoder block, from 0",
+        "`layer`: decoder layer, from 0",
         "`m_l`: median token norm at the site, the unit of a relative strength",
         *(_LEGEND[name] for name in sides),
         *found,

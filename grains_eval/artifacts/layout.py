@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from grains_eval.types import Site, SteeringVectors
+from grains_eval.types import Attribution, Site, SteeringVectors, TokenSelection
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FORMAT_VERSION = 1
 CONFIG = "steering_config.json"
@@ -19,7 +22,7 @@ ATTRIBUTIONS = "attributions.parquet"
 RECIPE = "recipe.yaml"
 CARD = "README.md"
 ADAPTER = "adapter"
-PICTURES = "pictures"
+IMAGES = "pictures"  # as it is called in artifacts that are there
 
 
 class ArtifactConfig(BaseModel):
@@ -37,6 +40,31 @@ class ArtifactConfig(BaseModel):
     recommended: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
     instruction: str | None = None
+
+
+@dataclass(frozen=True)
+class ArtifactContents:
+    """What a folder is written from; exactly one of `vectors`, `adapter` and `instruction` is there.
+
+    Attributes:
+        vectors: Steering vectors.
+        adapter: A peft folder to copy in (LoRA baseline).
+        instruction: The behaviour as a system instruction (prompting baseline).
+        provenance: Where all of it comes from, as JSON values; None takes that of the vectors.
+        recipe: The recipe's YAML as run.
+        attributions: Scores behind the vectors, one per example.
+        selections: What was masked, in the same order.
+        images: The images of each example, in the same order; those of the first examples are kept.
+    """
+
+    vectors: SteeringVectors | None = None
+    adapter: Path | None = None
+    instruction: str | None = None
+    provenance: Mapping[str, Any] | None = None
+    recipe: str | None = None
+    attributions: Sequence[Attribution] = ()
+    selections: Sequence[TokenSelection] = ()
+    images: Sequence[Sequence[Image]] = ()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from grains_eval.artifacts.layout import (
     CARD,
     CONFIG,
     FORMAT_VERSION,
-    PICTURES,
+    IMAGES,
     RECIPE,
     TENSORS,
     Artifact,
@@ -53,7 +53,7 @@ def locate(source: str | Path) -> Path:
             snapshot_download(
                 name,
                 revision=revision or None,
-                allow_patterns=[CONFIG, TENSORS, RECIPE, CARD, ATTRIBUTIONS, f"{ADAPTER}/*", f"{PICTURES}/*"],
+                allow_patterns=[CONFIG, TENSORS, RECIPE, CARD, ATTRIBUTIONS, f"{ADAPTER}/*", f"{IMAGES}/*"],
             )
         )
     except (OSError, ValueError) as error:
@@ -71,7 +71,7 @@ def read_config(folder: Path) -> ArtifactConfig:
     """
     file = folder / CONFIG
     if not file.is_file():
-        raise GrainsError(f"'{folder}' has no {CONFIG}: it is no vectors folder; build one with grains-eval build")
+        raise GrainsError(f"'{folder}' has no {CONFIG}: it is not a vectors folder; build one with grains-eval build")
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
         found = raw.get("format_version")

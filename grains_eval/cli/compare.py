@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grains_eval.cli.command import (
     Command,
@@ -20,23 +20,20 @@ from grains_eval.cli.command import (
 from grains_eval.errors import GrainsError
 from grains_eval.recipes import Recipe, load_recipe
 
+if TYPE_CHECKING:
+    from grains_eval.study.session import OutputFolder, Session
 
-def _inputs(options: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
+
+def _study(options: argparse.Namespace) -> tuple[Recipe, Session, OutputFolder]:
+    """What every study takes besides its grid."""
     recipe = load_recipe(recipe_file(options.config), options.overrides)
-    return recipe, model_arguments(options, recipe.model_args)
-
-
-def _shared(options: argparse.Namespace) -> dict[str, Any]:
-    """What every study takes besides its recipe, model and grid."""
+    model_args = model_arguments(options, recipe.model_args)
     from grains_eval.cli.terminal import bars, output
+    from grains_eval.study.session import OutputFolder, Session
 
-    return {
-        "output_path": options.output_path,
-        "console": output(),
-        "overwrite": options.overwrite,
-        "progress": bars,
-        "include_path": options.include_path,
-    }
+    session = Session(model_args, options.include_path, output(), bars)
+    place = OutputFolder(options.output_path, options.overwrite, getattr(options, "resume", False))
+    return recipe, session, place
 
 
 # Flags of either form of compare that the other cannot use: name, and what to write there instead.
@@ -120,10 +117,10 @@ def _compare(options: argparse.Namespace) -> None:
         for flag, instead in _OF_RUNS.items():
             if _given(options, flag):
                 raise GrainsError(f"--{flag} applies to run folders, not to --config; {instead}")
-        recipe, model_args = _inputs(options)
+        study = _study(options)
         from grains_eval.study.compare import compare_methods
 
-        compare_methods(recipe, model_args, methods=options.methods, resume=options.resume, **_shared(options), **shown)
+        compare_methods(*study, methods=options.methods, **shown)
         return
     for flag in _OF_RECIPES:
         if _given(options, flag):
@@ -200,18 +197,10 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    recipe, model_args = _inputs(options)
-    from grains_eval.study.sweep import sweep
+    study = _study(options)
+    from grains_eval.study.sweep import SweepGrid, sweep
 
-    sweep(
-        recipe,
-        model_args,
-        layers=options.layers,
-        strengths=options.strengths,
-        top_k=options.top_k,
-        examples=options.examples,
-        **_shared(options),
-    )
+    sweep(*study, SweepGrid(options.layers, options.strengths, options.top_k, options.examples))
 
 
 def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -229,10 +218,10 @@ def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _ablate(options: argparse.Namespace) -> None:
-    recipe, model_args = _inputs(options)
+    study = _study(options)
     from grains_eval.study.ablate import ablate
 
-    ablate(recipe, model_args, grid=options.grid, **_shared(options))
+    ablate(*study, grid=options.grid)
 
 
 COMMANDS = (

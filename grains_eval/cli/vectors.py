@@ -31,15 +31,10 @@ def _build(options: argparse.Namespace) -> None:
     from grains_eval.report.show import show_folder
     from grains_eval.study.build import build_from_recipe
     from grains_eval.study.distributed import is_first_process
+    from grains_eval.study.session import OutputFolder, Session
 
-    build_from_recipe(
-        recipe,
-        model_args,
-        options.output_path,
-        overwrite=options.overwrite,
-        progress=bars,
-        include_path=options.include_path,
-    )
+    session = Session(model_args, options.include_path, progress=bars)
+    build_from_recipe(recipe, session, OutputFolder(options.output_path, options.overwrite))
     if is_first_process():
         show_folder(options.output_path, output())
 

@@ -31,7 +31,7 @@ def recognised(run: Run, task: str, samples: Sequence[Sample], hidden: frozenset
             hidden,
             [[s.doc_hash, s.content_hash, *s.query_hashes(query)] for s in samples],
             lambda index: question_of(samples[index], config),
-            pictured="doc_to_image" in config or any(sample.has_image for sample in samples),
+            has_images="doc_to_image" in config or any(sample.has_image for sample in samples),
         )
     return run.recognised[key]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import torch
 
 from grains_eval.demo import WEIGHTS, model_path
 from grains_eval.errors import pick
+from grains_eval.progress import Progress, silent
 from grains_eval.recipes import load_recipe
 from grains_eval.report.data import ReportData
 from grains_eval.study.compare import compare_methods
+from grains_eval.study.session import OutputFolder, Session
 from grains_eval.tasks_path import task_directory
-from grains_eval.vectors.context import silent
 
 # worlds in the order they are shown; the methods are the quick ones, `compare --config` runs them all
 WORLDS: Mapping[str, Sequence[str]] = {
@@ -36,7 +37,7 @@ def run_demo(
     *,
     worlds: Sequence[str] | None = None,
     overwrite: bool = False,
-    progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
+    progress: Progress = silent,
 ) -> dict[str, ReportData]:
     """Build, evaluate and compare on each bundled world.
 
@@ -63,15 +64,9 @@ def run_demo(
             if console is not None:
                 console.rule(f"[bold]{world}")
             recipe = load_recipe(task_directory() / "demo" / world / "recipe.yaml")
-            reports[world] = compare_methods(
-                recipe,
-                demo_model_args(world),
-                Path(output_path) / world,
-                console,
-                methods=methods,
-                overwrite=overwrite,
-                progress=progress,
-            )
+            session = Session(demo_model_args(world), console=console, progress=progress)
+            output = OutputFolder(Path(output_path) / world, overwrite)
+            reports[world] = compare_methods(recipe, session, output, methods=methods)
     finally:
         torch.set_num_threads(threads)
     return reports

@@ -1,6 +1,6 @@
-"""Pictures of the image world: a 4 x 4 grid of 8-pixel cells with one coloured thing and a few stamps.
+"""Images of the image world: a 4 x 4 grid of 8-pixel cells with one coloured thing and a few stamps.
 
-A picture is written down as a scene, a list of marks, and drawn from it exactly: shapes are inequalities over
+An image is written down as a scene, a list of marks, and drawn from it exactly: shapes are inequalities over
 a finer grid, averaged down to the cell, so no drawing library has a say in the pixels.
 """
 
@@ -20,7 +20,7 @@ Bools = npt.NDArray[np.bool_]
 
 GRID, CELL = 4, 8
 CELLS, SIZE = GRID * GRID, GRID * CELL
-BACKGROUND = 128  # level of the grey behind all marks: the middle of the range, so a plain grey picture is a blank one
+BACKGROUND = 128  # level of the grey behind all marks: the middle of the range, so a plain grey image is a blank one
 NOISE = 5.0  # standard deviation of the pixel noise, in levels of 255
 FINE = 8  # samples per pixel and direction
 
@@ -84,13 +84,13 @@ def _cell(shape: str, tint: str, background: int) -> Floats:
 
 def draw(scene: Sequence[Mark], noise_seed: int | None, background: int = BACKGROUND) -> npt.NDArray[np.uint8]:
     """Draw a scene as `[32, 32, 3]` levels on grey of level `background`; `noise_seed` None draws it clean."""
-    picture = np.full((SIZE, SIZE, 3), float(background))
+    levels = np.full((SIZE, SIZE, 3), float(background))
     for cell, shape, tint in scene:
         row, column = divmod(cell, GRID)
-        picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = _cell(shape, tint, background)
+        levels[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = _cell(shape, tint, background)
     if noise_seed is not None:
-        picture += NOISE * np.random.default_rng(noise_seed).standard_normal(picture.shape)
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+        levels += NOISE * np.random.default_rng(noise_seed).standard_normal(levels.shape)
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
 def image(scene: Sequence[Mark], noise_seed: int | None, background: int = BACKGROUND) -> Image.Image:

@@ -34,13 +34,13 @@ def decontamination_query(task: ConfigurableTask, doc: Any) -> str | None:
 
 @contextmanager
 def recorded_shots(task: ConfigurableTask, doc: Any, count: int) -> Generator[list[Any], None, None]:
-    """Collect the documents that a prompt made in the block shows as few-shot examples; never `doc` itself.
+    """Collect the documents that a prompt made in the context shows as few-shot examples; never `doc` itself.
 
     lm-eval keeps a document out of its own prompt only where examples come from the test split; builds draw from
     every split.
 
     Raises:
-        GrainsError: too few documents to draw from, or examples that cannot be told.
+        GrainsError: too few documents to draw from, or examples that cannot be identified.
     """
     found: list[Any] = []
     if not count:
@@ -70,8 +70,8 @@ def recorded_shots(task: ConfigurableTask, doc: Any, count: int) -> Generator[li
         del sampler.sample  # the class's own again
     if len(found) < count:
         raise GrainsError(
-            f"task '{task.task_name}': the few-shot examples of its prompts cannot be told, so nobody could leave them "
-            "out of an evaluation; use data.num_fewshot=0"
+            f"task '{task.task_name}': the few-shot examples of its prompts cannot be identified, so they could not be "
+            "left out of an evaluation; use data.num_fewshot=0"
         )
 
 

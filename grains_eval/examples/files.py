@@ -60,7 +60,7 @@ def examples_from_rows(rows: Iterable[tuple[int, dict[str, Any]]], data: Data) -
     """Turn rows, each with its index, into preference examples.
 
     Raises:
-        GrainsError: a field that is missing or empty, or a picture that cannot be read.
+        GrainsError: a field that is missing or empty, or an image that cannot be read.
     """
     for index, row in rows:
         name = f"{Path(str(data.path)).name}:{index}"
@@ -103,5 +103,5 @@ def _images(value: Any, name: str, folder: Path | None) -> tuple[Image.Image, ..
             beside = folder / str(item) if folder is not None else Path(str(item))
             images.append(Image.open(beside if beside.exists() else str(item)).convert("RGB"))
         except OSError as error:
-            raise GrainsError(f"{name}: picture '{item}' cannot be read: {error}") from error
+            raise GrainsError(f"{name}: image '{item}' cannot be read: {error}") from error
     return tuple(images)

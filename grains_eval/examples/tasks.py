@@ -17,19 +17,12 @@ from lm_eval.tasks import TaskManager
 
 from grains_eval.errors import GrainsError, unknown
 from grains_eval.examples.documents import doc_hash
-from grains_eval.examples.fewshot import question_of, recorded_shots, shots_of
-from grains_eval.lm_eval_versions import (
-    apply_template,
-    gen_prefix,
-    multimodal_arguments,
-    read_data,
-    requests_of,
-    varies_prompt,
-)
+from grains_eval.examples.prompts import task_prompt
+from grains_eval.lm_eval_versions import apply_template, multimodal_arguments, read_data, varies_prompt
 from grains_eval.models.loading import HarnessModel
 from grains_eval.recipes import Data
 from grains_eval.tasks_path import task_directory
-from grains_eval.types import Message, PreferenceExample
+from grains_eval.types import PreferenceExample
 
 _ROLES = ("train", "validation", "test")
 
@@ -136,48 +129,25 @@ def examples_from_task(
     """
     if data.chat_template and lm is None:
         raise GrainsError("data.chat_template needs a model: its tokenizer holds the template")
-    if data.chat_template and lm is not None and getattr(lm.tokenizer, "chat_template", None) is None:
-        raise GrainsError(
-            "data.chat_template is set but this model's tokenizer has no chat template; use an instruct model"
-        )
     count = data.num_fewshot if data.num_fewshot is not None else task.get_config("num_fewshot") or 0
     task.set_config("num_fewshot", count)  # lm_eval 0.5 draws shots from no split while this says none
     cluster_key = (task.get_config("metadata") or {}).get("cluster_key")
     for index, doc in docs:
-        history: list[dict[str, str]] = []
-
-        def template(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            history.extend(messages)  # noqa: B023 - called within this iteration
-            assert lm is not None
-            return lm.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
-
-        with recorded_shots(task, doc, count) as shown:
-            context = task.fewshot_context(
-                doc,
-                num_fewshot=count,
-                apply_chat_template=data.chat_template,
-                fewshot_as_multiturn=data.chat_template,
-                chat_template=template if data.chat_template else None,
-                gen_prefix=gen_prefix(task, doc),
-            )
-        requests = requests_of(task, doc, index, context, apply_chat_template=data.chat_template)
-        if not requests:
+        asked = task_prompt(task, doc, index, count, lm if data.chat_template else None)
+        if not asked.requests:
             raise GrainsError(f"task '{task.task_name}': document {index} has no choices or no gold choice")
-        choices: list[str] = task.doc_to_choice(doc)
-        gold, wrong = _pair(task, doc, choices, data)
-        auxiliary = multimodal_arguments(requests[gold])
-        asked: list[Any] = [requests[one].args for one in (gold, wrong)]
-        prompt = tuple(Message(m["role"], m["content"]) for m in history) if history else asked[0][0]
+        gold, wrong = _pair(task, doc, task.doc_to_choice(doc), data)
+        chosen, rejected = (cast("tuple[Any, ...]", asked.requests[one].args) for one in (gold, wrong))
         yield PreferenceExample(
             id=f"{task.task_name}:{index}",
             doc_hash=doc_hash(doc),
-            prompt=prompt,
-            chosen=asked[0][1],
-            rejected=asked[1][1],
-            images=tuple(auxiliary.get("visual", ())),
+            prompt=asked.messages or chosen[0],
+            chosen=chosen[1],
+            rejected=rejected[1],
+            images=tuple(multimodal_arguments(asked.requests[gold]).get("visual", ())),
             cluster=str(doc[cluster_key]) if cluster_key and cluster_key in doc else None,
-            question=question_of(task, doc),
-            shots=shots_of(task, shown),
+            question=asked.question,
+            shots=asked.shots,
         )
 
 
@@ -198,7 +168,7 @@ def _pair(task: ConfigurableTask, doc: Any, choices: list[str], data: Data) -> t
     index = int(text) if text.isdigit() else choices.index(text) if text in choices else -1
     if not 0 <= index < len(choices) or index in gold:
         raise GrainsError(
-            f"task '{task.task_name}': data.rejected '{data.rejected}' gives '{text[:40]}', which is no wrong choice; "
-            f"give a field or template with a choice's index or text"
+            f"task '{task.task_name}': data.rejected '{data.rejected}' gives '{text[:40]}', which is not a wrong "
+            f"choice; give a field or template with a choice's index or text"
         )
     return gold[0], index

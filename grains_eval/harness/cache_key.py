@@ -12,7 +12,6 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from grains_eval import plugins
 from grains_eval.errors import GrainsError
 from grains_eval.models.loading import HarnessModel
+from grains_eval.versions import package_versions
 
 HARMLESS = frozenset(
     {
@@ -80,7 +80,7 @@ def cache_key(lm: HarnessModel, arguments: Mapping[str, Any], steering: Any) -> 
         "reading": [files_digest(each) for each in (lm.tokenizer, processor) if each is not None],
         "steering": steering,
         "plugins": plugins.digests(),
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": package_versions(_PACKAGES),
     }
     return hashlib.sha256(json.dumps(_plain(described), sort_keys=True).encode()).hexdigest()[:16]
 

@@ -17,6 +17,7 @@ from jinja2.exceptions import TemplateError
 from lm_eval.api.instance import Instance
 
 from grains_eval.errors import GrainsError
+from grains_eval.models.chat import SEPARATOR, Chat, in_first_user_turn, with_system_message
 
 if TYPE_CHECKING:
     _Base = Any
@@ -24,9 +25,6 @@ else:
     _Base = object
 
 logger = logging.getLogger(__name__)
-
-SEPARATOR = "\n\n"
-Chat = list[dict[str, Any]]
 
 
 class PromptingMixin(_Base):
@@ -120,24 +118,3 @@ def with_instruction(context: str, instruction: str, bos: str | None = None) -> 
         return context
     start = bos if bos and context.startswith(bos) else ""
     return f"{start}{instruction}{SEPARATOR}{context[len(start) :]}"
-
-
-def with_system_message(chat: Chat, instruction: str) -> Chat:
-    """The instruction as system message, before the text of one that is there already."""
-    if chat and chat[0]["role"] == "system":
-        return [{**chat[0], "content": f"{instruction}{SEPARATOR}{chat[0]['content']}"}, *chat[1:]]
-    return [{"role": "system", "content": instruction}, *chat]
-
-
-def in_first_user_turn(chat: Chat, instruction: str) -> Chat:
-    """The instruction, and a system message that cannot be shown as one, open the first user turn."""
-    system = [turn["content"] for turn in chat if turn["role"] == "system"]
-    turns = [turn for turn in chat if turn["role"] != "system"]
-    first = next((index for index, turn in enumerate(turns) if turn["role"] == "user"), None)
-    if first is None:
-        return [{"role": "user", "content": SEPARATOR.join([instruction, *system])}, *turns]
-    turns[first] = {
-        **turns[first],
-        "content": SEPARATOR.join([instruction, *system, turns[first]["content"]]),
-    }
-    return turns

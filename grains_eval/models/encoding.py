@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from grains_eval.errors import GrainsError
+from grains_eval.models.chat import render
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.forward import shares_prefix
 from grains_eval.models.loading import LoadedModel
-from grains_eval.models.text import encode_text, render
+from grains_eval.models.text import encode_text
 from grains_eval.types import PreferenceExample
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import re
 from typing import cast
 
 import torch
@@ -11,86 +9,10 @@ from lm_eval.models.utils import has_bos_prefix
 from torch import Tensor, nn
 
 from grains_eval.errors import GrainsError
+from grains_eval.models.chat import render
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.loading import LoadedModel
-from grains_eval.types import Message, PreferenceExample
-
-
-def render(
-    loaded: LoadedModel, prompt: str | tuple[Message, ...], separator: str | None = None
-) -> tuple[str, list[tuple[int, int]]]:
-    """The prompt as text, with the character spans that are the user's content rather than the chat template's.
-
-    Args:
-        loaded: The model.
-        prompt: Text, or messages for the chat template.
-        separator: Splits a message's content into parts that the template keeps (unlike an image placeholder).
-
-    Raises:
-        GrainsError: the template changes a message's text, so that its content cannot be told from the template.
-    """
-    if isinstance(prompt, str):
-        return prompt, [(0, len(prompt))]
-    if getattr(loaded.tokenizer, "chat_template", None) is None:
-        raise GrainsError(
-            "the prompt is a list of messages but this model's tokenizer has no chat template; give it as text"
-        )
-    cores = [
-        (message.role, part.strip())
-        for message in prompt
-        for part in (message.content.split(separator) if separator else [message.content])
-        if part.strip()
-    ]
-    text = _template(loaded, prompt)
-    # what stands between the marks is the template, whatever words the messages hold
-    pieces = _MARK.split(_template(loaded, _marked(prompt, separator)))
-    between, order = pieces[0::2], [int(index) for index in pieces[1::2]]
-    spans: list[tuple[int, int]] = []
-    position = 0
-    for before, index in zip(between, order, strict=False):
-        start = position + len(before)
-        position = start + len(cores[index][1])
-        spans.append((start, position))
-        if text[start - len(before) : position] != before + cores[index][1]:
-            raise _rewritten(*cores[index])
-    lost = set(range(len(cores))) - set(order)
-    if lost or text[position:] != between[-1]:
-        raise _rewritten(*cores[min(lost, default=len(cores) - 1)])
-    return text, spans
-
-
-_MARK = re.compile("\ue000([0-9]+)\ue001")
-
-
-def _marked(prompt: tuple[Message, ...], separator: str | None) -> tuple[Message, ...]:
-    """The messages with each part's words replaced by a private-use mark; the spaces around them stay."""
-    count = itertools.count()
-
-    def mark(part: str) -> str:
-        words = part.strip()
-        return part.replace(words, f"\ue000{next(count)}\ue001", 1) if words else part
-
-    def marked(content: str) -> str:
-        return separator.join(map(mark, content.split(separator))) if separator else mark(content)
-
-    return tuple(Message(message.role, marked(message.content)) for message in prompt)
-
-
-def _template(loaded: LoadedModel, prompt: tuple[Message, ...]) -> str:
-    """The messages under the chat template."""
-    history = [{"role": message.role, "content": message.content} for message in prompt]
-    applied = getattr(loaded.lm, "chat_applied", None)
-    text = loaded.lm.apply_chat_template(history, add_generation_prompt=prompt[-1].role != "assistant")
-    if applied is not None:  # hf-multimodal remembers it for every later request, templated or not
-        loaded.lm.chat_applied = applied
-    return text
-
-
-def _rewritten(role: str, content: str) -> GrainsError:
-    return GrainsError(
-        f"the chat template rewrites the {role} message '{content[:40]}'; "
-        "its tokens cannot be told from the template's: give the prompt as plain text"
-    )
+from grains_eval.types import PreferenceExample
 
 
 def encode_responses(loaded: LoadedModel, example: PreferenceExample, prompt: str) -> tuple[list[int], Tensor, Tensor]:

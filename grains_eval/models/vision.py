@@ -20,13 +20,14 @@ from torch import Tensor
 
 from grains_eval.errors import GrainsError, pick
 from grains_eval.models import images as pictures
+from grains_eval.models.chat import render
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.families import find_family
 from grains_eval.models.hooks import DEEPSTACK, logits_from, noting_decoder
 from grains_eval.models.images import ImageLM
 from grains_eval.models.loading import LoadedModel
 from grains_eval.models.patches import VisionInput
-from grains_eval.models.text import candidates, render
+from grains_eval.models.text import candidates
 from grains_eval.types import Message, Patch, PreferenceExample
 
 # set anew on every pass

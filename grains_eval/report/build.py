@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,9 @@ from grains_eval.report.headline import headline
 from grains_eval.report.run_cards import run_card
 from grains_eval.report.terminal import render_terminal
 from grains_eval.report.write import refuse_existing, write
+from grains_eval.versions import package_versions
+
+_PACKAGES = ("grains-eval", "scipy", "statsmodels", "numpy", "sacrebleu")  # what its numbers depend on
 
 
 def compare_runs(
@@ -101,7 +103,7 @@ def lay_out(findings: Findings, alpha: float, margin: float, supplement: Supplem
         curves=tuple(supplement.curves),
         token_maps=tuple(supplement.token_maps),
         notes=(*findings.notes, *supplement.notes),
-        versions=_versions(),
+        versions=package_versions(_PACKAGES),
         extra=supplement.extra,
     )
 
@@ -117,13 +119,3 @@ def _title(runs: Sequence[Run]) -> str:
     if len(others) <= 3:
         return f"{', '.join(others)} against {baseline}"
     return f"{len(others)} runs against {baseline}"
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in ("grains-eval", "scipy", "statsmodels", "numpy", "sacrebleu"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from grains_eval.comparison.runs import read_run
 from grains_eval.errors import GrainsError
+from grains_eval.files import write_file
 from grains_eval.report.data import TokenMap
 from grains_eval.report.html import render_heat_maps
 from grains_eval.report.token_maps import VISIBLE, read_token_maps, readable, shares
-from grains_eval.report.write import write_together
 
 CARD = "README.md"
 CONFIG = "steering_config.json"
@@ -55,7 +55,7 @@ def show_folder(source: str | Path, console: Any, *, examples: int = 3, html: Pa
             raise GrainsError(f"'{html}' exists; choose another --html file")
         if not maps:
             raise GrainsError(f"'{source}' holds no attributions to draw")
-        write_together(html.parent, {html.name: render_heat_maps(folder.name, maps)})
+        write_file(html, render_heat_maps(folder.name, maps))
         console.print(f"heat maps: {html}")
 
 

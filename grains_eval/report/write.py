@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from grains_eval.errors import GrainsError
+from grains_eval.files import write_together
 from grains_eval.report.data import ReportData
 from grains_eval.report.html import render_html
 from grains_eval.report.markdown import to_markdown
@@ -117,23 +118,3 @@ def write(report: ReportData, folder: str | Path, *, overwrite: bool = False) ->
         refuse_existing(place)
     write_together(place, {name: render(report) for name, render in FILES.items()})
     return place / "report.html"
-
-
-def write_together(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write files that belong together: all of them, or on a full disk none.
-
-    Args:
-        folder: Where to; made if it is not there.
-        texts: Contents by file name.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = {name: folder / f".{name}.part" for name in texts}
-    try:
-        for name, text in texts.items():
-            parts[name].write_text(text, encoding="utf-8")
-        for name, part in parts.items():
-            part.replace(folder / name)
-    except BaseException:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-        raise

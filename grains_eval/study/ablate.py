@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,14 @@ import yaml
 
 from grains_eval.errors import GrainsError
 from grains_eval.examples import load_examples
-from grains_eval.models import LoadedModel
-from grains_eval.recipes import Recipe
-from grains_eval.report.data import Curve, ReportData
+from grains_eval.recipes import Recipe, with_key
+from grains_eval.report.data import Curve, ReportData, Supplement
 from grains_eval.report.write import refuse_existing
-from grains_eval.study.build import build_context_with_cache, weights_fingerprint
-from grains_eval.study.cache import AttributionCache
+from grains_eval.study.cache import AttributionCache, build_context_with_cache
 from grains_eval.study.compare import SCORES, compare_variants
 from grains_eval.study.faithfulness import faithfulness, faithfulness_figure
-from grains_eval.study.loading import load_lm
-from grains_eval.vectors.context import silent
+from grains_eval.study.provenance import weights_fingerprint
+from grains_eval.study.session import OutputFolder, Session
 
 _COUNTS = (1, 2, 5, 10, 20)
 
@@ -47,11 +45,7 @@ def parse_grid(grid: Sequence[str], recipe: Recipe) -> dict[str, Recipe]:
     for point in product(*axes):
         overrides: dict[str, Any] = {}
         for key, value in point:
-            *sections, last = key.split(".")
-            inner = overrides
-            for section in sections:
-                inner = inner.setdefault(section, {})
-            inner[last] = value
+            overrides = with_key(overrides, key, value)
         name = "__".join(f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in point)
         variants[name] = recipe.variant(name, overrides)
     return variants
@@ -63,62 +57,42 @@ def _plain(value: Any) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in text)
 
 
-def ablate(
-    recipe: Recipe,
-    model_args: Mapping[str, Any],
-    output_path: str | Path,
-    console: Any = None,
-    *,
-    grid: Sequence[str],
-    overwrite: bool = False,
-    progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
-    include_path: Sequence[str] = (),
-) -> ReportData:
+def ablate(recipe: Recipe, session: Session, output: OutputFolder, *, grid: Sequence[str]) -> ReportData:
     """Build and evaluate every point of a grid, and report them beside the unsteered model and the controls.
 
     Where the grid varies the attribution section, the report also holds each point's faithfulness curve.
 
     Args:
         recipe: The behaviour.
-        model_args: lm-eval's model arguments.
-        output_path: Where vectors, runs and the report go.
-        console: A rich console to print the tables to.
+        session: The model, the user's tasks, console and progress display.
+        output: Where vectors, runs and the report go.
         grid: `section.key=a,b` strings; the grid is their product.
-        overwrite: Replace what is there.
-        progress: Wraps loops, with a description.
-        include_path: Folders with the user's own tasks.
 
     Raises:
         GrainsError: a grid that is not understood, or anything that concerns all points alike.
     """
     variants = parse_grid(grid, recipe)
-    if not overwrite:
-        refuse_existing(Path(output_path))
-    lm = load_lm(model_args)
+    if not output.overwrite:
+        refuse_existing(output.path)
+    session = session.opened()
+    attributing = any(axis.startswith("attribution.") for axis in grid)
+    curves = _faithfulness_curves(variants, session, output.path / SCORES) if attributing else []
+    title = f"{recipe.name}: ablation of {', '.join(axis.partition('=')[0] for axis in grid)}"
+    return compare_variants(recipe, variants, session, output, supplement=Supplement(title=title, curves=curves))
+
+
+def _faithfulness_curves(variants: Mapping[str, Recipe], session: Session, scores: Path) -> list[Curve]:
+    """A curve for every way of scoring tokens; the scores are left for the builds."""
+    weights = weights_fingerprint(session.loaded.model)
     curves: list[Curve] = []
-    if any(axis.startswith("attribution.") for axis in grid):
-        loaded = LoadedModel.of(lm)
-        weights = weights_fingerprint(loaded.model)
-        seen: set[str] = set()
-        for name, variant in variants.items():
-            key = variant.attribution.model_dump_json(exclude={"top_k", "selection", "candidates"})
-            if key in seen:
-                continue
-            seen.add(key)
-            examples = load_examples(variant.data, loaded, include_path)
-            cache = AttributionCache(Path(output_path) / SCORES, variant.seed, weights)  # the builds read it
-            context = build_context_with_cache(loaded, examples.build, variant, cache, progress)
-            curves.append(faithfulness_figure(name, faithfulness(context, _COUNTS)))
-    return compare_variants(
-        recipe,
-        variants,
-        model_args,
-        output_path,
-        console,
-        overwrite=overwrite,
-        progress=progress,
-        include_path=include_path,
-        title=f"{recipe.name}: ablation of {', '.join(axis.partition('=')[0] for axis in grid)}",
-        curves=curves,
-        lm=lm,
-    )
+    seen: set[str] = set()
+    for name, variant in variants.items():
+        scoring = variant.attribution.model_dump_json(exclude={"top_k", "selection", "candidates"})
+        if scoring in seen:
+            continue
+        seen.add(scoring)
+        examples = load_examples(variant.data, session.loaded, session.include_path)
+        cache = AttributionCache(scores, variant.seed, weights)
+        context = build_context_with_cache(session.loaded, examples.build, variant, cache, session.progress)
+        curves.append(faithfulness_figure(name, faithfulness(context, _COUNTS)))
+    return curves

@@ -2,201 +2,44 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
 import logging
 import shutil
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
-from getpass import getuser
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from grains_eval import plugins
-from grains_eval.artifacts.save import check_replaceable, package_versions, save_vectors
-from grains_eval.attribution import ATTRIBUTION_METHODS, SELECTIONS, attribute
+from grains_eval.artifacts.layout import ArtifactContents
+from grains_eval.artifacts.save import check_replaceable, save_artifact
+from grains_eval.attribution import ATTRIBUTION_METHODS, SELECTIONS
 from grains_eval.errors import GrainsError, pick
 from grains_eval.examples import Examples, load_examples
-from grains_eval.models import EncodedExample, LoadedModel, encode_all
+from grains_eval.models import LoadedModel
 from grains_eval.models.blocks import find_blocks
 from grains_eval.models.loading import read_config
-from grains_eval.recipes import AttributionConfig, Recipe
+from grains_eval.progress import silent
+from grains_eval.recipes import Recipe
 from grains_eval.steering import OPERATORS, check_layer
-from grains_eval.study.cache import AttributionCache
+from grains_eval.study.cache import AttributionCache, build_context_with_cache
 from grains_eval.study.development import DevelopmentSet, development_set
-from grains_eval.study.distributed import is_first_process, processes
-from grains_eval.study.loading import load_plain
-from grains_eval.study.methods import MAKERS, Job, leaves_open
-from grains_eval.study.tune import Choice
-from grains_eval.types import Attribution, Kind, PreferenceExample
-from grains_eval.vectors import METHODS, BuildContext
-from grains_eval.vectors.context import Progress, silent
+from grains_eval.study.distributed import Processes, is_first_process, processes
+from grains_eval.study.methods import BUILDERS, MethodInputs, leaves_open
+from grains_eval.study.provenance import data_provenance, model_identity, recipe_provenance
+from grains_eval.study.session import OutputFolder, Session
+from grains_eval.study.unfinished import abandon, claimed, take_up, work_folder
+from grains_eval.vectors import METHODS
 
 logger = logging.getLogger(__name__)
 
 
-def build_context_with_cache(
-    loaded: LoadedModel,
-    examples: Sequence[PreferenceExample],
-    recipe: Recipe,
-    cache: AttributionCache | None,
-    progress: Progress = silent,
-) -> BuildContext:
-    """A build that answers from the cache where it can and adds to it where it cannot."""
-
-    def score(encoded: EncodedExample, config: AttributionConfig) -> Attribution:
-        known = cache.read(encoded, config) if cache is not None else None
-        if known is None:
-            known = attribute(loaded, encoded, config, recipe.seed)
-            if cache is not None:
-                cache.write(encoded, config, known)
-        return known
-
-    encoded = encode_all(loaded, examples, recipe.attribution.visual_baseline)
-    return BuildContext(loaded, encoded, recipe, score, progress)
-
-
-def model_identity(model_args: Mapping[str, Any], loaded: LoadedModel | None) -> dict[str, Any]:
-    """What tells two models apart: their arguments, without where and in what batches they run, and their weights."""
-    arguments = {key: str(value) for key, value in sorted(model_args.items()) if key not in _RUNTIME}
-    return {"model_args": arguments, "weights": weights_fingerprint(loaded.model) if loaded else None}
-
-
-def weights_fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits over the beginning of every parameter that is in memory."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(name.encode())
-        if parameter.device.type != "meta":
-            digest.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-# model arguments that change no number worth telling apart
-_RUNTIME = frozenset({"device", "batch_size", "max_batch_size", "softmax_dtype"})
-
-
-def _curve(choice: Choice) -> list[dict[str, Any]]:
-    """The points of a development curve as JSON values; one of them is the chosen one."""
-    return [
-        {
-            "layers": None if point.config.layers is None else list(point.config.layers),
-            "strength": point.config.strength,
-            **point.numbers(),
-            "is_chosen": point is choice.point,
-        }
-        for point in choice.points
-    ]
-
-
-def check_steering(recipe: Recipe, blocks: int | None) -> None:
-    """Refuse a steering section that does not fit before anything is loaded or computed.
-
-    Args:
-        recipe: The recipe.
-        blocks: Number of decoder blocks, None where it is not known yet.
-
-    Raises:
-        GrainsError: an unknown operator, or a block that the model lacks.
-    """
-    section = recipe.steering
-    pick(OPERATORS, section.operator, OPERATORS.what)
-    pick(ATTRIBUTION_METHODS, recipe.attribution.method, ATTRIBUTION_METHODS.what)
-    pick(SELECTIONS, recipe.attribution.selection, SELECTIONS.what)
-    named = section.layers if isinstance(section.layers, list) else []
-    if blocks is not None:
-        for layer in [*named, *(section.candidate_layers or [])]:
-            check_layer(layer, blocks)
-
-
-def _configured_blocks(model_args: Mapping[str, Any]) -> int | None:
-    """The number of decoder blocks that the model's configuration says."""
-    return getattr(read_config(model_args).get_text_config(decoder=True), "num_hidden_layers", None)
-
-
-@contextmanager
-def _claimed(target: Path) -> Generator[None, None, None]:
-    """Let no other process build the same folder; the system frees the claim of one that died.
-
-    Raises:
-        GrainsError: another process is building it.
-    """
-    name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
-    # not unlinked: a process that waits at the old file would not see the claim on a new one
-    with (Path(gettempdir()) / f"grains-eval-{getuser()}-{name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise GrainsError(
-                f"another process is building '{target}'; wait for it, or choose another --output_path"
-            ) from error
-        yield
-
-
-def watched(
-    loaded: LoadedModel, examples: Examples, recipe: Recipe, include_path: Sequence[str] = ()
-) -> DevelopmentSet:
-    """The development set, empty where the recipe leaves nothing to choose."""
-    if not leaves_open(recipe) or not examples.development:
-        return DevelopmentSet(())
-    return development_set(loaded, examples.development, recipe, include_path)
-
-
-def kind_of(recipe: Recipe) -> Kind:
-    """Whether a recipe makes a method or a control; tokens drawn at random make no claim either."""
-    method = METHODS[recipe.vectors.method]
-    by_chance = method.is_attributing and recipe.attribution.method == "random"
-    return "control" if method.is_control or by_chance else "method"
-
-
-def provenance(
-    recipe: Recipe,
-    model_args: Mapping[str, Any],
-    loaded: LoadedModel | None,
-    examples: Examples,
-    development: DevelopmentSet,
-    choice: Choice | None,
-) -> dict[str, Any]:
-    """Everything that says where an artifact comes from, as JSON values."""
-    return {
-        "method": recipe.vectors.method,
-        "kind": kind_of(recipe),
-        "evaluation": {"tasks": recipe.evaluation.tasks, "preserve": recipe.evaluation.preserve},
-        "base_model": model_args.get("pretrained") if isinstance(model_args.get("pretrained"), str) else None,
-        "revision": model_args.get("revision"),
-        "commit": getattr(loaded.model.config, "_commit_hash", None) if loaded else None,
-        **model_identity(model_args, loaded),
-        "architecture": type(loaded.model).__name__ if loaded else None,
-        "dtype": str(loaded.model.dtype).removeprefix("torch.") if loaded else None,
-        "modality": "vision-language" if any(example.images for example in examples.build) else "text",
-        "source": recipe.data.task or recipe.data.path,
-        "recipe": recipe.name,
-        "recipe_hash": recipe.fingerprint(),
-        "seed": recipe.seed,
-        "examples": len(examples.build),
-        "doc_hashes": examples.doc_hashes(development.preserved),
-        "chosen_by": choice.reason if choice else None,
-        "development_curve": _curve(choice) if choice else [],
-        "versions": package_versions(),
-        "plugins": dict(plugins.digests()),
-    }
-
-
 def build_from_recipe(
     recipe: Recipe,
-    model_args: Mapping[str, Any],
-    output_path: str | Path,
+    session: Session,
+    output: OutputFolder,
     *,
-    overwrite: bool = False,
-    progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
-    include_path: Sequence[str] = (),
-    loaded: LoadedModel | None = None,
     examples: Examples | None = None,
     scores: Path | None = None,
 ) -> Path:
@@ -209,12 +52,8 @@ def build_from_recipe(
 
     Args:
         recipe: What to build.
-        model_args: lm-eval's model arguments.
-        output_path: The folder to write.
-        overwrite: Replace it if it exists.
-        progress: Wraps loops over examples, with a description.
-        include_path: Folders with the user's own tasks.
-        loaded: The model, if it is loaded already.
+        session: The model, the user's tasks, and the progress display.
+        output: The folder to write.
         examples: The examples, if they are drawn already.
         scores: Folder of attributions that several builds share; the caller removes it.
 
@@ -224,94 +63,117 @@ def build_from_recipe(
     Raises:
         GrainsError: anything the user can mend; nothing is written then.
     """
-    target = Path(output_path)
-    if target.exists() and not overwrite:
-        raise GrainsError(f"'{target}' exists; choose another --output_path or pass --overwrite")
-    check_replaceable(target)
-    method = pick(METHODS, recipe.vectors.method, METHODS.what)
-    if method.makes == "instruction":
-        if not is_first_process():
-            return target
-        origin = provenance(recipe, model_args, loaded, Examples((), ()), DevelopmentSet(()), None)
-        return save_vectors(
-            None,
-            target,
-            instruction=method.function(recipe),
-            recipe=recipe.to_yaml(),
-            provenance=origin,
-            overwrite=overwrite,
-        )
-    with _claimed(target) if is_first_process() else nullcontext():
-        if loaded is None:
-            check_steering(recipe, _configured_blocks(model_args))
-        loaded = loaded or LoadedModel.of(load_plain(model_args))
+    check_replaceable(output.path, overwrite=output.overwrite)
+    makes = pick(METHODS, recipe.vectors.method, METHODS.what).makes
+    if makes == "instruction":
+        if is_first_process():
+            save_artifact(_instruction(recipe, session), output.path, overwrite=output.overwrite)
+        return output.path
+    with claimed(output.path) if is_first_process() else nullcontext():
+        if session.lm is None:
+            check_steering(recipe, _configured_layers(session.model_args))
+        session = session.opened()
+        loaded = session.loaded
         check_steering(recipe, len(find_blocks(loaded.model)))
         group = processes()
-        examples = examples or load_examples(recipe.data, loaded, include_path)
-        state = {"recipe": recipe.fingerprint(), **model_identity(model_args, loaded)}
-        work = target.with_name(f"{target.name}.partial")
+        examples = examples or load_examples(recipe.data, loaded, session.include_path)
+        state = {"recipe": recipe.fingerprint(), **model_identity(session.model_args, loaded)}
+        work = work_folder(output.path)
         cache = AttributionCache(scores or work, recipe.seed, state["weights"])
         if group.is_first:
-            _adopt(work, state, overwrite)
+            take_up(work, state, overwrite=output.overwrite)
         group.wait()
         torch.manual_seed(recipe.seed)
-        if method.is_attributing and group.count > 1:
-            mine = group.share(examples.build)
-            part = build_context_with_cache(loaded, mine, recipe, cache, progress if group.is_first else silent)
-            for encoded in part.progress(part.examples, f"attribution, process 1 of {group.count}"):
-                part.attribute(encoded, recipe.attribution)
-            group.wait()
-        if not group.is_first:
-            group.wait()
-            return target
-        try:
-            context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
-            development = watched(loaded, examples, recipe, include_path)
-            made = MAKERS[method.makes](Job(context, development, work))
-        except GrainsError:
-            if not any(work.glob("*.safetensors")):  # nothing that another attempt could use
-                shutil.rmtree(work, ignore_errors=True)
-            raise
-        origin = {**provenance(recipe, model_args, loaded, examples, development, made.choice), **made.notes}
-        folder = save_vectors(
-            replace(made.vectors, provenance=origin) if made.vectors is not None else None,
-            target,
-            attributions=made.attributions,
-            selections=made.selections,
-            pictures=[example.images for example in examples.build] if made.attributions else (),
-            adapter=made.adapter,
-            recipe=recipe.to_yaml(),
-            provenance=origin,
-            overwrite=overwrite,
-        )
-        shutil.rmtree(work, ignore_errors=True)
+        _attribute_together(recipe, session, examples, cache, group)
+        if group.is_first:
+            _build(recipe, session, output, examples, cache)
         group.wait()
-        logger.info("wrote %s%s", folder, f" with {asdict(made.vectors.recommended)}" if made.vectors else "")
-        return folder
+    return output.path
 
 
-def _adopt(work: Path, state: Mapping[str, Any], overwrite: bool) -> None:
-    """Go on with an unfinished build of the same recipe and model; one of another is dropped only with overwrite."""
-    note = work / "state.json"
+def _instruction(recipe: Recipe, session: Session) -> ArtifactContents:
+    """A prompting baseline, which needs neither model nor examples."""
+    loaded = session.loaded if session.lm is not None else None
+    origin = {
+        **recipe_provenance(recipe, session.model_args, loaded),
+        **data_provenance(Examples((), ()), DevelopmentSet(()), None),
+    }
+    text: str = METHODS[recipe.vectors.method].function(recipe)
+    return ArtifactContents(instruction=text, recipe=recipe.to_yaml(), provenance=origin)
+
+
+def check_steering(recipe: Recipe, layers: int | None) -> None:
+    """Refuse names and layers that do not fit before anything is loaded or computed.
+
+    Args:
+        recipe: The recipe.
+        layers: Number of decoder layers, None where it is not known yet.
+
+    Raises:
+        GrainsError: an unknown operator, attribution method or selection, or a layer that the model lacks.
+    """
+    section = recipe.steering
+    pick(OPERATORS, section.operator, OPERATORS.what)
+    pick(ATTRIBUTION_METHODS, recipe.attribution.method, ATTRIBUTION_METHODS.what)
+    pick(SELECTIONS, recipe.attribution.selection, SELECTIONS.what)
+    named = section.layers if isinstance(section.layers, list) else []
+    if layers is not None:
+        for layer in [*named, *(section.candidate_layers or [])]:
+            check_layer(layer, layers)
+
+
+def _configured_layers(model_args: Mapping[str, Any]) -> int | None:
+    """The number of decoder layers that the model's configuration says."""
+    return getattr(read_config(model_args).get_text_config(decoder=True), "num_hidden_layers", None)
+
+
+def _attribute_together(
+    recipe: Recipe, session: Session, examples: Examples, cache: AttributionCache, group: Processes
+) -> None:
+    """Score this process's share of the build examples into the cache; nothing where there is one process."""
+    if group.count == 1 or not METHODS[recipe.vectors.method].is_attributing:
+        return
+    progress = session.progress if group.is_first else silent
+    context = build_context_with_cache(session.loaded, group.share(examples.build), recipe, cache, progress)
+    for encoded in context.progress(context.examples, f"attribution, process 1 of {group.count}"):
+        context.attribute(encoded, recipe.attribution)
+    group.wait()
+
+
+def _build(recipe: Recipe, session: Session, output: OutputFolder, examples: Examples, cache: AttributionCache) -> None:
+    """Run the method, choose its setting and write the artifact; the work folder goes at the end."""
+    loaded, work = session.loaded, work_folder(output.path)
     try:
-        same = json.loads(note.read_text(encoding="utf-8")) == state
-    except (OSError, json.JSONDecodeError):
-        same = False
-    if work.exists() and not same:
-        if any(work.iterdir()) and not note.is_file():
-            raise GrainsError(
-                f"'{work}' is in the way and is no unfinished build; move it or choose another --output_path"
-            )
-        if any(work.glob("*.safetensors")) and not overwrite:
-            raise GrainsError(
-                f"'{work}' holds an unfinished build of another recipe or model; finish that one, choose another "
-                "--output_path or pass --overwrite"
-            )
-        shutil.rmtree(work)
-    if not same:
-        work.mkdir(parents=True)
-        note.write_text(json.dumps(state), encoding="utf-8")
-    else:
-        done = len(list(work.glob("*.safetensors")))
-        if done:
-            logger.warning("going on with %d examples that are done", done)
+        context = build_context_with_cache(loaded, examples.build, recipe, cache, session.progress)
+        development = watched(loaded, examples, recipe, session.include_path)
+        result = BUILDERS[METHODS[recipe.vectors.method].makes](MethodInputs(context, development, work))
+    except GrainsError:
+        abandon(work)
+        raise
+    origin = {
+        **recipe_provenance(recipe, session.model_args, loaded),
+        **data_provenance(examples, development, result.choice),
+        **result.notes,
+    }
+    contents = ArtifactContents(
+        vectors=result.vectors,
+        adapter=result.adapter,
+        provenance=origin,
+        recipe=recipe.to_yaml(),
+        attributions=result.attributions,
+        selections=result.selections,
+        images=[example.images for example in examples.build] if result.attributions else (),
+    )
+    save_artifact(contents, output.path, overwrite=output.overwrite)
+    shutil.rmtree(work, ignore_errors=True)
+    setting = f" with {asdict(result.vectors.recommended)}" if result.vectors else ""
+    logger.info("wrote %s%s", output.path, setting)
+
+
+def watched(
+    loaded: LoadedModel, examples: Examples, recipe: Recipe, include_path: Sequence[str] = ()
+) -> DevelopmentSet:
+    """The development set, empty where the recipe leaves nothing to choose."""
+    if not leaves_open(recipe) or not examples.development:
+        return DevelopmentSet(())
+    return development_set(loaded, examples.development, recipe, include_path)

@@ -1,23 +1,29 @@
-"""Scores of an unfinished build, kept so that an interrupt costs one example and not all of them."""
+"""Attributions of an unfinished build, kept so that an interrupt costs one example and not all of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from grains_eval.artifacts.save import save_tensors
-from grains_eval.models import EncodedExample
-from grains_eval.recipes import AttributionConfig
-from grains_eval.types import Attribution
+from grains_eval.attribution import attribute
+from grains_eval.files import whole_file
+from grains_eval.models import EncodedExample, LoadedModel, encode_all
+from grains_eval.progress import Progress, silent
+from grains_eval.recipes import AttributionConfig, Recipe
+from grains_eval.types import Attribution, PreferenceExample
+from grains_eval.vectors import BuildContext
 
 # keys of the attribution section that change what is selected or how fast, but no score
 _NOT_SCORING = {
     "top_k", "selection", "candidates", "modality", "max_document_frequency", "internal_batch_size", "share_prefix",
 }  # fmt: skip
+_NUMBERS = ("value", "baseline_value", "completeness_error", "steps")
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class AttributionCache:
         setting = config.model_dump(mode="json", exclude=_NOT_SCORING)
         tokens = [part.tolist() for part in (encoded.input_ids, encoded.chosen, encoded.rejected)]
         digest = hashlib.sha256(json.dumps([self.model, self.seed, encoded.example.id, tokens, setting]).encode())
-        # the embeddings hold what the pictures looked like
+        # the embeddings hold what the images looked like
         digest.update(encoded.embeddings.float().cpu().contiguous().numpy().tobytes())
         return self.folder / f"{digest.hexdigest()[:24]}.safetensors"
 
@@ -68,11 +74,28 @@ class AttributionCache:
         )
 
     def write(self, encoded: EncodedExample, config: AttributionConfig, attribution: Attribution) -> None:
-        """Keep an example's scores; the file appears whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.file(encoded, config)
-        names = ("value", "baseline_value", "completeness_error", "steps")
-        numbers = json.dumps({name: getattr(attribution, name) for name in names})
-        part = file.with_suffix(".part")
-        save_tensors({"scores": attribution.scores.contiguous()}, part, {"numbers": numbers})
-        part.rename(file)
+        """Keep an example's scores."""
+        numbers = json.dumps({name: getattr(attribution, name) for name in _NUMBERS})
+        with whole_file(self.file(encoded, config)) as part:
+            save_tensors({"scores": attribution.scores.contiguous()}, part, {"numbers": numbers})
+
+
+def build_context_with_cache(
+    loaded: LoadedModel,
+    examples: Sequence[PreferenceExample],
+    recipe: Recipe,
+    cache: AttributionCache | None,
+    progress: Progress = silent,
+) -> BuildContext:
+    """A build that answers from the cache where it can and adds to it where it cannot."""
+
+    def score(encoded: EncodedExample, config: AttributionConfig) -> Attribution:
+        known = cache.read(encoded, config) if cache is not None else None
+        if known is None:
+            known = attribute(loaded, encoded, config, recipe.seed)
+            if cache is not None:
+                cache.write(encoded, config, known)
+        return known
+
+    encoded = encode_all(loaded, examples, recipe.attribution.visual_baseline)
+    return BuildContext(loaded, encoded, recipe, score, progress)

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from grains_eval.artifacts.load import load_vectors, open_artifact
-from grains_eval.comparison.settings import Analysis, Question, check_alpha
+from grains_eval.comparison.settings import Analysis, Question
 from grains_eval.errors import GrainsError
 from grains_eval.examples import Examples, load_examples
-from grains_eval.harness.model import SteeringMixin
 from grains_eval.models import LoadedModel
+from grains_eval.progress import Progress
 from grains_eval.recipes import Recipe
-from grains_eval.report import Supplement, compare_runs
-from grains_eval.report.data import ReportData
+from grains_eval.report import compare_runs
+from grains_eval.report.data import ReportData, Supplement
 from grains_eval.report.write import refuse_existing
-from grains_eval.study.build import build_from_recipe, model_identity
+from grains_eval.study.build import build_from_recipe
 from grains_eval.study.controls import Controls, moves, write_controls
-from grains_eval.study.loading import load_lm
 from grains_eval.study.methods import default_methods, method_recipe
+from grains_eval.study.provenance import model_identity
 from grains_eval.study.report_parts import development_curves, development_tables, token_maps
 from grains_eval.study.runs import PlannedRun, run_all
-from grains_eval.vectors.context import silent
+from grains_eval.study.session import OutputFolder, Session
 
 logger = logging.getLogger(__name__)
 
@@ -34,63 +33,58 @@ SCORES = "attributions.partial"  # of all variants, so that those that differ el
 VOCABULARY = "vocabulary"
 
 
+@dataclass(frozen=True)
+class _Variant:
+    """One method that is built.
+
+    Attributes:
+        recipe: Its recipe.
+        folder: Its artifact.
+        examples: What it is built and tuned on.
+    """
+
+    recipe: Recipe
+    folder: Path
+    examples: Examples
+
+
 def compare_methods(
     recipe: Recipe,
-    model_args: Mapping[str, Any],
-    output_path: str | Path,
-    console: Any = None,
+    session: Session,
+    output: OutputFolder,
     *,
     methods: Sequence[str] | None = None,
-    overwrite: bool = False,
-    progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
-    include_path: Sequence[str] = (),
-    **report: Any,
+    alpha: float = 0.05,
+    subtasks: bool = False,
+    title: str | None = None,
 ) -> ReportData:
     """Compare methods by name; see `compare_variants`.
 
     Args:
         recipe: The behaviour.
-        model_args: lm-eval's model arguments.
-        output_path: Where vectors, runs and the report go.
-        console: A rich console to print the tables to.
+        session: The model, the user's tasks, console and progress display.
+        output: Where vectors, runs and the report go.
         methods: Names of methods or of variants in the recipe; default: all that the recipe can feed.
-        overwrite: Replace what is there.
-        progress: Wraps loops, with a description.
-        include_path: Folders with the user's own tasks.
-        **report: `resume`, `title`, and anything for `comparison.Analysis`: `alpha`, `subtasks`.
+        alpha: See `comparison.Analysis`.
+        subtasks: See there.
+        title: Heading of the report.
 
     Raises:
         GrainsError: an unknown method, or anything that concerns all methods alike.
     """
-    names = list(methods or default_methods(recipe))
+    variants = {name: method_recipe(recipe, name) for name in methods or default_methods(recipe)}
     return compare_variants(
-        recipe,
-        {name: method_recipe(recipe, name) for name in names},
-        model_args,
-        output_path,
-        console,
-        overwrite=overwrite,
-        progress=progress,
-        include_path=include_path,
-        **report,
+        recipe, variants, session, output, Analysis(alpha=alpha, subtasks=subtasks), Supplement(title=title)
     )
 
 
 def compare_variants(
     recipe: Recipe,
     variants: Mapping[str, Recipe],
-    model_args: Mapping[str, Any],
-    output_path: str | Path,
-    console: Any = None,
-    *,
-    overwrite: bool = False,
-    resume: bool = False,
-    progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
-    include_path: Sequence[str] = (),
-    controls: bool = True,
-    title: str | None = None,
-    lm: SteeringMixin | None = None,
-    **report: Any,
+    session: Session,
+    output: OutputFolder,
+    analysis: Analysis = Analysis(),
+    supplement: Supplement = Supplement(),
 ) -> ReportData:
     """Build each variant, evaluate all of them in one pass, and write the report.
 
@@ -100,113 +94,113 @@ def compare_variants(
     Args:
         recipe: The behaviour: examples, tasks, margins and the number of control draws.
         variants: Recipes by name, the most important first: controls stand beside the first that moves anything.
-        model_args: lm-eval's model arguments.
-        output_path: Where vectors, runs and the report go.
-        console: A rich console to print the tables to.
-        overwrite: Build and evaluate everything again, replacing what is there.
-        resume: Take up a finished comparison, with a further method for instance: only its report is replaced.
-        progress: Wraps loops, with a description.
-        include_path: Folders with the user's own tasks.
-        controls: Whether to make controls.
-        title: Heading of the report.
-        lm: The plain model, if it is loaded already.
-        **report: `curves` to show in the report, and anything else for `comparison.Analysis`: `alpha`, `subtasks`.
+        session: The model, the user's tasks, console and progress display.
+        output: Where vectors, runs and the report go.
+        analysis: How runs are compared; what the recipe says of groups comes on top.
+        supplement: What the report shows besides; what the study has to show comes on top.
 
     Raises:
         GrainsError: anything that concerns all variants alike.
     """
-    check_alpha(report.get("alpha", 0.05))  # not after the evaluations
-    output = Path(output_path)
-    if not overwrite and not resume:
-        refuse_existing(output, "pass --resume to go on with it, --overwrite to begin anew, or another --output_path")
-    if overwrite:
-        shutil.rmtree(output / SCORES, ignore_errors=True)
-    lm = lm or load_lm(model_args)
-    loaded = LoadedModel.of(lm)
-    examples = load_examples(recipe.data, loaded, include_path)
-    failures: dict[str, str] = {}
-    built: dict[str, Path] = {}
-    wanted = dict(variants)
-    if controls and VOCABULARY not in wanted:
-        wanted[VOCABULARY] = method_recipe(recipe, VOCABULARY)
-    drawn = {
-        name: examples if one.data == recipe.data else load_examples(one.data, loaded, include_path)
-        for name, one in wanted.items()
-    }
-    for name, variant in wanted.items():
-        folder = output / "vectors" / name
-        if not overwrite and folder.exists() and not _is_same(folder, variant, model_args, loaded, drawn[name]):
-            raise GrainsError(
-                f"'{folder}' holds another recipe's, model's or data's vectors; "
-                "choose another --output_path or pass --overwrite"
-            )
-    for name, variant in wanted.items():
-        folder = output / "vectors" / name
-        try:
-            if overwrite or not folder.exists():
-                build_from_recipe(
-                    variant,
-                    model_args,
-                    folder,
-                    overwrite=overwrite,
-                    progress=progress,
-                    include_path=include_path,
-                    loaded=loaded,
-                    examples=drawn[name],
-                    scores=output / SCORES,
-                )
-            built[name] = folder
-        except (GrainsError, RuntimeError, ValueError) as error:
-            failures[name] = " ".join(str(error).split())
-            logger.warning("%s failed: %s", name, failures[name])
+    if not output.overwrite and not output.resume:
+        go_on = "pass --resume to go on with it, --overwrite to begin anew, or another --output_path"
+        refuse_existing(output.path, go_on)
+    if output.overwrite:
+        shutil.rmtree(output.path / SCORES, ignore_errors=True)
+    session = session.opened()
+    recipes = dict(variants)
+    recipes.setdefault(VOCABULARY, method_recipe(recipe, VOCABULARY))
+    wanted = _prepare(recipe, recipes, session, output)
+    failures = _build_all(wanted, session, output)
+    built = {name: variant.folder for name, variant in wanted.items() if name not in failures}
     if not set(variants) & set(built):
         raise GrainsError(f"no method could be built; {next(iter(variants))}: {failures[next(iter(variants))]}")
-    extra = _controls(built, wanted, loaded, drawn, output / "vectors", progress) if controls else Controls()
-    if VOCABULARY not in variants and VOCABULARY in built and not moves(load_vectors(built[VOCABULARY])):
-        extra = replace(extra, notes=(*extra.notes, f"{VOCABULARY}: left out, since it moves nothing"))
-        del built[VOCABULARY]
-    shown = [name for name in (*wanted, *extra.names) if name in built or name in extra.names]
-    planned = [PlannedRun(BASELINE), *(PlannedRun(n, {"vectors": str(output / "vectors" / n)}) for n in shown)]
-    there, failed = run_all(
-        output / "runs", recipe, model_args, planned, lm, include_path=include_path, overwrite=overwrite
+    controls = _controls(
+        built,
+        recipes,
+        session.loaded,
+        {name: variant.examples for name, variant in wanted.items()},
+        output.path / "vectors",
+        session.progress,
     )
-    folders, curves = [built[name] for name in built], report.pop("curves", ())
+    if VOCABULARY not in variants and VOCABULARY in built and not moves(load_vectors(built[VOCABULARY])):
+        controls = replace(controls, notes=(*controls.notes, f"{VOCABULARY}: left out, since it moves nothing"))
+        del built[VOCABULARY]
+    folders = {**built, **{name: output.path / "vectors" / name for name in controls.names}}
+    planned = [PlannedRun(BASELINE), *(PlannedRun(name, {"vectors": str(place)}) for name, place in folders.items())]
+    there, failed = run_all(output.path / "runs", recipe, planned, session, overwrite=output.overwrite)
+    artifacts, evaluation = list(built.values()), recipe.evaluation
     made = compare_runs(
         there,
-        output,
-        console,
-        analysis=Analysis(groups=recipe.evaluation.groups, **report),
-        question=Question(
-            targets=recipe.evaluation.tasks,
-            preserve=recipe.evaluation.preserve,
-            margin=recipe.evaluation.margin,
-            headline_metrics=recipe.evaluation.metrics,
-        ),
-        supplement=Supplement(
-            title=title or f"{recipe.name}: {', '.join(variants)}",
-            notes=extra.notes,
-            tables=development_tables(folders),
-            curves=[*development_curves(folders), *curves],
-            token_maps=token_maps(folders),
+        output.path,
+        session.console,
+        analysis=replace(analysis, groups=evaluation.groups),
+        question=Question(evaluation.tasks, evaluation.preserve, evaluation.margin, evaluation.metrics),
+        supplement=replace(
+            supplement,
+            title=supplement.title or f"{recipe.name}: {', '.join(variants)}",
+            notes=controls.notes,
+            tables=development_tables(artifacts),
+            curves=[*development_curves(artifacts), *supplement.curves],
+            token_maps=token_maps(artifacts),
             failures={**failures, **failed},
-            bands=extra.bands,
+            bands=controls.bands,
         ),
         overwrite=True,
         keep_going=True,
     )
-    shutil.rmtree(output / SCORES, ignore_errors=True)
+    shutil.rmtree(output.path / SCORES, ignore_errors=True)
     return made
 
 
-def _is_same(
-    folder: Path, recipe: Recipe, model_args: Mapping[str, Any], loaded: LoadedModel, examples: Examples
-) -> bool:
-    """Whether an artifact is of this recipe, model and data; an edited data file changes no recipe."""
-    origin = open_artifact(folder).provenance
-    wanted = {"recipe_hash": recipe.fingerprint(), **model_identity(model_args, loaded)}
+def _prepare(
+    recipe: Recipe, variants: Mapping[str, Recipe], session: Session, output: OutputFolder
+) -> dict[str, _Variant]:
+    """Draw the examples of every variant, and refuse artifacts of others before anything is written.
+
+    Raises:
+        GrainsError: a folder holds another recipe's, model's or data's vectors.
+    """
+    shared = load_examples(recipe.data, session.loaded, session.include_path)
+    prepared: dict[str, _Variant] = {}
+    for name, variant in variants.items():
+        own = variant.data != recipe.data
+        examples = load_examples(variant.data, session.loaded, session.include_path) if own else shared
+        prepared[name] = _Variant(variant, output.path / "vectors" / name, examples)
+    if not output.overwrite:
+        for variant in prepared.values():
+            if variant.folder.exists() and not _is_same(variant, session):
+                raise GrainsError(
+                    f"'{variant.folder}' holds another recipe's, model's or data's vectors; "
+                    "choose another --output_path or pass --overwrite"
+                )
+    return prepared
+
+
+def _is_same(variant: _Variant, session: Session) -> bool:
+    """Whether the artifact is of this recipe, model and data; an edited data file changes no recipe."""
+    origin = open_artifact(variant.folder).provenance
+    identity = model_identity(session.model_args, session.loaded)
+    wanted = {"recipe_hash": variant.recipe.fingerprint(), **identity}
+    documents = variant.examples.doc_hashes()["build"]
     # prompting is built from no examples
-    used = (origin.get("doc_hashes") or {}).get("build") or examples.doc_hashes()["build"]
-    return used == examples.doc_hashes()["build"] and all(origin.get(key) == value for key, value in wanted.items())
+    used = (origin.get("doc_hashes") or {}).get("build") or documents
+    return used == documents and all(origin.get(key) == value for key, value in wanted.items())
+
+
+def _build_all(variants: Mapping[str, _Variant], session: Session, output: OutputFolder) -> dict[str, str]:
+    """Build every variant that is not there; the reasons of those that cannot be built."""
+    failures: dict[str, str] = {}
+    for name, variant in variants.items():
+        if variant.folder.exists() and not output.overwrite:
+            continue
+        place = OutputFolder(variant.folder, overwrite=output.overwrite)
+        try:
+            build_from_recipe(variant.recipe, session, place, examples=variant.examples, scores=output.path / SCORES)
+        except (GrainsError, RuntimeError, ValueError) as error:
+            failures[name] = " ".join(str(error).split())
+            logger.warning("%s failed: %s", name, failures[name])
+    return failures
 
 
 def _controls(
@@ -215,7 +209,7 @@ def _controls(
     loaded: LoadedModel,
     examples: Mapping[str, Examples],
     folder: Path,
-    progress: Callable[[Sequence[Any], str], Iterable[Any]],
+    progress: Progress,
 ) -> Controls:
     """Controls of the first variant whose vectors move something, at its setting."""
     idle: list[str] = []

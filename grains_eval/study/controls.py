@@ -13,11 +13,11 @@ from grains_eval.artifacts.save import save_vectors
 from grains_eval.attribution import attribute
 from grains_eval.examples import Examples
 from grains_eval.models import LoadedModel
+from grains_eval.progress import Progress
 from grains_eval.recipes import Recipe
 from grains_eval.steering import resolve
-from grains_eval.study.build import build_context_with_cache
+from grains_eval.study.cache import build_context_with_cache
 from grains_eval.types import Kind, SteeringVectors
-from grains_eval.vectors.context import Progress
 from grains_eval.vectors.controls import negate, project_out, random_like, random_tokens
 
 

@@ -14,19 +14,19 @@ from torch import Tensor
 
 from grains_eval.errors import GrainsError
 from grains_eval.examples import doc_hash, load_task, task_manager
-from grains_eval.examples.fewshot import question_of, recorded_shots, shots_of
+from grains_eval.examples.prompts import task_prompt
 from grains_eval.examples.sampling import draw
 from grains_eval.examples.tasks import split_docs
 from grains_eval.harness.images import images_of
 from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.harness.sweep import score_configurations
-from grains_eval.lm_eval_versions import gen_prefix, loglikelihood_request, read_data, requests_of, varies_prompt
+from grains_eval.lm_eval_versions import loglikelihood_request, read_data, varies_prompt
 from grains_eval.models import LoadedModel, prompt_text
+from grains_eval.progress import Progress, silent
 from grains_eval.questions import NOTHING, Document, QuestionHashes
 from grains_eval.recipes import Recipe
 from grains_eval.types import PreferenceExample
-from grains_eval.vectors.context import Progress, silent
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class ChoiceItem:
 
     Attributes:
         doc_hash: Its document.
-        requests: What lm-eval would ask of the model, one per choice, pictures included.
+        requests: What lm-eval would ask of the model, one per choice, images included.
         gold: Indices of right choices.
         question: Hashes of its text.
         shots: The few-shot examples of its prompt.
@@ -57,7 +57,7 @@ class DevelopmentSet:
     Attributes:
         preference: Preference examples.
         preserved: Items whose accuracy must not fall.
-        notes: What could not be had, in words.
+        notes: What is missing and why, in words.
     """
 
     preference: tuple[PreferenceExample, ...]
@@ -73,8 +73,8 @@ def development_set(
 ) -> DevelopmentSet:
     """Draw as many items of the preserved tasks as there are preference examples, evenly over their subtasks.
 
-    Preserved tasks that are no multiple choice, that this model cannot see, or whose data cannot be had, are left out
-    and noted.
+    Preserved tasks that are not multiple choice, that show images to a text model, or whose data cannot be loaded are
+    left out and noted.
     """
     notes: list[str] = []
     tasks: list[ConfigurableTask] = []
@@ -90,7 +90,7 @@ def development_set(
                     read_data(task)
                 tasks.extend(fit.values())
                 notes.extend(
-                    f"'{leaf}' is not watched while choosing: it is no multiple choice over answers"
+                    f"'{leaf}' is not watched while choosing: it is not a multiple choice over answers"
                     for leaf in leaves.keys() - fit.keys()
                 )
         except Exception as error:  # an unreachable hub must not stop a build, but it must be said
@@ -102,7 +102,7 @@ def development_set(
         found = _items(loaded, task, share, recipe)
         if not loaded.is_vision_language and any(images_of(one) for item in found for one in item.requests):
             notes.append(
-                f"'{task.task_name}' is not watched while choosing: it shows pictures, {type(loaded.model).__name__} "
+                f"'{task.task_name}' is not watched while choosing: it shows images, {type(loaded.model).__name__} "
                 "reads text only"
             )
         else:
@@ -123,29 +123,20 @@ def _items(loaded: LoadedModel, task: ConfigurableTask, wanted: int, recipe: Rec
     found: list[ChoiceItem] = []
     for index in draw(docs, wanted, recipe.data.seed, frozenset()):
         doc: Any = docs[index]
-        count = task.get_config("num_fewshot") or 0
-        with recorded_shots(task, doc, count) as shown:
-            context = task.fewshot_context(
-                doc,
-                num_fewshot=count,
-                apply_chat_template=recipe.data.chat_template,
-                fewshot_as_multiturn=recipe.data.chat_template,
-                chat_template=loaded.lm.apply_chat_template if recipe.data.chat_template else None,
-                gen_prefix=gen_prefix(task, doc),
-            )
+        chat_lm = loaded.lm if recipe.data.chat_template else None
+        asked = task_prompt(task, doc, index, task.get_config("num_fewshot") or 0, chat_lm)
         choices: list[str] = task.doc_to_choice(doc)
-        made = requests_of(task, doc, index, context, apply_chat_template=recipe.data.chat_template)
-        if not made:  # without choices or a gold one
+        if not asked.requests:  # without choices or a gold one
             continue
         target = task.doc_to_target(doc)
         gold = target if isinstance(target, list) else [target]
         found.append(
             ChoiceItem(
                 doc_hash(doc),
-                tuple(made[: len(choices)]),
+                tuple(asked.requests[: len(choices)]),
                 frozenset(choices.index(g) if isinstance(g, str) else int(g) for g in gold),
-                question_of(task, doc),
-                shots_of(task, shown),
+                asked.question,
+                asked.shots,
             )
         )
     return found

@@ -38,7 +38,7 @@ class Processes:
         return items[self.rank :: self.count]
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process has got here."""
         if self.count > 1:
             PartialState().wait_for_everyone()
 

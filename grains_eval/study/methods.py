@@ -17,13 +17,13 @@ from grains_eval.vectors import METHODS, BuildContext, lora, run_method
 
 
 @dataclass(frozen=True)
-class Job:
+class MethodInputs:
     """What a method is given.
 
     Attributes:
         context: Model, encoded build examples, recipe.
         development: What settings are chosen on; empty where the method leaves nothing to choose.
-        work: A folder for files in the making.
+        work: The folder of the unfinished build.
     """
 
     context: BuildContext
@@ -32,11 +32,15 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Made:
-    """What an artifact will hold: vectors or an adapter.
+class MethodResult:
+    """What a method gives back: vectors or an adapter, with the chosen setting.
 
     Attributes:
         choice: The setting, and how it was chosen.
+        vectors: Vectors that recommend the setting.
+        attributions: Scores behind the vectors, one per example.
+        selections: What was masked, in the same order.
+        adapter: A peft folder.
         notes: JSON values that join the provenance.
     """
 
@@ -48,34 +52,34 @@ class Made:
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-def make_vectors(job: Job) -> Made:
+def build_vectors(inputs: MethodInputs) -> MethodResult:
     """Directions by the recipe's vector method, with the recipe's setting or the best on development items.
 
     Raises:
         GrainsError: see `vectors.run_method` and `tune.choose_setting`.
     """
-    context = job.context
+    context = inputs.context
     built = run_method(context)
     check_width(context.loaded.model, built.vectors)
-    choice = choose_setting(context.loaded, built.vectors, job.development, context.recipe, context.progress)
+    choice = choose_setting(context.loaded, built.vectors, inputs.development, context.recipe, context.progress)
     vectors = replace(built.vectors, recommended=choice.config)
-    return Made(choice, vectors, built.attributions, built.selections)
+    return MethodResult(choice, vectors, built.attributions, built.selections)
 
 
-def make_adapter(job: Job) -> Made:
+def train_adapter(inputs: MethodInputs) -> MethodResult:
     """A LoRA adapter; its epoch is chosen on development items as strengths are for vectors.
 
     Raises:
         GrainsError: an unknown option, no target modules, or a loss that is not finite.
     """
-    context = job.context
+    context = inputs.context
     options = method_options(context.recipe, lora.Options)
     points: list[CurvePoint] = []
 
     def measure(epoch: int) -> None:
-        if job.development.preference:
+        if inputs.development.preference:
             # a curve's unsteered point, taken while the adapter acts; the epoch stands where strengths do
-            point = curve(context.loaded, SteeringVectors({}, {}), job.development, ())[0]
+            point = curve(context.loaded, SteeringVectors({}, {}), inputs.development, ())[0]
             points.append(replace(point, config=SteeringConfig((), float(epoch))))
 
     trained = lora.train(context.loaded, context.examples, options, context.recipe.seed, measure, context.progress)
@@ -86,13 +90,13 @@ def make_adapter(job: Job) -> Made:
         choice = Choice(SteeringConfig((), float(options.epochs)), reason)
     epoch = int(choice.config.strength)
     choice = replace(choice, reason=f"epoch {epoch} of {options.epochs} {choice.reason}")
-    folder = lora.save_adapter(trained, epoch, job.work / "adapter")
+    folder = lora.save_adapter(trained, epoch, inputs.work / "adapter")
     training = {**options.model_dump(mode="json"), "losses": list(trained.losses), "epoch": epoch}
-    return Made(choice, adapter=folder, notes={"training": training})
+    return MethodResult(choice, adapter=folder, notes={"training": training})
 
 
-# by what an artifact holds; an instruction needs neither model nor examples, and nobody makes it
-MAKERS: Mapping[str, Callable[[Job], Made]] = {"vectors": make_vectors, "adapter": make_adapter}
+# by what an artifact holds; an instruction needs neither model nor examples and is not built
+BUILDERS: Mapping[str, Callable[[MethodInputs], MethodResult]] = {"vectors": build_vectors, "adapter": train_adapter}
 
 
 def leaves_open(recipe: Recipe) -> bool:
@@ -104,6 +108,8 @@ def leaves_open(recipe: Recipe) -> bool:
 def default_methods(recipe: Recipe) -> list[str]:
     """Every method that the recipe can feed: its own, its named variants, the baselines."""
     baselines = [name for name, entry in METHODS.items() if entry.is_baseline and entry.can_be_fed(recipe)]
+    # whichever module was imported first
+    baselines.sort(key=lambda name: METHODS[name].function.__module__)
     return list(dict.fromkeys([recipe.vectors.method, *recipe.methods, *baselines]))
 
 

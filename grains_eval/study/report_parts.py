@@ -26,15 +26,15 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
     if len(points) < 3:
         return []
     unsteered, settings = points[0], points[1:]
-    layers: dict[str, list[dict[str, Any]]] = {}
+    by_layer: dict[str, list[dict[str, Any]]] = {}
     for point in settings:
-        blocks = "all blocks" if point["layers"] is None else f"block {', '.join(map(str, point['layers']))}"
-        layers.setdefault(blocks, []).append(point)
+        where = "all layers" if point["layers"] is None else f"layer {', '.join(map(str, point['layers']))}"
+        by_layer.setdefault(where, []).append(point)
 
-    def line(blocks: str, key: str, bounds: bool) -> Series:
-        row = sorted([{**unsteered, "strength": 0.0}, *layers[blocks]], key=lambda point: point["strength"])
+    def line(where: str, key: str, bounds: bool) -> Series:
+        row = sorted([{**unsteered, "strength": 0.0}, *by_layer[where]], key=lambda point: point["strength"])
         return Series(
-            blocks,
+            where,
             [point["strength"] for point in row],
             [point[key] for point in row],
             [point["lower"] for point in row] if bounds else (),
@@ -47,7 +47,7 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
             f"{name}: preference accuracy on development examples",
             f"strength ({settings[0].get('unit', 'relative')})",
             "share preferring y+",
-            tuple(line(blocks, "accuracy", len(layers) == 1) for blocks in layers),
+            tuple(line(where, "accuracy", len(by_layer) == 1) for where in by_layer),
             note=note,
         )
     ]
@@ -57,7 +57,7 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
                 f"{name}: log-likelihood of the preferred response on development examples",
                 f"strength ({settings[0].get('unit', 'relative')})",
                 "mean log p(y+ | x), nats",
-                tuple(line(blocks, "log_p_chosen", False) for blocks in layers),
+                tuple(line(where, "log_p_chosen", False) for where in by_layer),
                 note="Where it falls, y+ is preferred for being less unlikely than y-, not for being likely.",
             )
         )
@@ -67,7 +67,7 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
                 f"{name}: accuracy on preserved development items",
                 f"strength ({settings[0].get('unit', 'relative')})",
                 "accuracy",
-                tuple(line(blocks, "preserved", False) for blocks in layers),
+                tuple(line(where, "preserved", False) for where in by_layer),
                 note="Items of the preserved tasks that are left out of the report.",
             )
         )
@@ -82,14 +82,14 @@ def development_tables(folders: Sequence[Path]) -> list[StudyTable]:
         chosen = next((point for point in points if point.get("is_chosen")), None)
         if chosen is None:
             continue
-        blocks = "all" if chosen["layers"] is None else "/".join(map(str, chosen["layers"])) or "epoch"
-        setting = f"{blocks}: {chosen['strength']:.3g}" if chosen["strength"] else "unsteered"
+        layers = "all" if chosen["layers"] is None else "/".join(map(str, chosen["layers"])) or "epoch"
+        setting = f"{layers}: {chosen['strength']:.3g}" if chosen["strength"] else "unsteered"
         moves = [_moved(points[0], chosen, name, 2) for name in ("log_p_chosen", "log_p_rejected")]
         shares = [_moved(points[0], chosen, name, 3) for name in ("accuracy", "preserved")]
         rows.append((folder.name, setting, shares[0], *moves, shares[1]))
     header = ("method", "chosen", "preference accuracy", "log p(y+)", "log p(y−)", "preserved accuracy")
     note = (
-        "Means on development examples, none of them reported, unsteered → at the chosen setting (blocks: strength, or "
+        "Means on development examples, none of them reported, unsteered → at the chosen setting (layers: strength, or "
         "epoch); log p in nats, given the prompt."
     )
     return [StudyTable("What tuning saw", header, tuple(rows), note)] if rows else []

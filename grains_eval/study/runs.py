@@ -12,13 +12,13 @@ from typing import Any
 
 from grains_eval.errors import GrainsError
 from grains_eval.examples import task_manager
+from grains_eval.files import write_file
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.evaluate import evaluate, write_run
-from grains_eval.harness.model import SteeringMixin
 from grains_eval.harness.sweep import evaluate_settings
 from grains_eval.recipes import Recipe
-from grains_eval.study.build import weights_fingerprint
-from grains_eval.study.loading import load_lm
+from grains_eval.study.provenance import weights_fingerprint
+from grains_eval.study.session import Session, load_lm
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ STARTED = ".started"  # marks a folder of ours whose evaluation is not finished
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One evaluation to be had.
+    """One evaluation that a study needs.
 
     Attributes:
         name: Name of its folder and in the tables.
@@ -45,24 +45,15 @@ class PlannedRun:
 
 
 def run_all(
-    folder: Path,
-    recipe: Recipe,
-    model_args: Mapping[str, Any],
-    planned: Sequence[PlannedRun],
-    lm: SteeringMixin,
-    *,
-    include_path: Sequence[str] = (),
-    overwrite: bool = False,
+    folder: Path, recipe: Recipe, planned: Sequence[PlannedRun], session: Session, *, overwrite: bool = False
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Evaluate the recipe's tasks under every planned run, vectors together in one pass over the shared contexts.
 
     Args:
         folder: Each run becomes `folder/<name>`.
         recipe: Its `evaluation` section names tasks and preserved tasks.
-        model_args: lm-eval's model arguments, without steering.
         planned: The runs.
-        lm: The plain model.
-        include_path: Folders with the user's own tasks.
+        session: An opened session.
         overwrite: Run again where another evaluation is in the way.
 
     Returns:
@@ -74,70 +65,115 @@ def run_all(
     tasks = [*recipe.evaluation.tasks, *recipe.evaluation.preserve]
     if not tasks:
         raise GrainsError("the recipe evaluates nothing; list tasks under evaluation.tasks")
-    shared: list[tuple[PlannedRun, tuple[AppliedArtifact, ...]]] = []
-    alone: list[PlannedRun] = []
     failures: dict[str, str] = {}
-    notes: dict[str, dict[str, Any]] = {}
-    weights = weights_fingerprint(lm.model)
+    missing: list[_MissingRun] = []
+    weights = weights_fingerprint(session.loaded.model)
     for run in planned:
         try:
             artifacts = run.artifacts()
         except GrainsError as error:
             failures[run.name] = str(error)
             continue
-        notes[run.name] = {**_note(tasks, recipe, model_args, run, artifacts), "weights": weights}
-        if _is_there(folder / run.name, notes[run.name], overwrite):
+        note = {**_note(tasks, recipe, session.model_args, run, artifacts), "weights": weights}
+        if _is_there(folder / run.name, note, overwrite):
             logger.info("%s is there already", folder / run.name)
-        elif all(item.artifact.vectors is not None for item in artifacts):
-            shared.append((run, artifacts))
         else:
-            alone.append(run)
-    options: dict[str, Any] = {
+            missing.append(_MissingRun(run, artifacts, folder / run.name, note))
+    together = [each for each in missing if all(item.artifact.vectors is not None for item in each.artifacts)]
+    failures |= _evaluate_together(together, recipe, tasks, session)
+    failures |= _evaluate_alone([each for each in missing if each not in together], recipe, tasks, session)
+    if planned and planned[0].name in failures:
+        raise GrainsError(f"the evaluation of '{planned[0].name}' failed: {failures[planned[0].name]}")
+    there = {run.name: folder / run.name for run in planned if (folder / run.name / NOTE).is_file()}
+    if session.loaded.lm.rank == 0:
+        lost = [run.name for run in planned if run.name not in there and run.name not in failures]
+        failures.update(dict.fromkeys(lost, "its evaluation gave no results"))
+    return there, failures
+
+
+@dataclass(frozen=True)
+class _MissingRun:
+    """A run that is still to be evaluated.
+
+    Attributes:
+        run: What was planned.
+        artifacts: What steers it.
+        folder: Where its results go.
+        note: What the evaluation is of.
+    """
+
+    run: PlannedRun
+    artifacts: tuple[AppliedArtifact, ...]
+    folder: Path
+    note: Mapping[str, Any]
+
+    def keep(self, results: dict[str, Any], model_args: Mapping[str, Any]) -> None:
+        """Write what an evaluation gave; nothing where another process of a distributed run reports."""
+        if results:
+            config = {**results["config"], "model": "grains_hf", "model_args": {**model_args, **self.run.steering}}
+            _write(self.folder, {**results, "config": config}, self.note)
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What lm-eval's `simple_evaluate` is told besides model and tasks."""
+    return {
         "limit": recipe.evaluation.limit,
         "apply_chat_template": recipe.data.chat_template,
         "fewshot_as_multiturn": recipe.data.chat_template,
         "bootstrap_iters": 0,
     }
+
+
+def _evaluate_together(
+    missing: Sequence[_MissingRun], recipe: Recipe, tasks: Sequence[str], session: Session
+) -> dict[str, str]:
+    """Evaluate the plain model and vectors in one pass; where that fails, one after another, to know which one fails.
+
+    Returns:
+        The reason for each run that failed.
+    """
+    failures: dict[str, str] = {}
     finished: set[str] = set()
+    manager = task_manager(tasks, session.include_path, recipe.data.metadata)
 
-    def keep(run: PlannedRun, results: dict[str, Any]) -> None:
-        if results:  # another process of a distributed run reports
-            config = {**results["config"], "model": "grains_hf", "model_args": {**model_args, **run.steering}}
-            _write(folder / run.name, {**results, "config": config}, notes[run.name])
-        finished.add(run.name)
+    def keep(each: _MissingRun, results: dict[str, Any]) -> None:
+        each.keep(results, session.model_args)
+        finished.add(each.run.name)
 
-    manager = task_manager(tasks, include_path, recipe.data.metadata)
-    # all together; where that fails, the rest one after another, so that the one that fails is known
-    batches = [shared, *([each] for each in shared)] if len(shared) > 1 else [shared]
+    batches = [missing, *([each] for each in missing)] if len(missing) > 1 else [missing]
     for batch in batches:
-        left = [each for each in batch if each[0].name not in finished]
+        left = [each for each in batch if each.run.name not in finished]
         try:
             if left:
                 evaluate_settings(
-                    lm,
-                    [artifacts for _, artifacts in left],
+                    session.loaded.lm,
+                    [each.artifacts for each in left],
                     tasks,
                     task_manager=manager,
                     log_samples=True,
-                    on_result=lambda index, results, left=left: keep(left[index][0], results),
-                    **options,
+                    on_result=lambda index, results, left=left: keep(left[index], results),
+                    **_settings(recipe),
                 )
         except _EXPECTED as error:
             if len(left) == 1:
-                failures[left[0][0].name] = " ".join(str(error).split())
-    for run in alone:
+                failures[left[0].run.name] = " ".join(str(error).split())
+    return failures
+
+
+def _evaluate_alone(
+    missing: Sequence[_MissingRun], recipe: Recipe, tasks: Sequence[str], session: Session
+) -> dict[str, str]:
+    """Evaluate adapters and instructions, each with a model of its own; the reason for each that failed."""
+    failures: dict[str, str] = {}
+    for each in missing:
         try:
-            own = load_lm({**model_args, **run.steering})
-            keep(run, evaluate(own, tasks, include_path=include_path, metadata=recipe.data.metadata, **options))
+            lm = load_lm({**session.model_args, **each.run.steering})
+            metadata = recipe.data.metadata
+            results = evaluate(lm, tasks, include_path=session.include_path, metadata=metadata, **_settings(recipe))
+            each.keep(results, session.model_args)
         except _EXPECTED as error:
-            failures[run.name] = " ".join(str(error).split())
-    if planned and planned[0].name in failures:
-        raise GrainsError(f"the evaluation of '{planned[0].name}' failed: {failures[planned[0].name]}")
-    there = {run.name: folder / run.name for run in planned if (folder / run.name / NOTE).is_file()}
-    if lm.rank == 0:
-        lost = [run.name for run in planned if run.name not in there and run.name not in failures]
-        failures.update(dict.fromkeys(lost, "its evaluation gave no results"))
-    return there, failures
+            failures[each.run.name] = " ".join(str(error).split())
+    return failures
 
 
 def _note(
@@ -167,7 +203,7 @@ def _is_there(folder: Path, note: Mapping[str, Any], overwrite: bool) -> bool:
     file = folder / NOTE
     if not file.is_file():
         if folder.exists() and any(folder.iterdir()) and not (folder / STARTED).is_file():
-            raise GrainsError(f"'{folder}' is no run of a comparison; choose another --output_path")
+            raise GrainsError(f"'{folder}' is not a run of a comparison; choose another --output_path")
         shutil.rmtree(folder, ignore_errors=True)  # an evaluation that was cut off
         return False
     if not overwrite and json.loads(file.read_text(encoding="utf-8")) == note:
@@ -188,9 +224,7 @@ def _write(folder: Path, results: dict[str, Any], note: Mapping[str, Any]) -> No
         folder.mkdir(parents=True, exist_ok=True)
         (folder / STARTED).touch()
         write_run(results, folder)
-        part = folder / f".{NOTE}.part"
-        part.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-        part.replace(folder / NOTE)
+        write_file(folder / NOTE, json.dumps(note, indent=2) + "\n")
         (folder / STARTED).unlink()
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -15,20 +15,18 @@ from rich.table import Table
 
 from grains_eval.errors import GrainsError
 from grains_eval.examples import Examples, load_examples
-from grains_eval.models import LoadedModel
+from grains_eval.files import write_together
 from grains_eval.models.blocks import find_blocks
 from grains_eval.recipes import Recipe
 from grains_eval.report.html import render_curves
-from grains_eval.report.write import write_together
 from grains_eval.steering import check_layer
-from grains_eval.study.build import build_context_with_cache, weights_fingerprint
-from grains_eval.study.cache import AttributionCache
+from grains_eval.study.cache import AttributionCache, build_context_with_cache
 from grains_eval.study.development import DevelopmentSet, development_set
-from grains_eval.study.loading import load_plain
+from grains_eval.study.provenance import weights_fingerprint
 from grains_eval.study.report_parts import strength_curves
+from grains_eval.study.session import OutputFolder, Session
 from grains_eval.study.tune import Choice, CurvePoint, choose, curve, grid
-from grains_eval.vectors import run_method
-from grains_eval.vectors.context import silent
+from grains_eval.vectors import BuildContext, run_method
 
 FILES = ("sweep.json", "sweep.csv", "sweep.html")
 
@@ -46,87 +44,82 @@ class SweepResult:
     best: str
 
 
-def sweep(
-    recipe: Recipe,
-    model_args: Mapping[str, Any],
-    output_path: str | Path,
-    console: Any = None,
-    *,
-    layers: Sequence[int] | None = None,
-    strengths: Sequence[float] | None = None,
-    top_k: Sequence[int] | None = None,
-    examples: Sequence[int] | None = None,
-    overwrite: bool = False,
-    progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
-    include_path: Sequence[str] = (),
-) -> SweepResult:
+@dataclass(frozen=True)
+class SweepGrid:
+    """What a sweep tries; the grid is the product.
+
+    Attributes:
+        layers: Layers, each alone; None as for `auto`.
+        strengths: Strengths; None takes the recipe's grid.
+        top_k: Numbers of tokens; None takes the recipe's.
+        examples: Numbers of build examples; the smaller sets are parts of the larger. None takes the recipe's.
+    """
+
+    layers: Sequence[int] | None = None
+    strengths: Sequence[float] | None = None
+    top_k: Sequence[int] | None = None
+    examples: Sequence[int] | None = None
+
+
+def sweep(recipe: Recipe, session: Session, output: OutputFolder, tried: SweepGrid) -> SweepResult:
     """Measure settings on development items and choose one under the preservation constraint.
 
     Args:
         recipe: The behaviour.
-        model_args: lm-eval's model arguments.
-        output_path: Folder for `sweep.json`, `sweep.csv` and `sweep.html`.
-        console: A rich console to print the tables to.
-        layers: Blocks to try, each alone; default: as for `auto`.
-        strengths: Strengths to try; default: the recipe's grid.
-        top_k: Numbers of tokens to try; default: the recipe's.
-        examples: Numbers of build examples to try; the smaller sets are parts of the larger. Default: the recipe's.
-        overwrite: Replace what is there.
-        progress: Wraps loops, with a description.
-        include_path: Folders with the user's own tasks.
+        session: The model, the user's tasks, console and progress display.
+        output: Folder for `sweep.json`, `sweep.csv` and `sweep.html`.
+        tried: The settings.
 
     Raises:
         GrainsError: no development examples, a layer the model lacks, or files in the way.
     """
-    output = Path(output_path)
-    if not overwrite and (found := [name for name in FILES if (output / name).exists()]):
-        raise GrainsError(f"'{output / found[0]}' exists; choose another --output_path or pass --overwrite")
+    folder = output.path
+    if not output.overwrite and (found := [name for name in FILES if (folder / name).exists()]):
+        raise GrainsError(f"'{folder / found[0]}' exists; choose another --output_path or pass --overwrite")
     if not recipe.data.development:
         raise GrainsError("a sweep needs development examples; set data.development above 0")
-    open_recipe = recipe.variant("sweep", {"steering": {"layers": "auto", "strength": "auto"}})
-    loaded = LoadedModel.of(load_plain(model_args))
-    for layer in layers or ():
+    session = session.opened()
+    loaded = session.loaded
+    for layer in tried.layers or ():
         check_layer(layer, len(find_blocks(loaded.model)))
-    drawn = load_examples(
-        recipe.data.model_copy(update={"examples": max(examples or [recipe.data.examples])}), loaded, include_path
-    )
-    development = development_set(loaded, drawn.development, recipe, include_path)
+    counts = tried.examples or [recipe.data.examples]
+    data = recipe.data.model_copy(update={"examples": max(counts)})
+    drawn = load_examples(data, loaded, session.include_path)
+    development = development_set(loaded, drawn.development, recipe, session.include_path)
+    cache = AttributionCache(folder / "attributions.partial", recipe.seed, weights_fingerprint(loaded.model))
     choices: dict[str, Choice] = {}
-    cache = AttributionCache(output / "attributions.partial", recipe.seed, weights_fingerprint(loaded.model))
-    for count in examples or [recipe.data.examples]:
-        for k in top_k or [recipe.attribution.top_k]:
-            variant = open_recipe.variant("sweep", {"attribution": {"top_k": k}})
-            name = f"top_k={k}, examples={count}"
-            part = Examples(drawn.build[:count], drawn.development)
-            choices[name] = _measure(loaded, variant, part, development, layers, strengths, cache, progress)
+    for count in counts:
+        part = Examples(drawn.build[:count], drawn.development)
+        for k in tried.top_k or [recipe.attribution.top_k]:
+            opened = {"steering": {"layers": "auto", "strength": "auto"}, "attribution": {"top_k": k}}
+            context = build_context_with_cache(
+                loaded, part.build, recipe.variant("sweep", opened), cache, session.progress
+            )
+            choices[f"top_k={k}, examples={count}"] = _choose(context, development, tried)
     best = max(choices, key=lambda name: choices[name].point.rank)
-    _write(output, choices, best, development)
+    _write(folder, choices, best, development)
     shutil.rmtree(cache.folder, ignore_errors=True)
-    if console is not None:
-        for name, choice in choices.items():
-            console.print(table(name, choice))
-        config = choices[best].config
-        blocks = "all" if config.layers is None else "/".join(map(str, config.layers))
-        console.print(f"chosen: {best}, layers={blocks}, strength={config.strength:g}: {choices[best].reason}")
-        console.print("fix it in the recipe's steering section, or give layers= and strength= to grains_hf")
-        console.print(f"curves: {output / 'sweep.html'}")
+    if session.console is not None:
+        _print(session.console, choices, best, folder)
     return SweepResult(choices, best)
 
 
-def _measure(
-    loaded: LoadedModel,
-    recipe: Recipe,
-    examples: Examples,
-    development: DevelopmentSet,
-    layers: Sequence[int] | None,
-    strengths: Sequence[float] | None,
-    cache: AttributionCache,
-    progress: Callable[[Sequence[Any], str], Iterable[Any]],
-) -> Choice:
-    context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
+def _choose(context: BuildContext, development: DevelopmentSet, tried: SweepGrid) -> Choice:
+    """Build one set of vectors and measure every setting of it."""
     vectors = run_method(context).vectors
-    settings = grid(vectors, recipe, layers, strengths)
-    return choose(curve(loaded, vectors, development, settings, progress), recipe.evaluation)
+    settings = grid(vectors, context.recipe, tried.layers, tried.strengths)
+    points = curve(context.loaded, vectors, development, settings, context.progress)
+    return choose(points, context.recipe.evaluation)
+
+
+def _print(console: Any, choices: Mapping[str, Choice], best: str, folder: Path) -> None:
+    for name, choice in choices.items():
+        console.print(table(name, choice))
+    config = choices[best].config
+    layers = "all" if config.layers is None else "/".join(map(str, config.layers))
+    console.print(f"chosen: {best}, layers={layers}, strength={config.strength:g}: {choices[best].reason}")
+    console.print("fix it in the recipe's steering section, or give layers= and strength= to grains_hf")
+    console.print(f"curves: {folder / 'sweep.html'}")
 
 
 def table(name: str, choice: Choice) -> Table:
@@ -134,14 +127,14 @@ def table(name: str, choice: Choice) -> Table:
     shown = Table(title=name, caption=choice.reason)
     unsteered = choice.points[0]
     changes = ("Δ log p(y+)", "Δ log p(y−)")
-    for column in ("block", "strength", "accuracy", "95 % interval", "margin (nats)", *changes, "preserved", ""):
-        shown.add_column(column, justify="left" if column in {"block", ""} else "right")
+    for column in ("layer", "strength", "accuracy", "95 % interval", "margin (nats)", *changes, "preserved", ""):
+        shown.add_column(column, justify="left" if column in {"layer", ""} else "right")
     for index, point in enumerate(choice.points):
-        blocks = (
+        layers = (
             "–" if index == 0 else "all" if point.config.layers is None else ", ".join(map(str, point.config.layers))
         )
         shown.add_row(
-            blocks,
+            layers,
             f"{point.config.strength:g}",
             f"{point.accuracy:.3f}",
             f"{point.lower:.3f} to {point.upper:.3f}",

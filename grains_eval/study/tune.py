@@ -12,12 +12,12 @@ from statsmodels.stats.proportion import proportion_confint
 from grains_eval.errors import GrainsError
 from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.models import LoadedModel
+from grains_eval.progress import Progress, silent
 from grains_eval.recipes import Evaluation, Recipe
 from grains_eval.steering import resolve
 from grains_eval.study.development import DevelopmentSet, chosen_lengths, preference_logprobs, preserved_accuracy
 from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors import own_steering, steering_section
-from grains_eval.vectors.context import Progress, silent
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,10 @@ def grid(
 
 
 def spread(strengths: Sequence[float], count: int) -> list[float]:
-    """`count` strengths at equal ratios over the range of the given ones; those as they are where a ratio is none."""
+    """`count` strengths at equal ratios over the range of the given ones.
+
+    A single strength, or a range that is not all positive, has no ratios and stays as it is.
+    """
     low, high = min(strengths), max(strengths)
     if low <= 0 or low == high or count < 2:
         return list(strengths)

@@ -1,11 +1,14 @@
-"""Rows and pictures of the benchmarks, read from the hub's own files.
+"""Rows and images of the benchmarks, read from the hub's own files.
 
 Dataset scripts no longer run, and some parquet files carry feature metadata that older `datasets` cannot
 parse, so the files are read with pyarrow and the metadata is dropped. `GRAINS_EVAL_DATA=/folder` reads a copy
 instead of the hub: one folder per dataset, named and laid out as there (`/folder/sqrti/SPA-VL/test/...`).
 
-Documents hold the SHA-256 of a picture, never the picture: lm-eval hashes and logs documents as JSON, and a
+Documents hold the SHA-256 of an image, never the image: lm-eval hashes and logs documents as JSON, and a
 PIL image would put its memory address there. `picture` gives the pixels for the hash.
+
+Three names say picture and stay: functions of tasks call them, lm-eval writes the source of these functions into its
+results, and runs whose tasks have different sources are not compared.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from grains_eval.errors import GrainsError
 
 DATA_VARIABLE = "GRAINS_EVAL_DATA"
 
-_pictures: dict[str, tuple[str, Callable[[], bytes]]] = {}
+_images: dict[str, tuple[str, Callable[[], bytes]]] = {}
 
 
 def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Path:
@@ -126,7 +129,7 @@ def to_dataset(rows: pa.Table | Iterable[Mapping[str, Any]]) -> Dataset:
 
 
 def keep_pictures(table: pa.Table, column: str = "image") -> pa.Table:
-    """Replace a column of encoded pictures by `<column>_sha256` and remember the bytes.
+    """Replace a column of encoded images by `<column>_sha256` and remember the bytes.
 
     Args:
         table: Its column is the hub's `struct<bytes, path>`, or plain bytes.
@@ -142,14 +145,14 @@ def keep_pictures(table: pa.Table, column: str = "image") -> pa.Table:
     for row, cell in enumerate(cells):
         content: bytes | None = cell.as_py()
         if not content:
-            raise GrainsError(f"row {row}: column '{column}' holds no picture; fetch the file again")
+            raise GrainsError(f"row {row}: column '{column}' holds no image; fetch the file again")
         hashes.append(_remember(content, f"row {row} of column '{column}'", cell.as_py))
     table = table.drop_columns([column])
     return table.append_column(f"{column}_sha256", pa.array(hashes))
 
 
 def keep_picture_file(file: Path) -> str:
-    """Remember a picture on disk; gives the SHA-256 of its content.
+    """Remember an image on disk; gives the SHA-256 of its content.
 
     Raises:
         GrainsError: no such file.
@@ -157,17 +160,17 @@ def keep_picture_file(file: Path) -> str:
     try:
         return _remember(file.read_bytes(), f"'{file}'", partial(Path.read_bytes, file))
     except OSError as error:
-        raise GrainsError(f"picture '{file}' is missing; the copy must have the hub's file names") from error
+        raise GrainsError(f"image '{file}' is missing; the copy must have the hub's file names") from error
 
 
 def _remember(content: bytes, where: str, read: Callable[[], bytes]) -> str:
     sha256 = hashlib.sha256(content).hexdigest()
-    _pictures[sha256] = (where, read)
+    _images[sha256] = (where, read)
     return sha256
 
 
 def picture(sha256: str) -> Image.Image:
-    """Give the picture that a document names, RGB where it is not already.
+    """Give the image that a document names, RGB where it is not already.
 
     The pixels are decoded once here, so that a damaged file is an error before the model runs, and then again
     only when they are used: thousands of requests are built at once, and decoded they would fill the memory.
@@ -175,15 +178,15 @@ def picture(sha256: str) -> Image.Image:
     Raises:
         GrainsError: the file is damaged, or its task was not loaded in this process.
     """
-    if sha256 not in _pictures:
-        raise GrainsError(f"picture {sha256[:12]} is unknown in this process; load its task first")
-    where, read = _pictures[sha256]
+    if sha256 not in _images:
+        raise GrainsError(f"image {sha256[:12]} is unknown in this process; load its task first")
+    where, read = _images[sha256]
     content = read()
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
     except (OSError, ValueError, SyntaxError) as error:
-        raise GrainsError(f"picture at {where} is damaged ({error}); fetch it again") from error
+        raise GrainsError(f"image at {where} is damaged ({error}); fetch it again") from error
     if image.mode != "RGB":
         return image.convert("RGB")
     return Image.open(io.BytesIO(content))

@@ -8,7 +8,7 @@ from grains_eval.errors import GrainsError, pick
 from grains_eval.models import LoadedModel
 from grains_eval.recipes import Recipe, SteeringSection
 from grains_eval.types import PreferenceExample, SteeringVectors
-from grains_eval.vectors.context import BuildContext, Built, build_context
+from grains_eval.vectors.context import BuildContext, BuiltVectors, build_context
 from grains_eval.vectors.own_steering import OwnSteering, section_for
 from grains_eval.vectors.registry import METHODS, vector_method
 
@@ -27,7 +27,7 @@ def steering_section(recipe: Recipe) -> SteeringSection:
     return section_for(recipe, own_steering(recipe))
 
 
-def run_method(context: BuildContext) -> Built:
+def run_method(context: BuildContext) -> BuiltVectors:
     """Run the recipe's vector method.
 
     Raises:
@@ -39,7 +39,7 @@ def run_method(context: BuildContext) -> Built:
         raise GrainsError(f"method '{name}' makes no vectors but an {method.makes}; `grains-eval build` makes it")
     if not context.examples:
         raise GrainsError("there are no examples to build from")
-    built: Built = method.function(context)
+    built: BuiltVectors = method.function(context)
     for layer, direction in built.vectors.directions.items():
         if not direction.isfinite().all():
             raise GrainsError(f"the direction of layer {layer} is not finite; load the model in float32")
@@ -63,7 +63,7 @@ def build(loaded: LoadedModel, examples: Sequence[PreferenceExample], recipe: Re
 __all__ = [
     "METHODS",
     "BuildContext",
-    "Built",
+    "BuiltVectors",
     "OwnSteering",
     "build",
     "build_context",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringConfig, SteeringVectors
-from grains_eval.vectors.context import BuildContext, Built
+from grains_eval.vectors.context import BuildContext, BuiltVectors
 from grains_eval.vectors.direction import direction
 from grains_eval.vectors.own_steering import OwnSteering
 from grains_eval.vectors.registry import vector_method
@@ -20,13 +20,13 @@ STEERING = OwnSteering(
 
 
 @vector_method("caa", steering=STEERING, is_baseline=True)
-def caa(context: BuildContext) -> Built:
+def caa(context: BuildContext) -> BuiltVectors:
     """CAA: mean over the pairs of `h_l(x, y+) - h_l(x, y-)` at the last response token (section 3)."""
     method_options(context.recipe, Section)  # there are none
     states = read_responses(context)
     deltas = states.deltas
     layers = range(deltas.shape[1])
-    return Built(
+    return BuiltVectors(
         SteeringVectors(
             {layer: deltas[:, layer].mean(dim=0) for layer in layers},
             states.scales,

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from grains_eval.attribution import attribute
 from grains_eval.models import EncodedExample, LoadedModel, encode_all
+from grains_eval.progress import Progress, silent
 from grains_eval.recipes import AttributionConfig, Recipe
 from grains_eval.types import Attribution, PreferenceExample, SteeringVectors, TokenSelection
-
-Progress = Callable[[Sequence[EncodedExample], str], Iterable[EncodedExample]]
-
-
-def silent(items: Sequence[EncodedExample], description: str) -> Iterable[EncodedExample]:
-    """A progress display that shows nothing."""
-    del description
-    return items
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class BuildContext:
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltVectors:
     """Vectors with the attributions and selections behind them (empty for methods without attribution)."""
 
     vectors: SteeringVectors

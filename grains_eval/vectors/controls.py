@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from grains_eval.models.activations import PromptStates, median_norms, prompt_states
 from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringVectors
-from grains_eval.vectors.context import BuildContext, Built
+from grains_eval.vectors.context import BuildContext, BuiltVectors
 from grains_eval.vectors.grains import grains
 from grains_eval.vectors.registry import vector_method
 
@@ -31,13 +31,13 @@ class RandomOptions(Section):
 
 
 @vector_method("random", is_control=True)
-def random(context: BuildContext) -> Built:
+def random(context: BuildContext) -> BuiltVectors:
     """Isotropic random directions; `vectors.options.draw` numbers the draw."""
     draw = method_options(context.recipe, RandomOptions).draw
     states = _prompt_states(context, "token norms")
     scales = median_norms(states)
     template = SteeringVectors({layer: states[0].last[0, layer] for layer in scales}, scales)
-    return Built(random_like(template, seed=context.recipe.seed + draw))
+    return BuiltVectors(random_like(template, seed=context.recipe.seed + draw))
 
 
 def random_like(vectors: SteeringVectors, seed: int) -> SteeringVectors:
@@ -51,7 +51,7 @@ def random_like(vectors: SteeringVectors, seed: int) -> SteeringVectors:
 
 
 @vector_method("negated", is_attributing=True, is_control=True)
-def negated(context: BuildContext) -> Built:
+def negated(context: BuildContext) -> BuiltVectors:
     """GrAInS with the opposite sign: should do the opposite."""
     built = grains(context)
     return replace(built, vectors=negate(built.vectors))
@@ -63,13 +63,13 @@ def negate(vectors: SteeringVectors) -> SteeringVectors:
 
 
 @vector_method("random_tokens", is_control=True)
-def random_tokens(context: BuildContext) -> Built:
+def random_tokens(context: BuildContext) -> BuiltVectors:
     """GrAInS with tokens chosen blindly: what masking alone does."""
     return grains(context.with_attribution(method="random", selection="top_k"))
 
 
 @vector_method("vocabulary", is_control=True)
-def vocabulary(context: BuildContext) -> Built:
+def vocabulary(context: BuildContext) -> BuiltVectors:
     """Mean unembedding of the preferred responses minus that of the dispreferred ones, at every layer.
 
     Made with no attribution at all: where preferred and dispreferred answers use different words it explains a gain.
@@ -81,7 +81,7 @@ def vocabulary(context: BuildContext) -> Built:
     rejected = torch.cat([example.rejected for example in context.examples])
     direction = (unembedding[chosen].mean(dim=0) - unembedding[rejected].mean(dim=0)).cpu()
     scales = median_norms(_prompt_states(context, "token norms"))
-    return Built(SteeringVectors({layer: direction.clone() for layer in scales}, scales))
+    return BuiltVectors(SteeringVectors({layer: direction.clone() for layer in scales}, scales))
 
 
 def project_out(vectors: SteeringVectors, other: SteeringVectors) -> SteeringVectors:

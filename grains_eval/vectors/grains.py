@@ -14,13 +14,13 @@ from grains_eval.models import EncodedExample
 from grains_eval.models.activations import PromptStates, median_norms, prompt_states, response_states
 from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringVectors, TokenSelection
-from grains_eval.vectors.context import BuildContext, Built
+from grains_eval.vectors.context import BuildContext, BuiltVectors
 from grains_eval.vectors.direction import direction
 from grains_eval.vectors.registry import vector_method
 
 
 @vector_method("grains", is_attributing=True)
-def grains(context: BuildContext) -> Built:
+def grains(context: BuildContext) -> BuiltVectors:
     """GrAInS: `v_l = v+_l - v-_l`, the directions that masking `T+` and `T-` takes from the prompt's last state.
 
     Raises:
@@ -38,7 +38,7 @@ def grains(context: BuildContext) -> Built:
         return last[:1] - last[1:]
 
     selections = select(attributions, context.examples, config, token_deltas)
-    return Built(contrast(context, selections), tuple(attributions), tuple(selections))
+    return BuiltVectors(contrast(context, selections), tuple(attributions), tuple(selections))
 
 
 def contrast(context: BuildContext, selections: Sequence[TokenSelection]) -> SteeringVectors:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringConfig, SteeringVectors
-from grains_eval.vectors.context import BuildContext, Built
+from grains_eval.vectors.context import BuildContext, BuiltVectors
 from grains_eval.vectors.direction import DirectionKind, direction
 from grains_eval.vectors.own_steering import OwnSteering
 from grains_eval.vectors.registry import vector_method
@@ -26,7 +26,7 @@ class Options(Section):
 
 
 @vector_method("icv", steering=STEERING, is_baseline=True)
-def icv(context: BuildContext) -> Built:
+def icv(context: BuildContext) -> BuiltVectors:
     """ICV: each layer's part of the first principal direction of the differences of all layers (section 3.2).
 
     The differences `h(x, y+) - h(x, y-)` at the last response token, all layers of an example in one vector,
@@ -49,7 +49,7 @@ def icv(context: BuildContext) -> Built:
         }
         for layer in range(depth)
     }
-    return Built(
+    return BuiltVectors(
         SteeringVectors(
             {layer: parts[layer].clone() for layer in range(depth)}, states.scales, "block_output", statistics
         )

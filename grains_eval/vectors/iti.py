@@ -25,7 +25,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.models.blocks import text_config
 from grains_eval.recipes import Count, Section, method_options
 from grains_eval.types import SteeringConfig, SteeringVectors
-from grains_eval.vectors.context import BuildContext, Built
+from grains_eval.vectors.context import BuildContext, BuiltVectors
 from grains_eval.vectors.own_steering import OwnSteering
 from grains_eval.vectors.registry import vector_method
 from grains_eval.vectors.response_states import ResponseStates, read_responses
@@ -71,7 +71,7 @@ class HeadScore:
 
 
 @vector_method("iti", steering=STEERING, is_baseline=True)
-def iti(context: BuildContext) -> Built:
+def iti(context: BuildContext) -> BuiltVectors:
     """ITI: linear probes on the head outputs at the last response token."""
     options = method_options(context.recipe, Options)
 
@@ -82,7 +82,7 @@ def iti(context: BuildContext) -> Built:
 
 
 @vector_method("nl_iti", steering=STEERING, is_baseline=True)
-def nl_iti(context: BuildContext) -> Built:
+def nl_iti(context: BuildContext) -> BuiltVectors:
     """NL-ITI: probes with a hidden layer, on head outputs averaged over the last response tokens."""
     options = method_options(context.recipe, NonLinearOptions)
 
@@ -92,7 +92,7 @@ def nl_iti(context: BuildContext) -> Built:
     return _build(context, options, probe, options.last_tokens)
 
 
-def _build(context: BuildContext, options: Options, probe: Probe, last_tokens: int) -> Built:
+def _build(context: BuildContext, options: Options, probe: Probe, last_tokens: int) -> BuiltVectors:
     """`v_l`: `sigma * theta` of each chosen head: the mean difference's direction, the deviation along it.
 
     Raises:
@@ -131,7 +131,7 @@ def _build(context: BuildContext, options: Options, probe: Probe, last_tokens: i
             "best_probe_accuracy": max(accuracies),
         }
     scales = {layer: states.scales[layer] for layer in directions}
-    return Built(SteeringVectors(directions, scales, "attention_heads", statistics))
+    return BuiltVectors(SteeringVectors(directions, scales, "attention_heads", statistics))
 
 
 def best_heads(scores: Sequence[HeadScore], count: int) -> list[HeadScore]:

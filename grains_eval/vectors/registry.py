@@ -8,12 +8,12 @@ from typing import Any, Literal, TypeVar
 
 from grains_eval.recipes import Recipe
 from grains_eval.registry import Registry
-from grains_eval.vectors.context import BuildContext, Built
+from grains_eval.vectors.context import BuildContext, BuiltVectors
 from grains_eval.vectors.own_steering import OwnSteering
 
 # what an artifact of the method holds; `study.methods` knows how each is made
 Makes = Literal["vectors", "adapter", "instruction"]
-Build = Callable[[BuildContext], Built]
+Build = Callable[[BuildContext], BuiltVectors]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -22,7 +22,7 @@ class Method:
     """An entry of the table.
 
     Attributes:
-        function: What does the work; for `vectors` a function from `BuildContext` to `Built`.
+        function: What does the work; for `vectors` a function from `BuildContext` to `BuiltVectors`.
         makes: What its artifacts hold.
         steering: How it is applied, where its source says otherwise than a recipe's `steering` section.
         is_attributing: Whether it reads the recipe's attributions, which several processes then share.

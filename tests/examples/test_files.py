@@ -96,7 +96,7 @@ def test_pictures(tmp_path):
     path = write(tmp_path / "d.jsonl", [{**row, "picture": str(tmp_path / "p.png")} for row in rows(9)])
     assert load_examples(data(path, images="picture")).build[0].images[0].size == (3, 3)
     path = write(tmp_path / "e.jsonl", [{**row, "picture": str(tmp_path / "no.png")} for row in rows(9)])
-    with pytest.raises(GrainsError, match=r"picture .*no\.png' cannot be read"):
+    with pytest.raises(GrainsError, match=r"image .*no\.png' cannot be read"):
         load_examples(data(path, images="picture"))
 
 

@@ -86,7 +86,7 @@ def test_the_rejected_choice_by_field_template_or_text(tasks):
     for rejected in ("worse", "{{2}}", "{{choices[2]}}"):
         example = load_examples(data(rejected=rejected), include_path=include).build[0]
         assert example.rejected.startswith(" not")
-    with pytest.raises(GrainsError, match="gives '1', which is no wrong choice"):
+    with pytest.raises(GrainsError, match="gives '1', which is not a wrong choice"):
         load_examples(data(rejected="gold"), include_path=include)
 
 

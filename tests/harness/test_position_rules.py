@@ -7,7 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from grains_eval.artifacts.save import save_vectors
+from grains_eval.artifacts.layout import ArtifactContents
+from grains_eval.artifacts.save import save_artifact, save_vectors
 from grains_eval.errors import GrainsError
 from grains_eval.harness.model import GrainsHF
 from grains_eval.steering import steered
@@ -54,9 +55,8 @@ def test_an_adapter_and_vectors_together(tiny_text, loaded_text, tmp_path, rule,
     base = AutoModelForCausalLM.from_pretrained(tiny_text("llama"), dtype=torch.float32)
     adapted = get_peft_model(base, LoraConfig(init_lora_weights=False, target_modules=["q_proj", "v_proj"]))
     adapted.save_pretrained(tmp_path / "adapter")
-    lora = save_vectors(
-        None, tmp_path / "lora", adapter=tmp_path / "adapter", provenance={"method": "lora", "base_model": "tiny"}
-    )
+    origin = {"method": "lora", "base_model": "tiny"}
+    lora = save_artifact(ArtifactContents(adapter=tmp_path / "adapter", provenance=origin), tmp_path / "lora")
     source = save_vectors(vectors_for(loaded_text("llama").model), tmp_path / "v")
     lm = open_lm(
         tiny_text("llama"), vectors=f"{lora}+{source}", strength="1.0", positions=rule, batch_size=batch_size,

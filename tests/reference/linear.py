@@ -91,3 +91,10 @@ def maps(loaded: LoadedModel) -> list[Tensor]:
         product = layer.weight.detach() @ product
         found.append(product)
     return found
+
+
+def expected_scores(loaded, example, baseline):
+    """Integrated Gradients from `baseline`, in closed form."""
+    unembedding = loaded.model.get_output_embeddings().weight.detach()
+    sensitivity = maps(loaded)[-1].T @ (unembedding[example.chosen[0]] - unembedding[example.rejected[0]])
+    return (example.embeddings - baseline) @ sensitivity

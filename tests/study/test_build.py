@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import GrainsError
 from grains_eval.recipes import load_recipe, parse_recipe
 from grains_eval.report.show import show_folder
-from grains_eval.study import build as room
-from grains_eval.study.build import build_from_recipe
+from grains_eval.study import cache as room
 from grains_eval.tasks_path import task_directory
+from grains_eval.vectors import METHODS
+from tests.study.studies import build
 
 WORDS = ["paris", "rome", "london", "red", "blue", "green", "cat", "dog", "good", "bad", "square", "circle"]
 
@@ -42,13 +44,18 @@ def recipe(tmp_path):
     return make
 
 
+def replace_method(monkeypatch, name, function):
+    entries = {**METHODS, name: replace(METHODS[name], function=function)}
+    monkeypatch.setattr(METHODS, "_entries", entries)
+
+
 @pytest.fixture
 def arguments(tiny_text):
     return {"pretrained": str(tiny_text("llama")), "dtype": "float32", "device": "cpu"}
 
 
 def test_a_build_writes_everything_and_is_reproducible(recipe, arguments, tmp_path):
-    folders = [build_from_recipe(recipe(), arguments, tmp_path / name) for name in ("a", "b")]
+    folders = [build(recipe(), arguments, tmp_path / name) for name in ("a", "b")]
     first, second = (load_vectors(folder) for folder in folders)
     assert fingerprint(first) == fingerprint(second)
     assert {file.name for file in folders[0].iterdir()} >= {
@@ -75,54 +82,54 @@ def test_an_interrupted_build_goes_on_where_it_stopped(recipe, arguments, tmp_pa
 
     monkeypatch.setattr(room, "attribute", counting)
     with pytest.raises(KeyboardInterrupt):
-        build_from_recipe(recipe(), arguments, tmp_path / "v")
+        build(recipe(), arguments, tmp_path / "v")
     assert not (tmp_path / "v").exists()
     monkeypatch.setattr(room, "attribute", lambda *a: (calls.append(a[1].example.id), plain(*a))[1])
-    resumed = load_vectors(build_from_recipe(recipe(), arguments, tmp_path / "v"))
+    resumed = load_vectors(build(recipe(), arguments, tmp_path / "v"))
     assert len(calls) == len(set(calls)) == 10, "no example is attributed twice"
     monkeypatch.undo()
-    whole = load_vectors(build_from_recipe(recipe(), arguments, tmp_path / "w"))
+    whole = load_vectors(build(recipe(), arguments, tmp_path / "w"))
     assert fingerprint(resumed) == fingerprint(whole)
 
 
 def test_an_unfinished_build_of_another_recipe_is_not_used(recipe, arguments, tmp_path, monkeypatch):
-    monkeypatch.setitem(room.METHODS, "grains", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+    replace_method(monkeypatch, "grains", lambda context: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        build_from_recipe(recipe(), arguments, tmp_path / "v")
+        build(recipe(), arguments, tmp_path / "v")
     stray = tmp_path / "v.partial" / "stray.safetensors"
     stray.write_bytes(b"x")
     with pytest.raises(KeyboardInterrupt):
-        build_from_recipe(recipe(), arguments, tmp_path / "v")
+        build(recipe(), arguments, tmp_path / "v")
     assert stray.exists(), "the same build keeps what it has"
     other = recipe(attribution__steps=5, attribution__max_steps=5)
     with pytest.raises(GrainsError, match="holds an unfinished build of another recipe or model"):
-        build_from_recipe(other, arguments, tmp_path / "v")
+        build(other, arguments, tmp_path / "v")
     assert stray.exists(), "hours of work are not thrown away unasked"
     with pytest.raises(KeyboardInterrupt):
-        build_from_recipe(other, arguments, tmp_path / "v", overwrite=True)
+        build(other, arguments, tmp_path / "v", overwrite=True)
     assert not stray.exists()
 
 
 def test_a_broken_score_file_is_computed_again(recipe, arguments, tmp_path, monkeypatch):
-    def attribute_only(job):
-        for example in job.context.examples:
-            job.context.attribute(example, job.context.recipe.attribution)
+    def attribute_only(context):
+        for example in context.examples:
+            context.attribute(example, context.recipe.attribution)
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(room.METHODS, "grains", attribute_only)
+    replace_method(monkeypatch, "grains", attribute_only)
     with pytest.raises(KeyboardInterrupt):
-        build_from_recipe(recipe(), arguments, tmp_path / "v")
+        build(recipe(), arguments, tmp_path / "v")
     monkeypatch.undo()
     next((tmp_path / "v.partial").glob("*.safetensors")).write_bytes(b"cut off")
-    found = load_vectors(build_from_recipe(recipe(), arguments, tmp_path / "v"))
-    whole = load_vectors(build_from_recipe(recipe(), arguments, tmp_path / "w"))
+    found = load_vectors(build(recipe(), arguments, tmp_path / "v"))
+    whole = load_vectors(build(recipe(), arguments, tmp_path / "w"))
     assert fingerprint(found) == fingerprint(whole)
 
 
 def test_an_existing_folder_is_refused_before_anything_is_loaded(recipe, tmp_path):
     (tmp_path / "v").mkdir()
     with pytest.raises(GrainsError, match="exists; choose another --output_path or pass --overwrite"):
-        build_from_recipe(recipe(), {"pretrained": "/nowhere"}, tmp_path / "v")
+        build(recipe(), {"pretrained": "/nowhere"}, tmp_path / "v")
 
 
 @pytest.mark.parametrize(
@@ -143,22 +150,20 @@ def test_an_existing_folder_is_refused_before_anything_is_loaded(recipe, tmp_pat
 )
 def test_mistakes_are_one_line_and_write_nothing(recipe, arguments, tmp_path, changes, says):
     with pytest.raises(GrainsError, match=says) as caught:
-        build_from_recipe(recipe(**changes), arguments, tmp_path / "out" / "v")
+        build(recipe(**changes), arguments, tmp_path / "out" / "v")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "v").exists()
 
 
 def test_a_prompt_longer_than_the_context_is_refused(recipe, arguments, tmp_path):
     with pytest.raises(GrainsError, match="tokens but the model takes 8"):
-        build_from_recipe(recipe(), {**arguments, "max_length": 8}, tmp_path / "v")
+        build(recipe(), {**arguments, "max_length": 8}, tmp_path / "v")
 
 
 @pytest.mark.parametrize("direction", ["mean", "uncentred_pca", "pca"])
 @pytest.mark.parametrize("at", ["prompt", "response"])
 def test_every_option_gives_unit_differences_of_finite_directions(recipe, arguments, tmp_path, direction, at):
-    built = load_vectors(
-        build_from_recipe(recipe(vectors__direction=direction, vectors__at=at), arguments, tmp_path / "v")
-    )
+    built = load_vectors(build(recipe(vectors__direction=direction, vectors__at=at), arguments, tmp_path / "v"))
     for layer, vector in built.directions.items():
         assert torch.isfinite(vector).all()
         assert 0 < float(vector.norm()) <= 2 + 1e-5
@@ -187,46 +192,21 @@ def test_every_option_gives_unit_differences_of_finite_directions(recipe, argume
 )
 def test_mistakes_in_the_model_arguments_are_one_line(recipe, arguments, tmp_path, arguments_changed, says):
     with pytest.raises(GrainsError, match=says):
-        build_from_recipe(recipe(), {**arguments, **arguments_changed}, tmp_path / "v")
+        build(recipe(), {**arguments, **arguments_changed}, tmp_path / "v")
     assert not list(tmp_path.glob("v*"))
 
 
 def test_options_that_a_method_does_not_have_are_refused_and_leave_nothing(recipe, arguments, tmp_path):
     for method in ("grains", "random", "vocabulary"):
         with pytest.raises(GrainsError, match=r"unknown key in vectors\.options of"):
-            build_from_recipe(
-                recipe(vectors__method=method, vectors__options="{directoin: pca}"), arguments, tmp_path / "v"
-            )
+            build(recipe(vectors__method=method, vectors__options="{directoin: pca}"), arguments, tmp_path / "v")
     assert not list(tmp_path.glob("v*"))
-
-
-def test_scores_are_kept_apart_by_model_seed_and_responses(recipe, loaded_text, tmp_path):
-    from dataclasses import replace
-
-    from grains_eval.models import encode
-    from grains_eval.recipes import AttributionConfig
-    from grains_eval.types import PreferenceExample
-
-    example = PreferenceExample("e", "h", "Question what is paris Answer", " yes", " no")
-    encoded = encode(loaded_text("llama"), example)
-    cache = room.AttributionCache(tmp_path, 0, "model")
-    config = AttributionConfig()
-    files = {
-        cache.file(encoded, config),
-        replace(cache, seed=1).file(encoded, config),
-        replace(cache, model="other").file(encoded, config),
-        cache.file(replace(encoded, rejected=encoded.chosen), config),
-        cache.file(replace(encoded, embeddings=encoded.embeddings + 1), config),
-        cache.file(encoded, AttributionConfig(steps=21)),
-    }
-    assert len(files) == 6
-    assert cache.file(encoded, AttributionConfig(top_k=3)) == cache.file(encoded, config), "selection changes no score"
 
 
 def test_a_build_from_pictures_keeps_some_and_show_draws_over_them(tmp_path):
     small = ["data.examples=24", "data.development=0", "attribution.steps=2", "attribution.max_steps=2"]
     recipe = load_recipe(task_directory() / "demo" / "image" / "recipe.yaml", small)
-    folder = build_from_recipe(recipe, demo_model_args("image"), tmp_path / "image")
+    folder = build(recipe, demo_model_args("image"), tmp_path / "image")
     assert sorted(file.name for file in (folder / "pictures").iterdir()) == [f"{n}-0.png" for n in range(5)]
     show_folder(folder, Console(quiet=True), html=tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text().count("data:image/png;base64,") == 3

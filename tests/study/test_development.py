@@ -21,7 +21,7 @@ from grains_eval.study.development import (
     preference_logprobs,
     preserved_accuracy,
 )
-from grains_eval.study.loading import load_plain
+from grains_eval.study.session import load_plain
 from grains_eval.tasks_path import task_directory
 from grains_eval.types import Message, PreferenceExample
 from tests.harness.test_images import one_at_a_time
@@ -151,7 +151,7 @@ def test_picture_tasks_of_a_group_are_drawn_and_what_cannot_be_watched_is_said(c
         "demo_image_sight"
     }
     (note,) = read.notes
-    assert "'demo_image_sight' is not watched while choosing: it shows pictures" in note
+    assert "'demo_image_sight' is not watched while choosing: it shows images" in note
     assert note in caplog.text
 
 

@@ -12,15 +12,14 @@ from grains_eval.artifacts.load import open_artifact
 from grains_eval.errors import GrainsError
 from grains_eval.examples import Examples
 from grains_eval.models import LoadedModel
-from grains_eval.recipes import Prompting, Recipe
+from grains_eval.recipes import Prompting
 from grains_eval.report.formatting import number
 from grains_eval.steering import steered
-from grains_eval.study.build import build_from_recipe
-from grains_eval.study.loading import load_plain
-from grains_eval.study.methods import method_recipe
+from grains_eval.study.methods import default_methods, method_recipe
 from grains_eval.study.report_parts import development_tables
-from grains_eval.study.tune import spread
+from grains_eval.study.session import load_plain
 from grains_eval.vectors import METHODS
+from tests.study.studies import build, demo_recipe
 from tests.vectors.contexts import EXAMPLES, recipe
 
 
@@ -45,7 +44,7 @@ def test_every_baseline_is_built_and_tuned_on_development_examples(
 ) -> None:
     loaded = loaded_text("llama")
     made = recipe(method, **OPTIONS.get(method, {}))
-    folder = build_from_recipe(made, {"pretrained": "base"}, tmp_path / method, loaded=loaded, examples=SPLIT)
+    folder = build(made, {"pretrained": "base"}, tmp_path / method, loaded=loaded, examples=SPLIT)
     held = open_artifact(folder)
     assert held.method == method and held.vectors is not None
     own = METHODS[method].steering.tuned
@@ -67,7 +66,7 @@ def test_without_development_examples_the_source_is_followed_and_named(
 ) -> None:
     made = recipe(method, **OPTIONS.get(method, {}))
     examples = Examples(tuple(EXAMPLES), ())
-    folder = build_from_recipe(made, {}, tmp_path / method, loaded=loaded_text("llama"), examples=examples)
+    folder = build(made, {}, tmp_path / method, loaded=loaded_text("llama"), examples=examples)
     held = open_artifact(folder)
     assert held.vectors is not None
     assert held.vectors.recommended == METHODS[method].steering.untuned(held.vectors)
@@ -78,7 +77,7 @@ def test_lora_takes_its_epoch_from_the_development_examples(
     loaded_text: Callable[[str], LoadedModel], tmp_path: Path
 ) -> None:
     made = recipe("lora", epochs=3, learning_rate=1e-2)
-    folder = build_from_recipe(made, {}, tmp_path / "lora", loaded=loaded_text("llama"), examples=SPLIT)
+    folder = build(made, {}, tmp_path / "lora", loaded=loaded_text("llama"), examples=SPLIT)
     origin = open_artifact(folder).provenance
     curve = origin["development_curve"]
     assert [point["strength"] for point in curve] == [0, 1, 2, 3]
@@ -100,18 +99,18 @@ def test_lora_takes_its_epoch_from_the_development_examples(
 
 def test_a_prompt_needs_no_model_and_no_examples(tmp_path: Path) -> None:
     told = recipe("prompt").model_copy(update={"prompting": Prompting(instruction="  Be honest. ")})
-    folder = build_from_recipe(told, {"pretrained": "org/name"}, tmp_path / "prompt")
+    folder = build(told, {"pretrained": "org/name"}, tmp_path / "prompt")
     held = open_artifact(folder)
     assert held.instruction == "Be honest." and held.method == "prompt"
     assert held.provenance["base_model"] == "org/name"
     assert held.provenance["doc_hashes"] == {"build": [], "development": []}
     with pytest.raises(GrainsError, match=r"has no prompting\.instruction"):
-        build_from_recipe(recipe("prompt"), {}, tmp_path / "none")
+        build(recipe("prompt"), {}, tmp_path / "none")
 
 
 def test_an_unknown_method_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(GrainsError, match="unknown method 'cca': did you mean 'caa'"):
-        build_from_recipe(recipe("cca"), {}, tmp_path / "none")
+        build(recipe("cca"), {}, tmp_path / "none")
     assert {"grains", "caa", "icv", "iti", "nl_iti", "lora", "prompt"} <= set(METHODS)
 
 
@@ -122,16 +121,10 @@ def test_options_stay_with_the_method_they_were_written_for() -> None:
     assert other.vectors.method == "icv" and other.vectors.options == {}
 
 
-def test_strengths_are_spread_at_equal_ratios() -> None:
-    assert spread([0.5, 2.0], 3) == pytest.approx([0.5, 1.0, 2.0])
-    assert spread([-1.0, 1.0], 5) == [-1.0, 1.0]
-    assert spread([1.0], 4) == [1.0]
-
-
-def test_all_layers_may_be_steered_by_a_recipe(loaded_text: Callable[[str], LoadedModel]) -> None:
-    from grains_eval.study.tune import fixed_setting
-
-    raw = recipe("grains").model_dump()
-    raw["steering"] |= {"layers": "all", "strength": 0.2}
-    setting = fixed_setting(Recipe.model_validate(raw))
-    assert setting is not None and setting.layers is None and setting.strength == 0.2
+def test_the_default_methods_and_unknown_ones():
+    named = demo_recipe("methods={fine: {attribution: {top_k: 1}}}", "prompting=null")
+    assert default_methods(named) == ["grains", "fine", "caa", "icv", "iti", "nl_iti", "lora"]
+    assert "prompt" in default_methods(demo_recipe("prompting={instruction: be right}"))
+    assert method_recipe(named, "fine").attribution.top_k == 1
+    with pytest.raises(GrainsError, match="unknown method 'cca': did you mean 'caa'"):
+        method_recipe(named, "cca")

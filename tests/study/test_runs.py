@@ -17,8 +17,8 @@ from grains_eval.demo.run import demo_model_args
 from grains_eval.harness import sweep as sweep_room
 from grains_eval.recipes import load_recipe
 from grains_eval.study import runs as room
-from grains_eval.study.loading import load_lm
 from grains_eval.study.runs import NOTE, PlannedRun, run_all
+from grains_eval.study.session import Session, load_lm
 from grains_eval.tasks_path import task_directory
 from grains_eval.types import SteeringConfig, SteeringVectors
 
@@ -46,7 +46,7 @@ def planned(lm, tmp_path):
 @pytest.fixture
 def evaluate(lm, planned, tmp_path):
     recipe = load_recipe(task_directory() / "demo" / "text_split" / "recipe.yaml", [f"evaluation.limit={LIMIT}"])
-    return lambda: run_all(tmp_path / "runs", recipe, ARGUMENTS, planned, lm)
+    return lambda: run_all(tmp_path / "runs", recipe, planned, Session(ARGUMENTS, lm=lm))
 
 
 def evaluations(monkeypatch, stop=lambda index: None):

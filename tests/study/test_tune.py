@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
-from grains_eval.recipes import Evaluation, parse_recipe
+from grains_eval.models import LoadedModel
+from grains_eval.recipes import Evaluation, Recipe, parse_recipe
 from grains_eval.study import tune
-from grains_eval.study.tune import CurvePoint, grid
+from grains_eval.study.tune import CurvePoint, grid, spread
 from grains_eval.types import SteeringConfig, SteeringVectors
+from tests.vectors.contexts import recipe
 
 
 def point(strength, lower, preserved=0.9, margin=1.0, layer=1, likely=-1.0):
@@ -112,3 +115,18 @@ def test_a_setting_that_is_no_better_than_the_unsteered_model_is_not_chosen(capl
     assert chosen.config.strength == 0.0
     assert "prefers y+ more often than the unsteered model" in chosen.reason
     assert "strength 0" in caplog.text
+
+
+def test_strengths_are_spread_at_equal_ratios() -> None:
+    assert spread([0.5, 2.0], 3) == pytest.approx([0.5, 1.0, 2.0])
+    assert spread([-1.0, 1.0], 5) == [-1.0, 1.0]
+    assert spread([1.0], 4) == [1.0]
+
+
+def test_all_layers_may_be_steered_by_a_recipe(loaded_text: Callable[[str], LoadedModel]) -> None:
+    from grains_eval.study.tune import fixed_setting
+
+    raw = recipe("grains").model_dump()
+    raw["steering"] |= {"layers": "all", "strength": 0.2}
+    setting = fixed_setting(Recipe.model_validate(raw))
+    assert setting is not None and setting.layers is None and setting.strength == 0.2

@@ -7,7 +7,6 @@ import pytest
 from lm_eval.api.task import ConfigurableTask
 
 from grains_eval.comparison.corpus_metrics import corpus_metric
-from grains_eval.errors import GrainsError
 from grains_eval.task_support import toxicity
 
 Load = Callable[[str], ConfigurableTask]
@@ -163,20 +162,3 @@ def test_toxicity_of_responses(task: Load, tiny_classifier: Path):
     assert scores == {"toxicity": loaded.scores["is it good"], "toxic": float(alone > 0.5), "empty": 0.0}
     empty = generation.process_results(generation.eval_docs[0], [" "])
     assert empty == {"toxicity": 0.0, "toxic": 0.0, "empty": 1.0}
-
-
-def test_the_toxic_class_is_found_by_name():
-    assert toxicity.toxic_label({0: "LABEL_0", 1: "LABEL_1"}) == 1
-    assert toxicity.toxic_label({0: "nothate", 1: "hate"}) == 1
-    assert toxicity.toxic_label({0: "Toxic", 1: "Neutral"}) == 0
-    for labels in ({0: "yes", 1: "no"}, {0: "toxic", 1: "severe_toxic"}):
-        with pytest.raises(GrainsError, match="which one is toxic"):
-            toxicity.toxic_label(labels)
-
-
-def test_a_missing_classifier_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("GRAINS_EVAL_TOXICITY_CLASSIFIER", str(tmp_path / "none"))
-    toxicity._load.cache_clear()
-    with pytest.raises(GrainsError) as error:
-        toxicity.toxicity_metrics("hello")
-    assert "GRAINS_EVAL_TOXICITY_CLASSIFIER" in str(error.value) and "\n" not in str(error.value)

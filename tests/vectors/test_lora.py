@@ -17,11 +17,11 @@ from grains_eval.harness.model import GrainsHF
 from grains_eval.models import LoadedModel, encode
 from grains_eval.models.blocks import find_blocks
 from grains_eval.models.forward import response_logprobs
-from grains_eval.study.build import build_from_recipe
 from grains_eval.types import PreferenceExample
 from grains_eval.vectors import lora as adapters
 from tests import tiny
 from tests.instances import instance
+from tests.study.studies import build
 from tests.vectors.contexts import EXAMPLES, recipe
 
 OPTIONS = adapters.Options(epochs=3, batch_size=3, learning_rate=1e-2)
@@ -142,7 +142,7 @@ def test_the_adapter_comes_back_from_its_artifact(
     made = recipe("lora", **options)
     examples = Examples(tuple(EXAMPLES), ())
     arguments = {"pretrained": str(tiny_text(family)), "dtype": "float32", "device": "cpu"}
-    folder = build_from_recipe(made, arguments, tmp_path / "lora", loaded=loaded, examples=examples)
+    folder = build(made, arguments, tmp_path / "lora", loaded=loaded, examples=examples)
     held = open_artifact(folder)
     assert held.adapter is not None and held.vectors is None and held.method == "lora"
     assert {path.name for path in held.adapter.iterdir()} == {

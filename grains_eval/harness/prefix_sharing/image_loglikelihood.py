@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from grains_eval.errors import GrainsError
-from grains_eval.examples.documents import picture_hash
+from grains_eval.examples.documents import image_hash
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo, PreparedContext, score_prepared
 from grains_eval.harness.prefix_sharing.proof import Proof, attempt, shareable
 from grains_eval.harness.prefix_sharing.stack import Configuration
@@ -100,7 +100,7 @@ class SharedImagesMixin(_Base):
 
     def _asked(self, request: ImageRequest) -> _Asked:
         ids = pictures.continuation_ids(self, request.context, request.continuation, request.images, request.where)
-        shown = tuple(picture_hash(image) for image in request.images)
+        shown = tuple(image_hash(image) for image in request.images)
         return _Asked(request, (request.context, shown), None if ids is None else tuple(ids))
 
     def _remember(self, asked: Sequence[_Asked], memo: Memo, disable_tqdm: bool) -> None:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from grains_eval.errors import GrainsError
 from grains_eval.task_support import data as task_data
+from tests import localdata
 from tests.localdata import encoded_picture
 
 
@@ -30,7 +31,8 @@ def test_an_unreachable_hub_is_one_line_that_names_the_variable(tmp_path: Path, 
     assert "'org/no-such-set'" in message(error) and "GRAINS_EVAL_DATA" in message(error)
 
 
-def test_columns_and_files_are_checked(local_data: Path, tmp_path: Path):
+def test_columns_and_files_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(task_data.DATA_VARIABLE, str(localdata.write(tmp_path / "copy", "spa_vl")))
     folder = task_data.fetch("sqrti/SPA-VL", "any", ["*"])
     assert task_data.read_parquet(folder, "validation/*.parquet", ("question",)).num_rows == 12
     with pytest.raises(GrainsError) as error:

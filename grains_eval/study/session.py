@@ -1,0 +1,82 @@
+"""What the steps of a study share: the model, which all of them score alike with, and where results go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grains_eval.errors import GrainsError
+from grains_eval.harness.model import STEERING_ARGUMENTS, GrainsHF, SteeringMixin
+from grains_eval.models import LoadedModel
+from grains_eval.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Session:
+    """The model of a study, the user's own tasks, and how the study shows what it does.
+
+    Attributes:
+        model_args: lm-eval's model arguments.
+        include_path: Folders with the user's own tasks.
+        console: A rich console to print tables to; None prints nothing.
+        progress: Goes through loops and shows how far they are.
+        lm: The unsteered model as lm-eval holds it, once it is loaded.
+    """
+
+    model_args: Mapping[str, Any]
+    include_path: Sequence[str] = ()
+    console: Any = None
+    progress: Progress = silent
+    lm: SteeringMixin | None = None
+
+    def opened(self) -> Session:
+        """The same with the model loaded.
+
+        Raises:
+            GrainsError: see `load_plain`.
+        """
+        return self if self.lm is not None else replace(self, lm=load_plain(self.model_args))
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model of an opened session."""
+        assert self.lm is not None
+        return LoadedModel.of(self.lm)
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """Where results go, and what may happen to those that are there.
+
+    Attributes:
+        path: The folder.
+        overwrite: Replace what is there.
+        resume: Take up a finished comparison, with a further method for instance: only its report is replaced.
+    """
+
+    path: Path
+    overwrite: bool = False
+    resume: bool = False
+
+
+def load_lm(model_args: Mapping[str, Any]) -> SteeringMixin:
+    """The model as lm-eval holds it, ready to be steered by one artifact after another."""
+    device = {} if "device" in model_args else {"device": "cuda" if torch.cuda.is_available() else "cpu"}
+    # half-precision log-softmax sums are off by .1 to .3 nats, more than many a paired difference
+    return GrainsHF.create_from_arg_obj({"softmax_dtype": "float32", **model_args, **device})
+
+
+def load_plain(model_args: Mapping[str, Any]) -> SteeringMixin:
+    """The unsteered model, to build on.
+
+    Raises:
+        GrainsError: arguments that would steer it; see also `GrainsHF`.
+    """
+    steering = [name for name in STEERING_ARGUMENTS if name != "plugins" and model_args.get(name) is not None]
+    if steering:
+        raise GrainsError(f"unknown model argument '{steering[0]}' of a build: it starts from the unsteered model")
+    return load_lm(model_args)
