@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import transformers
 
 from benchmarks import common
 from benchmarks.evaluate import Fixed
-from grains_eval.harness import shared_context, sharing
+from grains_eval.harness import sharing
 from grains_eval.harness.shared_context import Memo
 
 # name, tokens of the shortest and the longest context, how many of them open every context, configurations, attention
@@ -50,40 +48,6 @@ def requests(count: int, shortest: int, longest: int, preamble: int, vocabulary:
     return made
 
 
-class Watch:
-    """CPU seconds spent in some functions, and the tokens that a model was fed there and elsewhere."""
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Begin anew."""
-        self.seconds, self.inside, self.outside, self.depth = 0.0, 0, 0, 0
-
-    def over(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, watched."""
-
-        def watched(*arguments: Any, **keywords: Any) -> Any:
-            before = time.process_time()
-            self.depth += 1
-            try:
-                return function(*arguments, **keywords)
-            finally:
-                self.depth -= 1
-                self.seconds += time.process_time() - before
-
-        return watched
-
-    def count(self, module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        """A hook of the decoder."""
-        del module
-        tokens = (arguments[0] if arguments else keywords["input_ids"]).numel()
-        if self.depth:
-            self.inside += tokens
-        else:
-            self.outside += tokens
-
-
 def made(arguments: Any, window: int) -> transformers.PreTrainedModel:
     """A Llama of random weights, or a Mistral whose attention sees `window` tokens."""
     layers, width, vocabulary = SMOKE if arguments.smoke else FULL
@@ -106,9 +70,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=500)
     arguments = parser.parse_args()
     common.start(arguments)
-    watch = Watch()
-    sharing.Proof.check = watch.over(sharing.Proof.check)
-    shared_context._probes = watch.over(shared_context._probes)
+    watch = common.watched_proof()
     rows = []
     for name, shortest, longest, preamble, settings, window in (RUNS[0], RUNS[-1]) if arguments.smoke else RUNS:
         model = made(arguments, window)
