@@ -38,7 +38,7 @@ $(NEXT)/.installed: $(VENV)/.installed
 
 test-next: $(NEXT)/.installed ## run the tests that meet lm_eval on its pre-release
 	PYTHONPATH="$(CURDIR)/$(NEXT)" $(BIN)/python -m pytest -m "not gpu and not vllm and not slow" \
-		tests/harness tests/preferences tests/tasks tests/test_adapters.py tests/packaging/test_hook.py $(ARGS)
+		tests/harness tests/examples tests/tasks tests/vectors/test_lora.py tests/packaging/test_hook.py $(ARGS)
 
 lint: style types floors ## style, types and import floors
 

@@ -30,8 +30,8 @@ import transformers
 from scipy.stats import quantile_test, t, ttest_1samp
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from grains_eval.harness import shared_context, sharing
-from grains_eval.report.clusters import cluster_jackknife, cluster_sums
+from grains_eval.comparison.clusters import cluster_jackknife, cluster_sums
+from grains_eval.harness.prefix_sharing import loglikelihood, proof
 from grains_eval.steering import OPERATORS, ResolvedSteering
 
 Row = Mapping[str, Any]
@@ -164,8 +164,8 @@ class Watch:
 def watched_proof() -> Watch:
     """From now on, what is spent on scoring requests plainly to compare them with their shared scores."""
     watch = Watch()
-    sharing.Proof.check = watch.over(sharing.Proof.check)
-    shared_context._probes = watch.over(shared_context._probes)
+    proof.Proof.check = watch.over(proof.Proof.check)
+    loglikelihood._probes = watch.over(loglikelihood._probes)
     return watch
 
 

@@ -19,13 +19,14 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import common
-from grains_eval.report import bootstrap, corpus
-from grains_eval.report.betting import log_capital
-from grains_eval.report.clusters import cluster_sums
-from grains_eval.report.compare import Row
-from grains_eval.report.elementary import Array
-from grains_eval.report.statistics import BinaryPairs, Procedure, Undecided
-from grains_eval.report.verdict import judge_rows
+from grains_eval.comparison import bootstrap
+from grains_eval.comparison import corpus_metrics as corpus
+from grains_eval.comparison.betting import log_capital
+from grains_eval.comparison.clusters import cluster_sums
+from grains_eval.comparison.intervals import BinaryPairs, Procedure, Undecided
+from grains_eval.comparison.noninferiority import judge_rows
+from grains_eval.comparison.rows import Row
+from grains_eval.comparison.significance import Array
 from grains_eval.types import Comparison
 
 ALPHA = 0.05

@@ -20,11 +20,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks import common
-from grains_eval.demo.text_tasks import read_items
-from grains_eval.demo.text_world import Item, fact_items, make_world
-from grains_eval.demo.train_text import train_to_folder
+from benchmarks.worlds.text_world import Item, fact_items, make_world
+from benchmarks.worlds.train_text import train_to_folder
+from grains_eval.demo.loaders import read_items
+from grains_eval.examples import load_examples
 from grains_eval.models import LoadedModel, load
-from grains_eval.preferences import load_examples
 from grains_eval.recipes import Data, Recipe, load_recipe
 from grains_eval.steering import steered
 from grains_eval.tasks_path import task_directory

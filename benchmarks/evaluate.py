@@ -18,7 +18,7 @@ from lm_eval.models.hf_steered import SteeredModel
 from lm_eval.models.huggingface import HFLM
 
 from benchmarks import common
-from grains_eval.harness.shared_context import SharedContextMixin
+from grains_eval.harness.prefix_sharing.loglikelihood import SharedContextMixin
 from grains_eval.steering import ResolvedSteering
 
 # vocabulary, tokens of a context, how many of them open every context (a few-shot preamble), questions

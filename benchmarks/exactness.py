@@ -14,12 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import common
-from grains_eval.harness import plan
-from grains_eval.harness.shared_context import Memo, score
+from grains_eval.harness.prefix_sharing import plan
+from grains_eval.harness.prefix_sharing.loglikelihood import Memo, score
 from grains_eval.models import load
 from tests import tiny
-from tests.harness import test_shared_context as text
-from tests.harness import test_shared_images as pictures
+from tests.harness.prefix_sharing import test_image_loglikelihood as pictures
+from tests.harness.prefix_sharing import test_loglikelihood as text
 
 
 def text_scores(family: str, dtype: str) -> tuple[list[Any], list[Any]]:

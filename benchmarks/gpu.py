@@ -22,7 +22,7 @@ from lm_eval.models.huggingface import HFLM
 from benchmarks import build, common, images
 from benchmarks.evaluate import Fixed
 from benchmarks.peak import matmul_rate, operations
-from grains_eval.harness.shared_context import score
+from grains_eval.harness.prefix_sharing.loglikelihood import score
 from grains_eval.models import LoadedModel, encode
 from grains_eval.recipes import AttributionConfig
 from grains_eval.steering import applied

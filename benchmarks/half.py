@@ -16,8 +16,8 @@ import torch
 from benchmarks import build, common
 from grains_eval.attribution import attribute
 from grains_eval.demo import model_path
+from grains_eval.examples import load_examples
 from grains_eval.models import LoadedModel, encode, load
-from grains_eval.preferences import load_examples
 from grains_eval.recipes import AttributionConfig, load_recipe
 
 RECIPE = Path(__file__).resolve().parent.parent / "tasks" / "demo" / "text_split" / "recipe.yaml"

@@ -19,9 +19,8 @@ from random import Random
 from typing import Any
 
 from benchmarks import common
-from grains_eval.attribution import attribute
-from grains_eval.demo.image_model import Picture, accuracy, choice_log_probs
-from grains_eval.demo.image_world import (
+from benchmarks.worlds.image_model import Picture, accuracy, choice_log_probs
+from benchmarks.worlds.image_world import (
     ImageWorld,
     Item,
     build_items,
@@ -31,8 +30,9 @@ from grains_eval.demo.image_world import (
     task_items,
     text_items,
 )
-from grains_eval.demo.pictures import BACKGROUND, image
-from grains_eval.demo.train_image import train_to_folder
+from benchmarks.worlds.train_image import train_to_folder
+from grains_eval.attribution import attribute
+from grains_eval.demo.scenes import BACKGROUND, image
 from grains_eval.models import LoadedModel, load
 from grains_eval.recipes import Recipe, load_recipe
 from grains_eval.steering import steered

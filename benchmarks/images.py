@@ -22,10 +22,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.hf_vlms import HFMultimodalLM
 
 from benchmarks import common, peak
-from grains_eval.harness.multimodal import ImageLoglikelihoodMixin
-from grains_eval.harness.shared_context import Memo, SharedContextMixin
-from grains_eval.harness.shared_images import SharedImagesMixin
-from grains_eval.models import pictures
+from grains_eval.harness.images import ImageLoglikelihoodMixin
+from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
+from grains_eval.harness.prefix_sharing.loglikelihood import Memo, SharedContextMixin
+from grains_eval.models import images as pictures
 from grains_eval.steering import applied
 from tests import tiny
 

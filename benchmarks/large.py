@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common
-from grains_eval.report import corpus
-from grains_eval.report.shares import lower_end, tail
-from grains_eval.report.statistics import Estimate, paired
+from grains_eval.comparison import corpus_metrics as corpus
+from grains_eval.comparison.intervals import Estimate, paired
+from grains_eval.comparison.proportions import lower_end, tail
 
 
 def shares(n: int, generator: np.random.Generator) -> Estimate:

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common
-from grains_eval.artifacts import open_artifact
+from benchmarks.worlds.train_image import train_to_folder as train_image
+from benchmarks.worlds.train_text import train_to_folder as train_text
+from grains_eval.artifacts.load import open_artifact
 from grains_eval.demo import model_path
-from grains_eval.demo.train_image import train_to_folder as train_image
-from grains_eval.demo.train_text import train_to_folder as train_text
 from grains_eval.recipes import Recipe, load_recipe
 from grains_eval.report.data import ReportData
 from grains_eval.study.compare import BASELINE, compare_methods

@@ -20,8 +20,8 @@ import transformers
 
 from benchmarks import common
 from benchmarks.evaluate import Fixed
-from grains_eval.harness import sharing
-from grains_eval.harness.shared_context import Memo
+from grains_eval.harness.prefix_sharing import proof as sharing
+from grains_eval.harness.prefix_sharing.loglikelihood import Memo
 
 # name, tokens of the shortest and the longest context, how many of them open every context, configurations, attention
 # window (0: all tokens)

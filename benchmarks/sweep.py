@@ -12,8 +12,8 @@ from __future__ import annotations
 from lm_eval.models.huggingface import HFLM
 
 from benchmarks import common
-from grains_eval.harness import sharing
-from grains_eval.harness.shared_context import score, shared_scores
+from grains_eval.harness.prefix_sharing import proof as sharing
+from grains_eval.harness.prefix_sharing.loglikelihood import score, shared_scores
 from grains_eval.steering import applied
 
 

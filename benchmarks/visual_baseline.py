@@ -17,9 +17,9 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.image_seeds import Trial, build_questions, fixed_setting, trial
-from grains_eval.demo.image_words import CUE_STAMPS, CUE_WORDS
-from grains_eval.demo.image_world import Item, read_scene
-from grains_eval.demo.pictures import BACKGROUND
+from benchmarks.worlds.image_words import CUE_STAMPS, CUE_WORDS
+from benchmarks.worlds.image_world import Item, read_scene
+from grains_eval.demo.scenes import BACKGROUND
 from grains_eval.models import EncodedExample
 from grains_eval.models.vision import VISUAL_BASELINES
 from grains_eval.recipes import load_recipe

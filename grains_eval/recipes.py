@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from grains_eval.errors import GrainsError, unknown
+from grains_eval.plugins import load_plugins
 
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
@@ -90,7 +91,7 @@ class Data(Section):
 class AttributionConfig(Section):
     """How prompt tokens are scored and selected (method steps 1-3)."""
 
-    method: str = Field(default="integrated_gradients", description="a name in attribution.ATTRIBUTION_METHODS")
+    method: str = Field(default="integrated_gradients", description="one of `grains-eval methods`")
     objective: Literal["preference", "likelihood"] = "preference"
     length_normalised: bool = False
     steps: Count = Field(default=20, description="Gauss-Legendre nodes")
@@ -105,7 +106,7 @@ class AttributionConfig(Section):
     )
     samples: Count = Field(default=20, description="SmoothGrad samples")
     top_k: Count = 10
-    selection: str = Field(default="top_k", description="a name in attribution.SELECTIONS")
+    selection: str = Field(default="top_k", description="one of `grains-eval methods`")
     candidates: Count | None = Field(
         default=None, description="agreement: candidates per sign, default three times top_k"
     )
@@ -124,7 +125,7 @@ class AttributionConfig(Section):
 class VectorsConfig(Section):
     """How deltas become one direction per layer (method steps 4-5)."""
 
-    method: str = Field(default="grains", description="a name in vectors.VECTOR_METHODS, lora or prompt")
+    method: str = Field(default="grains", description="one of `grains-eval methods`")
     direction: Literal["mean", "uncentred_pca", "pca"] = "mean"
     at: Literal["prompt", "response"] = "prompt"
     mask: Literal["token", "pixel"] = Field(
@@ -188,6 +189,9 @@ class Recipe(Section):
     steering: SteeringSection = SteeringSection()
     evaluation: Evaluation = Evaluation()
     prompting: Prompting | None = None
+    plugins: list[str] = Field(
+        default_factory=list[str], description="modules or .py files with methods of your own; see docs/extending.md"
+    )
     methods: dict[str, dict[str, Any]] = Field(
         default_factory=dict[str, dict[str, Any]], description="named variants: overrides of this recipe's sections"
     )
@@ -204,7 +208,8 @@ class Recipe(Section):
 
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON of the recipe, 16 hex digits."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        # recipes without plug-ins keep the fingerprint that they had before there were any
+        text = json.dumps(self.model_dump(mode="json", exclude=None if self.plugins else {"plugins"}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
@@ -220,7 +225,8 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         overrides: `section.key=value` strings; values are YAML.
 
     Raises:
-        GrainsError: no such file, not YAML, an unknown key (with the closest known one) or a bad value.
+        GrainsError: no such file, not YAML, an unknown key (with the closest known one), a bad value, or a plug-in that
+            cannot be imported.
     """
     file = Path(path)
     if not file.is_file():
@@ -232,6 +238,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     if not isinstance(raw, dict):
         raise GrainsError(f"recipe '{path}' holds no mapping; it needs at least 'name' and 'data'")
     recipe = parse_recipe(raw, overrides, where=str(path))
+    load_plugins(recipe.plugins, file.parent)
     data_file = recipe.data.path
     if data_file and not Path(data_file).is_absolute() and (file.parent / data_file).exists():
         data = recipe.data.model_copy(update={"path": str((file.parent / data_file).resolve())})

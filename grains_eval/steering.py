@@ -18,16 +18,35 @@ from transformers import PreTrainedModel
 from grains_eval.errors import GrainsError, pick
 from grains_eval.models.blocks import find_attention_outputs, find_blocks, hidden_of, with_hidden
 from grains_eval.models.positions import Progress
+from grains_eval.registry import Registry
 from grains_eval.types import Positions, Site, SteeringConfig, SteeringVectors
+from grains_eval.virtual_tokens import ResolvedTokens, shown
 
 Operator = Callable[[Tensor, Tensor], Tensor]
+OPERATORS: Registry[Operator] = Registry("steering operator", "grains_eval.steering")
 
 
+def steering_operator(name: str) -> Callable[[Operator], Operator]:
+    """Register a function of hidden states `[..., H]` and a delta as the operator `name` of `steering.operator`.
+
+    Raises:
+        GrainsError: the name is taken.
+    """
+
+    def register(function: Operator) -> Operator:
+        OPERATORS.add(name, function)
+        return function
+
+    return register
+
+
+@steering_operator("add")
 def add(hidden: Tensor, delta: Tensor) -> Tensor:
     """`h' = h + delta`; hidden `[..., H]`, delta broadcastable to it, float32."""
     return _as(hidden, hidden.float() + delta)
 
 
+@steering_operator("add_renormalised")
 def add_renormalised(hidden: Tensor, delta: Tensor) -> Tensor:
     """`h' = h~ * ||h|| / ||h~||` with `h~ = h + delta`, norms per token over `H` (method step 6).
 
@@ -47,9 +66,6 @@ def add_renormalised(hidden: Tensor, delta: Tensor) -> Tensor:
 def _as(hidden: Tensor, moved: Tensor) -> Tensor:
     # `to` costs as much as adding one token's delta, also where there is nothing to convert
     return moved if moved.dtype == hidden.dtype else moved.to(hidden.dtype)
-
-
-OPERATORS: Mapping[str, Operator] = {"add_renormalised": add_renormalised, "add": add}
 
 
 @dataclass(frozen=True)
@@ -81,7 +97,7 @@ def resolve(vectors: SteeringVectors, config: SteeringConfig) -> ResolvedSteerin
     """
     if not isfinite(config.strength):
         raise GrainsError(f"strength {config.strength} is not a finite number")
-    operator = pick(OPERATORS, config.operator, "steering operator")
+    operator = pick(OPERATORS, config.operator, OPERATORS.what)
     layers = vectors.layers if config.layers is None else config.layers
     missing = [layer for layer in layers if layer not in vectors.directions]
     if missing:
@@ -134,7 +150,7 @@ class _Mover:
 @contextmanager
 def applied(
     model: PreTrainedModel,
-    resolved: ResolvedSteering | None,
+    resolved: ResolvedSteering | ResolvedTokens | None,
     prompt_lengths: Tensor | None = None,
     first_pass_is_prompt: bool = True,
 ) -> Generator[None, None, None]:
@@ -142,7 +158,7 @@ def applied(
 
     Args:
         model: A Hugging Face causal, sequence-to-sequence or vision-language model.
-        resolved: What to apply; None leaves the model untouched.
+        resolved: What to apply, virtual tokens included; None leaves the model untouched.
         prompt_lengths: `[B]` tokens of each row that belong to the prompt, padding not counted, where a forward pass
             holds prompt and response together (`[1]` for all rows alike); without it the first pass, or what
             `generate` is given, counts as prompt. Encoder-decoder models: of the decoder's tokens.
@@ -154,6 +170,10 @@ def applied(
     """
     if resolved is None:
         yield
+        return
+    if isinstance(resolved, ResolvedTokens):
+        with shown(model, [[resolved]]):
+            yield
         return
     at_heads = resolved.site == "attention_heads"
     modules = find_attention_outputs(model) if at_heads else list(find_blocks(model))

@@ -40,7 +40,7 @@ def test_a_misspelt_flag_is_named_with_its_correction(capsys: pytest.CaptureFixt
 
 
 def test_pictures_of_a_file_are_found_beside_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from grains_eval.preferences import load_examples
+    from grains_eval.examples import load_examples
     from grains_eval.recipes import load_recipe
 
     home = tmp_path / "home"
@@ -72,7 +72,7 @@ def test_a_second_build_into_one_folder_is_refused_at_once(tmp_path: Path) -> No
 
 
 def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
-    from grains_eval.artifacts import check_replaceable
+    from grains_eval.artifacts.save import check_replaceable
 
     (tmp_path / "file").write_text("")
     with pytest.raises(GrainsError, match="nothing can be written to"):
@@ -89,7 +89,7 @@ def test_what_is_no_model_is_not_evaluated() -> None:
 def test_pictures_may_be_paths(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from grains_eval.models.pictures import check_pictures
+    from grains_eval.models.images import check_pictures
 
     Image.new("RGB", (4, 4)).save(tmp_path / "dot.png")
     lm = SimpleNamespace(max_images=None, image_width=None, image_height=None, image_max_side=None, rgb=True)

@@ -1,24 +1,7 @@
-"""The artifact folder: save, load and identify steering vectors.
+"""The artifact folder: what a build writes and everything else reads.
 
 `steering_config.json` (everything but tensors), `steering_vectors.safetensors` (keys `layers.{i}`, float32, unscaled),
 `attributions.parquet` (per example and token), `recipe.yaml` as run, `README.md` card. A LoRA baseline keeps a
 standard peft folder `adapter/` instead of tensors; a prompting baseline keeps its instruction in the config. Nothing
-is unpickled.
+is unpickled. Nothing is imported here, so that a report can read token maps without torch.
 """
-
-from grains_eval.artifacts.layout import CONFIG, TENSORS, Artifact, fingerprint
-from grains_eval.artifacts.loading import load, open_artifact
-from grains_eval.artifacts.saving import check_replaceable, package_versions, save, save_tensors
-
-__all__ = [
-    "CONFIG",
-    "TENSORS",
-    "Artifact",
-    "check_replaceable",
-    "fingerprint",
-    "load",
-    "open_artifact",
-    "package_versions",
-    "save",
-    "save_tensors",
-]

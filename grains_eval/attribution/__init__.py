@@ -1,6 +1,7 @@
 """Which prompt tokens cause a preference: attribution methods, baselines and token selection."""
 
-from grains_eval.attribution.methods import ATTRIBUTION_METHODS, attribute
-from grains_eval.attribution.selection import SELECTIONS, select
+from grains_eval.attribution.attributions import attribute
+from grains_eval.attribution.registry import ATTRIBUTION_METHODS, SELECTIONS, attribution_method, selection
+from grains_eval.attribution.selection import select
 
-__all__ = ["ATTRIBUTION_METHODS", "SELECTIONS", "attribute", "select"]
+__all__ = ["ATTRIBUTION_METHODS", "SELECTIONS", "attribute", "attribution_method", "select", "selection"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
+from grains_eval.attribution.registry import SELECTIONS, TokenDeltas, selection
 from grains_eval.errors import pick
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.recipes import AttributionConfig
@@ -19,9 +19,6 @@ logger = logging.getLogger(__name__)
 # the share of examples that hold a token says little below this many examples
 _ENOUGH_FOR_FREQUENCY = 8
 _ENOUGH_FOR_AGREEMENT = 24
-
-# (example index, token positions) -> [n, L, H]: what masking each token alone takes from the last prompt token's state
-TokenDeltas = Callable[[int, Sequence[int]], Tensor]
 
 
 def shared_tokens(encoded: Sequence[EncodedExample], threshold: float) -> frozenset[int]:
@@ -53,6 +50,7 @@ def rank(
     )
 
 
+@selection("top_k")
 def select_top_k(
     attributions: Sequence[Attribution],
     encoded: Sequence[EncodedExample],
@@ -65,6 +63,7 @@ def select_top_k(
     return [rank(a, e, config, shared, config.top_k) for a, e in zip(attributions, encoded, strict=True)]
 
 
+@selection("agreement")
 def select_by_agreement(
     attributions: Sequence[Attribution],
     encoded: Sequence[EncodedExample],
@@ -106,12 +105,6 @@ def _most_agreeing(positions: Sequence[tuple[int, ...]], token_deltas: TokenDelt
         order = scores.argsort(descending=True, stable=True)[:k].tolist()
         chosen.append(tuple(tokens[i] for i in order))
     return chosen
-
-
-SELECTIONS: Mapping[
-    str,
-    Callable[[Sequence[Attribution], Sequence[EncodedExample], AttributionConfig, TokenDeltas], list[TokenSelection]],
-] = {"top_k": select_top_k, "agreement": select_by_agreement}
 
 
 def select(

@@ -5,21 +5,23 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from grains_eval import __version__
-from grains_eval.cli import compare, power, run, vectors
-from grains_eval.cli.command import Command
+from grains_eval.cli import compare, methods, power, run, vectors
+from grains_eval.cli.command import Command, add_plugin_flag, plugin_flags
 from grains_eval.cli.errors import exit_code
 from grains_eval.errors import USER_ERROR, pick
+from grains_eval.plugins import load_plugins
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "start here": run.START,
     "vectors": vectors.COMMANDS,
     "evaluation": run.COMMANDS,
     "study": (*compare.COMMANDS, *power.COMMANDS),
+    "reference": methods.COMMANDS,
 }
 
 NAMES = {command.name: command for commands in GROUPS.values() for command in commands}
@@ -95,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
             choices=("DEBUG", "INFO", "WARNING", "ERROR"),
             help="how much is logged (default WARNING)",
         )
+        add_plugin_flag(sub)
         sub.add_argument("--traceback", action="store_true", help="show where an error came from")
         sub.set_defaults(execute=command.execute)
     return top
@@ -115,10 +118,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return exit_code(lambda: pick(NAMES, words[0], "command"))
         command = NAMES[words[0]]
         if command.add_arguments is None:
-            rest = argparse.Namespace(words=words[1:])
-            return exit_code(lambda: command.execute(rest), traceback="--traceback" in words)
+            named, others = plugin_flags(words[1:])
+            return exit_code(
+                lambda: _execute(command.execute, argparse.Namespace(words=others), named),
+                traceback="--traceback" in words,
+            )
     options = parser().parse_args(words)
     logging.basicConfig(level=options.verbosity, format="%(levelname)s %(name)s: %(message)s")
     if options.verbosity == "WARNING":  # lm-eval warns of every ordinary thing it does with a task
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    return exit_code(lambda: options.execute(options), traceback=options.traceback)
+    return exit_code(lambda: _execute(options.execute, options, options.plugin), traceback=options.traceback)
+
+
+def _execute(command: Callable[[argparse.Namespace], None], options: argparse.Namespace, named: Sequence[str]) -> None:
+    load_plugins(named)
+    command(options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,25 @@ def add_output_flags(parser: argparse.ArgumentParser, what: str, default: str | 
         help=what if default is None else f"{what} (default {default})",
     )
     group.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def add_plugin_flag(parser: argparse.ArgumentParser) -> None:
+    """`--plugin`."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module, or a .py file, with methods of your own; may be repeated",
+    )
+
+
+def plugin_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Modules after `--plugin`, and all other words as they stand."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_plugin_flag(parser)
+    known, others = parser.parse_known_args(list(words))
+    return known.plugin, others
 
 
 def names(text: str) -> list[str]:

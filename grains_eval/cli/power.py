@@ -11,7 +11,7 @@ from grains_eval.cli.command import Command, names
 from grains_eval.errors import GrainsError
 
 if TYPE_CHECKING:
-    from grains_eval.report.pilot import Plan, Spread
+    from grains_eval.report.sample_size import Plan, Spread
 
 # What may be given in place of a pilot, with the range that makes sense.
 _SHARES = ("discordant", "alpha", "power")
@@ -72,7 +72,7 @@ def _from_pilot(options: argparse.Namespace) -> None:
     from rich.markup import escape
 
     from grains_eval.cli.terminal import output
-    from grains_eval.report.pilot import plan, read_pilot
+    from grains_eval.report.sample_size import plan, read_pilot
 
     rows = read_pilot(options.pilot, alpha=options.alpha, tasks=options.tasks, metrics=options.metrics)
     if not rows:
@@ -103,8 +103,8 @@ def _table(plans: Sequence[Plan], options: argparse.Namespace, narrow: bool = Fa
     from rich.markup import escape
     from rich.table import Table
 
+    from grains_eval.report.formatting import MISSING, change, level, number, rounded
     from grains_eval.report.tables import add_column
-    from grains_eval.report.wording import MISSING, change, level, number, rounded
 
     # A narrow terminal goes without the pilot's own numbers.
     left_out = {"n", "difference"} if narrow else set[str]()
@@ -154,7 +154,7 @@ def _from_numbers(options: argparse.Namespace) -> None:
     if options.discordant is not None and options.difference is not None and options.difference > 1:
         raise GrainsError(f"--difference {options.difference:g} is more than a share can differ; 0.03 is three points")
     from grains_eval.cli.terminal import output
-    from grains_eval.report.pilot import Spread
+    from grains_eval.report.sample_size import Spread
 
     if options.discordant is not None:
         spread, test = Spread(discordant=options.discordant), "exact McNemar"
@@ -169,7 +169,7 @@ def _from_numbers(options: argparse.Namespace) -> None:
 
 
 def _lines(spread: Spread, options: argparse.Namespace) -> list[str]:
-    from grains_eval.report.wording import MANY
+    from grains_eval.report.formatting import MANY
 
     lines: list[str] = []
     if options.difference is not None:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grains_eval.artifacts import Artifact, fingerprint, open_artifact
+from grains_eval.artifacts.layout import Artifact, fingerprint
+from grains_eval.artifacts.load import open_artifact
 from grains_eval.errors import GrainsError, pick
 from grains_eval.steering import OPERATORS, ResolvedSteering, resolve
 from grains_eval.types import SteeringConfig

@@ -21,6 +21,7 @@ from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from grains_eval import plugins
 from grains_eval.errors import GrainsError
 from grains_eval.models.loading import HarnessModel
 
@@ -35,6 +36,8 @@ HARMLESS = frozenset(
         *("token", "cache_dir", "local_files_only", "force_download", "proxies"),
         # the steering, which is in the key as it is applied
         *("vectors", "strength", "layers", "unit", "operator", "positions"),
+        # in the key by their content
+        "plugins",
     }
 )
 """Arguments of `grains_hf` that are not in the key."""
@@ -76,6 +79,7 @@ def cache_key(lm: HarnessModel, arguments: Mapping[str, Any], steering: Any) -> 
         "weights": weights_digest(model),
         "reading": [files_digest(each) for each in (lm.tokenizer, processor) if each is not None],
         "steering": steering,
+        "plugins": plugins.digests(),
         "versions": {name: version(name) for name in _PACKAGES},
     }
     return hashlib.sha256(json.dumps(_plain(described), sort_keys=True).encode()).hexdigest()[:16]

@@ -12,9 +12,9 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 
 from grains_eval.errors import GrainsError
+from grains_eval.examples import task_manager
 from grains_eval.harness.model import GrainsHF, SteeringMixin
 from grains_eval.models.loading import HarnessModel, LoadedModel, parse_model_args
-from grains_eval.preferences import task_manager
 
 MODEL_FOLDER = 200  # characters of a folder's name, of 255 that file systems take
 

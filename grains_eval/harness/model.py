@@ -22,21 +22,23 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
 
 from grains_eval.errors import GrainsError, one_line_errors
+from grains_eval.examples.documents import doc_hash
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.cache_key import cache_key
-from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
+from grains_eval.harness.images import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
+from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
+from grains_eval.harness.prefix_sharing.loglikelihood import SharedContextMixin
+from grains_eval.harness.prefix_sharing.proof import describe
+from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
-from grains_eval.harness.shared_context import SharedContextMixin
-from grains_eval.harness.shared_images import SharedImagesMixin
-from grains_eval.harness.sharing import describe
 from grains_eval.models.loading import check_names, is_vision_language, read_config, unknown_argument
 from grains_eval.models.processes import expect_cpu_processes
-from grains_eval.preferences.hashing import doc_hash
-from grains_eval.steering import ResolvedSteering, applied, check_width
+from grains_eval.plugins import load_plugins
+from grains_eval.steering import applied, check_width
 
 logger = logging.getLogger(__name__)
 
-STEERING_ARGUMENTS = ("vectors", "strength", "layers", "unit", "operator", "positions")
+STEERING_ARGUMENTS = ("vectors", "strength", "layers", "unit", "operator", "positions", "plugins")
 
 
 class SteeringMixin(PromptingMixin, SharedContextMixin):
@@ -51,6 +53,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         operator: A name in `steering.OPERATORS`.
         positions: `all`, `prompt`, `generated` or `last`.
         share_context: Compute a context once for all its continuations.
+        plugins: Modules or `.py` files with operators of the user's own, joined by `+`.
         **kwargs: As for `hf`.
 
     Raises:
@@ -67,9 +70,11 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         operator: str | None = None,
         positions: str | None = None,
         share_context: bool = True,
+        plugins: str | None = None,
         **kwargs: Any,
     ) -> None:
         one_line_errors()
+        load_plugins(plugins.split("+") if plugins else ())
         expect_cpu_processes()
         self._arguments = {"pretrained": pretrained, "share_context": share_context, **kwargs}
         self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)
@@ -107,7 +112,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
 
     @property
-    def steering_configuration(self) -> tuple[ResolvedSteering, ...]:
+    def steering_configuration(self) -> Configuration:
         """What is applied to every forward pass, in order; empty for the plain model. A sweep says what is active."""
         if self.memo is not None:
             return tuple(self.memo.configurations[self.memo.active])

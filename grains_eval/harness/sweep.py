@@ -22,9 +22,9 @@ from grains_eval.errors import GrainsError
 from grains_eval.harness.arguments import AppliedArtifact
 from grains_eval.harness.evaluate import prompt_facts
 from grains_eval.harness.model import SteeringMixin
-from grains_eval.harness.rows import Score
-from grains_eval.harness.shared_context import Memo
-from grains_eval.harness.stacking import Configuration
+from grains_eval.harness.prefix_sharing.loglikelihood import Memo
+from grains_eval.harness.prefix_sharing.stack import Configuration
+from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.steering import check_width
 
 Setting = Sequence[AppliedArtifact]

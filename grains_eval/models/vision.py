@@ -19,14 +19,14 @@ from PIL import Image
 from torch import Tensor
 
 from grains_eval.errors import GrainsError, pick
-from grains_eval.models import pictures
+from grains_eval.models import images as pictures
 from grains_eval.models.blocks import find_decoder
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.families import find_family
 from grains_eval.models.hooks import DEEPSTACK, logits_from
+from grains_eval.models.images import ImageLM
 from grains_eval.models.loading import LoadedModel
 from grains_eval.models.patches import VisionInput
-from grains_eval.models.pictures import ImageLM
 from grains_eval.models.text import candidates, render
 from grains_eval.types import Message, Patch, PreferenceExample
 

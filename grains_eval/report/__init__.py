@@ -1,9 +1,8 @@
-"""Reads run folders of lm-eval, compares them item by item, and writes one report. Needs no torch."""
+"""Lays a comparison of runs out as one report: terminal, HTML, Markdown, JSON and CSV. Needs no torch."""
 
 from __future__ import annotations
 
 from grains_eval.report.build import compare_runs
-from grains_eval.report.compare import compare
 from grains_eval.report.data import Curve, ReportData, Series, StudyTable, TokenMap
 from grains_eval.report.heatmap import token_map
 from grains_eval.report.tables import render_terminal
@@ -15,7 +14,6 @@ __all__ = [
     "Series",
     "StudyTable",
     "TokenMap",
-    "compare",
     "compare_runs",
     "render_terminal",
     "token_map",

@@ -9,14 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from grains_eval.errors import GrainsError
-from grains_eval.report.cards import run_card
-from grains_eval.report.choices import check_levels
-from grains_eval.report.compare import Groups, Row, adjust, compare_pair
-from grains_eval.report.data import Curve, ReportData, StudyTable, TokenMap
-from grains_eval.report.headline import headline
-from grains_eval.report.items import changes
-from grains_eval.report.roles import (
+from grains_eval.comparison.checks import check_levels
+from grains_eval.comparison.noninferiority import CapabilityVerdict, judge_rows
+from grains_eval.comparison.roles import (
     against_controls,
     check_named,
     control_names,
@@ -24,9 +19,14 @@ from grains_eval.report.roles import (
     headline_rows,
     task_roles,
 )
-from grains_eval.report.runs import Run, name_runs, read_run
-from grains_eval.report.verdict import CapabilityVerdict, judge_rows
-from grains_eval.report.wording import answer
+from grains_eval.comparison.rows import Groups, Row, adjust, compare_pair
+from grains_eval.comparison.runs import Run, name_runs, read_run
+from grains_eval.comparison.verdict import answer
+from grains_eval.errors import GrainsError
+from grains_eval.report.changed_items import changes
+from grains_eval.report.data import Curve, ReportData, StudyTable, TokenMap
+from grains_eval.report.headline import headline
+from grains_eval.report.run_cards import run_card
 from grains_eval.types import Comparison
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from grains_eval.report.compare import Row
-from grains_eval.report.verdict import CapabilityVerdict
+from grains_eval.comparison.noninferiority import CapabilityVerdict
+from grains_eval.comparison.roles import AgainstControl, Band
+from grains_eval.comparison.rows import Row
 
 Role = Literal["baseline", "method", "control"]
 
@@ -165,45 +166,6 @@ class TokenMap:
     boxes: Sequence[tuple[int, tuple[float, float, float, float]] | None] = ()
     pictures: tuple[bytes, ...] = ()
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Band:
-    """Several draws of one control, shown as a range.
-
-    Attributes:
-        label: Name of the control.
-        members: The runs that are its draws.
-        low: Smallest difference to the baseline, by task and metric.
-        mean: Mean difference.
-        high: Largest difference.
-    """
-
-    label: str
-    members: tuple[str, ...]
-    low: Mapping[tuple[str, str], float]
-    mean: Mapping[tuple[str, str], float]
-    high: Mapping[tuple[str, str], float]
-
-    @property
-    def heading(self) -> str:
-        """The label with the number of draws."""
-        return f"{self.label}, {len(self.members)} draw{'' if len(self.members) == 1 else 's'}"
-
-
-@dataclass(frozen=True)
-class AgainstControl:
-    """A method compared with the strongest control instead of with the baseline.
-
-    Attributes:
-        method: The method.
-        control: The control with the largest gain.
-        row: Their comparison; the control is its baseline.
-    """
-
-    method: str
-    control: str
-    row: Row
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from grains_eval.report.data import AgainstControl
-from grains_eval.report.verdict import CapabilityVerdict
-from grains_eval.report.wording import (
+from grains_eval.comparison.noninferiority import CapabilityVerdict
+from grains_eval.comparison.roles import AgainstControl
+from grains_eval.comparison.verdict import answer, gain
+from grains_eval.report.formatting import (
     MANY,
-    answer,
     change,
     confidence,
     counted,
     error_rates,
-    gain,
     interval,
     level,
     p_phrase,

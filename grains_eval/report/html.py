@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from grains_eval.comparison.verdict import answer
 from grains_eval.report import plots
 from grains_eval.report.data import Curve, ReportData
+from grains_eval.report.formatting import level, number, share
 from grains_eval.report.heatmap import heat_map_html
 from grains_eval.report.published import published_tables
 from grains_eval.report.tables import (
@@ -24,7 +26,6 @@ from grains_eval.report.tables import (
     procedure_lines,
     verdict_cells,
 )
-from grains_eval.report.wording import answer, level, number, share
 from grains_eval.types import Comparison
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from grains_eval.report.data import Band, Changes, Curve
-from grains_eval.report.wording import answer
+from grains_eval.comparison.roles import Band
+from grains_eval.comparison.verdict import answer
+from grains_eval.report.data import Changes, Curve
 from grains_eval.types import Comparison
 
 # Okabe and Ito's colour-blind safe colours that keep their contrast on white and on black.

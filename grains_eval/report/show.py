@@ -10,12 +10,12 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
+from grains_eval.comparison.runs import read_run
 from grains_eval.errors import GrainsError
-from grains_eval.report.attributions import read_token_maps
 from grains_eval.report.data import TokenMap
 from grains_eval.report.heatmap import readable
 from grains_eval.report.html import render_heat_maps
-from grains_eval.report.runs import read_run
+from grains_eval.report.token_maps import read_token_maps
 
 CARD = "README.md"
 CONFIG = "steering_config.json"

@@ -9,11 +9,10 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from grains_eval.report.data import Band, ReportData, StudyTable
-from grains_eval.report.headline import all_kept, would_tell
-from grains_eval.report.published import published_tables
-from grains_eval.report.wording import (
-    answer,
+from grains_eval.comparison.roles import Band
+from grains_eval.comparison.verdict import answer
+from grains_eval.report.data import ReportData, StudyTable
+from grains_eval.report.formatting import (
     change,
     confidence,
     interval,
@@ -25,6 +24,8 @@ from grains_eval.report.wording import (
     too_few,
     unit,
 )
+from grains_eval.report.headline import all_kept, would_tell
+from grains_eval.report.published import published_tables
 from grains_eval.types import Comparison
 
 # One line per column: heading, whether it is a number, cell.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from grains_eval.errors import GrainsError
 from grains_eval.report.data import ReportData
+from grains_eval.report.export import to_csv, to_json
 from grains_eval.report.html import render_html
-from grains_eval.report.serialise import to_csv, to_json
 from grains_eval.report.tables import to_markdown
 
 FILES: Mapping[str, Callable[[ReportData], str]] = {

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from grains_eval.errors import GrainsError
+from grains_eval.examples import load_examples
 from grains_eval.models import LoadedModel
-from grains_eval.preferences import load_examples
 from grains_eval.recipes import Recipe
 from grains_eval.report.data import Curve, ReportData
 from grains_eval.report.write import refuse_existing

@@ -18,30 +18,27 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from grains_eval.artifacts import check_replaceable, package_versions, save
+from grains_eval import plugins
+from grains_eval.artifacts.save import check_replaceable, package_versions, save_vectors
 from grains_eval.attribution import ATTRIBUTION_METHODS, SELECTIONS, attribute
-from grains_eval.errors import GrainsError, pick, unknown
+from grains_eval.errors import GrainsError, pick
+from grains_eval.examples import Examples, load_examples
 from grains_eval.models import EncodedExample, LoadedModel, encode_all
 from grains_eval.models.blocks import find_blocks
 from grains_eval.models.loading import read_config
-from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import AttributionConfig, Recipe
 from grains_eval.steering import OPERATORS, check_layer
 from grains_eval.study.cache import AttributionCache
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.distributed import is_first_process, processes
 from grains_eval.study.loading import load_plain
-from grains_eval.study.making import METHOD_NAMES, METHODS, PROMPT, Job, instruction_of, leaves_open
+from grains_eval.study.methods import MAKERS, Job, leaves_open
 from grains_eval.study.tune import Choice
 from grains_eval.types import Attribution, Kind, PreferenceExample
-from grains_eval.vectors import CONTROL_METHODS, BuildContext
+from grains_eval.vectors import METHODS, BuildContext
 from grains_eval.vectors.context import Progress, silent
 
 logger = logging.getLogger(__name__)
-
-
-# methods whose scores are worth splitting over processes
-ATTRIBUTING = frozenset({"grains", "negated"})
 
 
 def build_context_with_cache(
@@ -109,9 +106,9 @@ def check_steering(recipe: Recipe, blocks: int | None) -> None:
         GrainsError: an unknown operator, or a block that the model lacks.
     """
     section = recipe.steering
-    pick(OPERATORS, section.operator, "steering operator")
-    pick(ATTRIBUTION_METHODS, recipe.attribution.method, "attribution method")
-    pick(SELECTIONS, recipe.attribution.selection, "selection")
+    pick(OPERATORS, section.operator, OPERATORS.what)
+    pick(ATTRIBUTION_METHODS, recipe.attribution.method, ATTRIBUTION_METHODS.what)
+    pick(SELECTIONS, recipe.attribution.selection, SELECTIONS.what)
     named = section.layers if isinstance(section.layers, list) else []
     if blocks is not None:
         for layer in [*named, *(section.candidate_layers or [])]:
@@ -153,9 +150,9 @@ def watched(
 
 def kind_of(recipe: Recipe) -> Kind:
     """Whether a recipe makes a method or a control; tokens drawn at random make no claim either."""
-    method = recipe.vectors.method
-    by_chance = method in ATTRIBUTING and recipe.attribution.method == "random"
-    return "control" if method in CONTROL_METHODS or by_chance else "method"
+    method = METHODS[recipe.vectors.method]
+    by_chance = method.is_attributing and recipe.attribution.method == "random"
+    return "control" if method.is_control or by_chance else "method"
 
 
 def provenance(
@@ -187,6 +184,7 @@ def provenance(
         "chosen_by": choice.reason if choice else None,
         "development_curve": _curve(choice) if choice else [],
         "versions": package_versions(),
+        "plugins": dict(plugins.digests()),
     }
 
 
@@ -230,21 +228,19 @@ def build_from_recipe(
     if target.exists() and not overwrite:
         raise GrainsError(f"'{target}' exists; choose another --output_path or pass --overwrite")
     check_replaceable(target)
-    method = recipe.vectors.method
-    if method == PROMPT:
+    method = pick(METHODS, recipe.vectors.method, METHODS.what)
+    if method.makes == "instruction":
         if not is_first_process():
             return target
         origin = provenance(recipe, model_args, loaded, Examples((), ()), DevelopmentSet(()), None)
-        return save(
+        return save_vectors(
             None,
             target,
-            instruction=instruction_of(recipe),
+            instruction=method.function(recipe),
             recipe=recipe.to_yaml(),
             provenance=origin,
             overwrite=overwrite,
         )
-    if method not in METHODS:
-        raise unknown(method, METHOD_NAMES, "method")
     with _claimed(target) if is_first_process() else nullcontext():
         if loaded is None:
             check_steering(recipe, _configured_blocks(model_args))
@@ -259,7 +255,7 @@ def build_from_recipe(
             _adopt(work, state, overwrite)
         group.wait()
         torch.manual_seed(recipe.seed)
-        if method in ATTRIBUTING and group.count > 1:
+        if method.is_attributing and group.count > 1:
             mine = group.share(examples.build)
             part = build_context_with_cache(loaded, mine, recipe, cache, progress if group.is_first else silent)
             for encoded in part.progress(part.examples, f"attribution, process 1 of {group.count}"):
@@ -271,13 +267,13 @@ def build_from_recipe(
         try:
             context = build_context_with_cache(loaded, examples.build, recipe, cache, progress)
             development = watched(loaded, examples, recipe, include_path)
-            made = METHODS[method](Job(context, development, work))
+            made = MAKERS[method.makes](Job(context, development, work))
         except GrainsError:
             if not any(work.glob("*.safetensors")):  # nothing that another attempt could use
                 shutil.rmtree(work, ignore_errors=True)
             raise
         origin = {**provenance(recipe, model_args, loaded, examples, development, made.choice), **made.notes}
-        folder = save(
+        folder = save_vectors(
             replace(made.vectors, provenance=origin) if made.vectors is not None else None,
             target,
             attributions=made.attributions,

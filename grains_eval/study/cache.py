@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from grains_eval.artifacts import save_tensors
+from grains_eval.artifacts.save import save_tensors
 from grains_eval.models import EncodedExample
 from grains_eval.recipes import AttributionConfig
 from grains_eval.types import Attribution

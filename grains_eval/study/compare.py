@@ -9,20 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grains_eval.artifacts import load, open_artifact
+from grains_eval.artifacts.load import load_vectors, open_artifact
+from grains_eval.comparison.checks import check_levels
 from grains_eval.errors import GrainsError
+from grains_eval.examples import Examples, load_examples
 from grains_eval.harness.model import SteeringMixin
 from grains_eval.models import LoadedModel
-from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import Recipe
 from grains_eval.report import compare_runs
-from grains_eval.report.choices import check_levels
 from grains_eval.report.data import ReportData
 from grains_eval.report.write import refuse_existing
 from grains_eval.study.build import build_from_recipe, model_identity
-from grains_eval.study.figures import development_curves, development_tables, token_maps
+from grains_eval.study.controls import Controls, moves, write_controls
 from grains_eval.study.loading import load_lm
-from grains_eval.study.methods import Controls, default_methods, method_recipe, moves, write_controls
+from grains_eval.study.methods import default_methods, method_recipe
+from grains_eval.study.report_parts import development_curves, development_tables, token_maps
 from grains_eval.study.runs import PlannedRun, run_all
 from grains_eval.vectors.context import silent
 
@@ -161,7 +162,7 @@ def compare_variants(
     if not set(variants) & set(built):
         raise GrainsError(f"no method could be built; {next(iter(variants))}: {failures[next(iter(variants))]}")
     extra = _controls(built, wanted, loaded, drawn, output / "vectors", progress) if controls else Controls()
-    if VOCABULARY not in variants and VOCABULARY in built and not moves(load(built[VOCABULARY])):
+    if VOCABULARY not in variants and VOCABULARY in built and not moves(load_vectors(built[VOCABULARY])):
         extra = replace(extra, notes=(*extra.notes, f"{VOCABULARY}: left out, since it moves nothing"))
         del built[VOCABULARY]
     shown = [name for name in (*wanted, *extra.names) if name in built or name in extra.names]

@@ -13,16 +13,16 @@ from lm_eval.api.task import ConfigurableTask
 from torch import Tensor
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.multimodal import images_of
-from grains_eval.harness.rows import Score
-from grains_eval.harness.stacking import Configuration
+from grains_eval.examples import doc_hash, load_task, task_manager
+from grains_eval.examples.fewshot import question_of, recorded_shots, shots_of
+from grains_eval.examples.sampling import draw
+from grains_eval.examples.tasks import split_docs
+from grains_eval.harness.images import images_of
+from grains_eval.harness.prefix_sharing.stack import Configuration
+from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.harness.sweep import score_configurations
 from grains_eval.lm_eval_versions import gen_prefix, loglikelihood_request, requests_of
 from grains_eval.models import LoadedModel, prompt_text
-from grains_eval.preferences import doc_hash, load_task, task_manager
-from grains_eval.preferences.shots import question_of, recorded_shots, shots_of
-from grains_eval.preferences.splits import draw
-from grains_eval.preferences.tasks import split_docs
 from grains_eval.questions import NOTHING, Document, QuestionHashes
 from grains_eval.recipes import Recipe
 from grains_eval.types import PreferenceExample

@@ -1,29 +1,109 @@
-"""What a comparison compares: methods by name, variants of a recipe, and the controls beside every claim."""
+"""Every method by name, whatever it makes: steering vectors, an adapter or an instruction."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from grains_eval.artifacts import fingerprint, load, save
-from grains_eval.attribution import attribute
-from grains_eval.errors import unknown
-from grains_eval.models import LoadedModel
-from grains_eval.preferences import Examples
-from grains_eval.recipes import Recipe
-from grains_eval.steering import resolve
-from grains_eval.study.build import build_context_with_cache
-from grains_eval.study.making import METHOD_NAMES
-from grains_eval.types import Kind, SteeringVectors
-from grains_eval.vectors.context import Progress
-from grains_eval.vectors.controls import negate, project_out, random_like, random_tokens
+from grains_eval.errors import pick, unknown
+from grains_eval.recipes import Recipe, method_options
+from grains_eval.steering import check_width
+from grains_eval.study.development import DevelopmentSet
+from grains_eval.study.tune import Choice, CurvePoint, choose, choose_setting, curve, fixed_setting
+from grains_eval.types import Attribution, SteeringConfig, SteeringVectors, TokenSelection
+from grains_eval.vectors import METHODS, BuildContext, lora, run_method
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a method is given.
+
+    Attributes:
+        context: Model, encoded build examples, recipe.
+        development: What settings are chosen on; empty where the method leaves nothing to choose.
+        work: A folder for files in the making.
+    """
+
+    context: BuildContext
+    development: DevelopmentSet
+    work: Path
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an artifact will hold: vectors or an adapter.
+
+    Attributes:
+        choice: The setting, and how it was chosen.
+        notes: JSON values that join the provenance.
+    """
+
+    choice: Choice
+    vectors: SteeringVectors | None = None
+    attributions: tuple[Attribution, ...] = ()
+    selections: tuple[TokenSelection, ...] = ()
+    adapter: Path | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def make_vectors(job: Job) -> Made:
+    """Directions by the recipe's vector method, with the recipe's setting or the best on development items.
+
+    Raises:
+        GrainsError: see `vectors.run_method` and `tune.choose_setting`.
+    """
+    context = job.context
+    built = run_method(context)
+    check_width(context.loaded.model, built.vectors)
+    choice = choose_setting(context.loaded, built.vectors, job.development, context.recipe, context.progress)
+    vectors = replace(built.vectors, recommended=choice.config)
+    return Made(choice, vectors, built.attributions, built.selections)
+
+
+def make_adapter(job: Job) -> Made:
+    """A LoRA adapter; its epoch is chosen on development items as strengths are for vectors.
+
+    Raises:
+        GrainsError: an unknown option, no target modules, or a loss that is not finite.
+    """
+    context = job.context
+    options = method_options(context.recipe, lora.Options)
+    points: list[CurvePoint] = []
+
+    def measure(epoch: int) -> None:
+        if job.development.preference:
+            # a curve's unsteered point, taken while the adapter acts; the epoch stands where strengths do
+            point = curve(context.loaded, SteeringVectors({}, {}), job.development, ())[0]
+            points.append(replace(point, config=SteeringConfig((), float(epoch))))
+
+    trained = lora.train(context.loaded, context.examples, options, context.recipe.seed, measure, context.progress)
+    if points:
+        choice = choose(points, context.recipe.evaluation)
+    else:
+        reason = "as the last: there are no development examples"
+        choice = Choice(SteeringConfig((), float(options.epochs)), reason)
+    epoch = int(choice.config.strength)
+    choice = replace(choice, reason=f"epoch {epoch} of {options.epochs} {choice.reason}")
+    folder = lora.save_adapter(trained, epoch, job.work / "adapter")
+    training = {**options.model_dump(mode="json"), "losses": list(trained.losses), "epoch": epoch}
+    return Made(choice, adapter=folder, notes={"training": training})
+
+
+# by what an artifact holds; an instruction needs neither model nor examples, and nobody makes it
+MAKERS: Mapping[str, Callable[[Job], Made]] = {"vectors": make_vectors, "adapter": make_adapter}
+
+
+def leaves_open(recipe: Recipe) -> bool:
+    """Whether the recipe's method chooses something on development items."""
+    makes = pick(METHODS, recipe.vectors.method, METHODS.what).makes
+    return makes == "adapter" or (makes == "vectors" and fixed_setting(recipe) is None)
 
 
 def default_methods(recipe: Recipe) -> list[str]:
     """Every method that the recipe can feed: its own, its named variants, the baselines."""
-    baselines = ["caa", "icv", "iti", "nl_iti", "lora", *(["prompt"] if recipe.prompting else [])]
+    baselines = [name for name, entry in METHODS.items() if entry.is_baseline and entry.can_be_fed(recipe)]
     return list(dict.fromkeys([recipe.vectors.method, *recipe.methods, *baselines]))
 
 
@@ -35,108 +115,10 @@ def method_recipe(recipe: Recipe, name: str) -> Recipe:
     """
     if name in recipe.methods:
         return recipe.variant(name, recipe.methods[name])
-    if name not in METHOD_NAMES:
-        raise unknown(name, [*METHOD_NAMES, *recipe.methods], "method")
+    if name not in METHODS:
+        raise unknown(name, [*METHODS, *recipe.methods], METHODS.what)
     if name == recipe.vectors.method:
         return recipe.variant(name, {})
     # options belong to the method they were written for
     vectors = recipe.vectors.model_copy(update={"method": name, "options": {}})
     return recipe.variant(name, {}).model_copy(update={"vectors": vectors})
-
-
-@dataclass(frozen=True)
-class Controls:
-    """Names of the controls beside a method.
-
-    Attributes:
-        names: All of them.
-        bands: Draws of one control, by its label.
-        notes: Whose setting they have, and what was left out.
-    """
-
-    names: tuple[str, ...] = ()
-    bands: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    notes: tuple[str, ...] = ()
-
-
-def moves(vectors: SteeringVectors) -> bool:
-    """Whether the recommended setting changes anything: not at strength 0, nor along directions of zeros."""
-    resolved = resolve(vectors, vectors.recommended)
-    return resolved is not None and any(bool(delta.any()) for delta in resolved.deltas.values())
-
-
-def write_controls(
-    method: str,
-    artifact: Path,
-    vocabulary: Path | None,
-    recipe: Recipe,
-    loaded: LoadedModel,
-    examples: Examples,
-    folder: Path,
-    progress: Progress,
-) -> Controls:
-    """Write the controls of one vector method as artifacts, applied with the method's own setting.
-
-    Random vectors of equal norm, the sign-flipped vector, random tokens at equal norm and at their raw
-    scale, and the vector with the vocabulary direction projected out.
-
-    Args:
-        method: The method's name.
-        artifact: Its artifact folder.
-        vocabulary: The vocabulary control's folder, if there is one.
-        recipe: The method's recipe.
-        loaded: The model.
-        examples: The build examples behind the method.
-        folder: Where the controls' folders go.
-        progress: Wraps loops over examples.
-    """
-    vectors = load(artifact)
-    made: dict[str, SteeringVectors] = {f"{method}_negated": negate(vectors)}
-    projected = f"{method}_without_vocabulary"
-    if vocabulary is not None and vectors.site == "block_output":
-        made[projected] = project_out(vectors, load(vocabulary))
-    random = [f"random_{draw + 1}" for draw in range(recipe.evaluation.control_draws)]
-    for draw, name in enumerate(random):
-        made[name] = random_like(vectors, seed=recipe.seed + draw)
-    equal, raw = list[str](), list[str]()
-    if method == "grains" or recipe.vectors.method == "grains":
-        for draw in range(recipe.evaluation.control_draws):
-            context = build_context_with_cache(loaded, examples.build, recipe, None, progress)
-            seed = recipe.seed + 1 + draw
-            context = replace(context, attribute=lambda one, config, seed=seed: attribute(loaded, one, config, seed))
-            drawn = random_tokens(context).vectors
-            drawn = replace(drawn, recommended=vectors.recommended)
-            equal.append(f"random_tokens_{draw + 1}")
-            raw.append(f"random_tokens_raw_{draw + 1}")
-            made[equal[-1]] = drawn
-            made[raw[-1]] = replace(drawn, recommended=_raw_setting(drawn, vectors))
-    idle = [name for name, control in made.items() if not moves(control)]
-    made = {name: control for name, control in made.items() if name not in idle}
-    for name, control in made.items():
-        # derived from the method's own folder, so that one made from other vectors is out of date
-        kind: Kind = "projection" if name == projected else "control"
-        if not (folder / name).exists() or not _is_same(load(folder / name), control, kind):
-            chosen = {"development_curve": [], "chosen_by": f"as for {method}"}
-            origin = {**vectors.provenance, "method": name, "kind": kind, **chosen}
-            save(replace(control, provenance=origin), folder / name, overwrite=True)
-    bands = {"random vectors": random, "random tokens": equal, "random tokens, raw scale": raw}
-    kept = {label: tuple(name for name in names if name in made) for label, names in bands.items()}
-    notes = [f"{', '.join(idle)}: left out, since it moves nothing"] if idle else []
-    return Controls(tuple(made), {label: names for label, names in kept.items() if names}, tuple(notes))
-
-
-def _is_same(first: SteeringVectors, second: SteeringVectors, kind: Kind) -> bool:
-    same = fingerprint(first) == fingerprint(second) and first.recommended == second.recommended
-    return same and first.provenance.get("kind") == kind
-
-
-def _raw_setting(drawn: SteeringVectors, vectors: SteeringVectors) -> Any:
-    """The method's setting scaled by how much smaller the random tokens' deltas are."""
-    layers = vectors.recommended.layers or vectors.layers
-    ratio = sum(_delta_norm(drawn, layer) for layer in layers) / sum(_delta_norm(vectors, layer) for layer in layers)
-    return replace(vectors.recommended, strength=vectors.recommended.strength * ratio)
-
-
-def _delta_norm(vectors: SteeringVectors, layer: int) -> float:
-    statistics = vectors.statistics[layer]
-    return statistics.get("positive.delta_norm", 0.0) + statistics.get("negative.delta_norm", 0.0)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from grains_eval.errors import GrainsError
+from grains_eval.examples import task_manager
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.evaluate import evaluate, write_run
 from grains_eval.harness.model import SteeringMixin
 from grains_eval.harness.sweep import evaluate_settings
-from grains_eval.preferences import task_manager
 from grains_eval.recipes import Recipe
 from grains_eval.study.build import weights_fingerprint
 from grains_eval.study.loading import load_lm

@@ -14,9 +14,9 @@ from typing import Any
 from rich.table import Table
 
 from grains_eval.errors import GrainsError
+from grains_eval.examples import Examples, load_examples
 from grains_eval.models import LoadedModel
 from grains_eval.models.blocks import find_blocks
-from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import Recipe
 from grains_eval.report.html import render_curves
 from grains_eval.report.write import write_together
@@ -24,8 +24,8 @@ from grains_eval.steering import check_layer
 from grains_eval.study.build import build_context_with_cache, weights_fingerprint
 from grains_eval.study.cache import AttributionCache
 from grains_eval.study.development import DevelopmentSet, development_set
-from grains_eval.study.figures import strength_curves
 from grains_eval.study.loading import load_plain
+from grains_eval.study.report_parts import strength_curves
 from grains_eval.study.tune import Choice, CurvePoint, choose, curve, grid
 from grains_eval.vectors import run_method
 from grains_eval.vectors.context import silent

@@ -10,13 +10,13 @@ from typing import cast
 from statsmodels.stats.proportion import proportion_confint
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.stacking import Configuration
+from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.models import LoadedModel
 from grains_eval.recipes import Evaluation, Recipe
 from grains_eval.steering import resolve
 from grains_eval.study.development import DevelopmentSet, chosen_lengths, preference_logprobs, preserved_accuracy
 from grains_eval.types import SteeringConfig, SteeringVectors
-from grains_eval.vectors import METHOD_STEERING, steering_section
+from grains_eval.vectors import own_steering, steering_section
 from grains_eval.vectors.context import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def grid(
     values = strengths or (section.strengths if section.strength == "auto" else [section.strength])
     if section.layers == "all" and layers is None:
         choices: list[tuple[int, ...] | None] = [None]
-        if strengths is None and section.strength == "auto" and recipe.vectors.method in METHOD_STEERING:
+        if strengths is None and section.strength == "auto" and own_steering(recipe) is not None:
             values = spread(values, len(values) * len(candidates or known[:_MOST_LAYERS]))
     elif candidates is not None:
         choices = [(layer,) for layer in candidates]
@@ -235,7 +235,7 @@ def choose_setting(
 ) -> Choice:
     """The recipe's own setting, or the best of its grid on the development set.
 
-    A baseline method has its own operator, unit and strengths (`vectors.METHOD_STEERING`) and is tuned on the same
+    A baseline method has its own operator, unit and strengths (`vectors.own_steering`) and is tuned on the same
     development items; without any it is applied as in its source.
 
     Raises:
@@ -244,7 +244,7 @@ def choose_setting(
     fixed = fixed_setting(recipe)
     if fixed is not None:
         return Choice(fixed, None)
-    own = METHOD_STEERING.get(recipe.vectors.method)
+    own = own_steering(recipe)
     if not development.preference and own is not None:
         return Choice(own.untuned(vectors), "as in the method's source: there are no development examples to tune on")
     if not development.preference:

@@ -2,56 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from grains_eval.errors import GrainsError, pick
 from grains_eval.models import LoadedModel
 from grains_eval.recipes import Recipe, SteeringSection
 from grains_eval.types import PreferenceExample, SteeringVectors
-from grains_eval.vectors import caa, controls, icv, iti
-from grains_eval.vectors.context import BuildContext, Built, VectorMethod, build_context
-from grains_eval.vectors.grains import grains
-from grains_eval.vectors.settings import OwnSteering, section_for
+from grains_eval.vectors.context import BuildContext, Built, build_context
+from grains_eval.vectors.own_steering import OwnSteering, section_for
+from grains_eval.vectors.registry import METHODS, vector_method
 
-VECTOR_METHODS: Mapping[str, VectorMethod] = {
-    "grains": grains,
-    "random": controls.random,
-    "random_tokens": controls.random_tokens,
-    "negated": controls.negated,
-    "vocabulary": controls.vocabulary,
-    "caa": caa.caa,
-    "icv": icv.icv,
-    "iti": iti.iti,
-    "nl_iti": iti.nl_iti,
-}
 
-# methods that nothing is claimed for
-CONTROL_METHODS = frozenset({"random", "random_tokens", "negated", "vocabulary"})
+def own_steering(recipe: Recipe) -> OwnSteering | None:
+    """How the recipe's method is applied, where its source says otherwise than the recipe.
 
-# methods that are applied as in their source; all others as the recipe's `steering` section says
-METHOD_STEERING: Mapping[str, OwnSteering] = {
-    "caa": caa.STEERING,
-    "icv": icv.STEERING,
-    "iti": iti.STEERING,
-    "nl_iti": iti.STEERING,
-}
+    Raises:
+        GrainsError: an unknown method.
+    """
+    return pick(METHODS, recipe.vectors.method, METHODS.what).steering
 
 
 def steering_section(recipe: Recipe) -> SteeringSection:
-    """How the recipe's method is to be applied and what is open to tuning; see `settings.section_for`."""
-    return section_for(recipe, METHOD_STEERING.get(recipe.vectors.method))
+    """How the recipe's method is to be applied and what is open to tuning; see `own_steering.section_for`."""
+    return section_for(recipe, own_steering(recipe))
 
 
 def run_method(context: BuildContext) -> Built:
     """Run the recipe's vector method.
 
     Raises:
-        GrainsError: an unknown method, no examples, or directions that are not finite.
+        GrainsError: an unknown method, one that makes no vectors, no examples, or directions that are not finite.
     """
-    method = pick(VECTOR_METHODS, context.recipe.vectors.method, "vector method")
+    name = context.recipe.vectors.method
+    method = pick(METHODS, name, METHODS.what)
+    if method.makes != "vectors":
+        raise GrainsError(f"method '{name}' makes no vectors but an {method.makes}; `grains-eval build` makes it")
     if not context.examples:
         raise GrainsError("there are no examples to build from")
-    built = method(context)
+    built: Built = method.function(context)
     for layer, direction in built.vectors.directions.items():
         if not direction.isfinite().all():
             raise GrainsError(f"the direction of layer {layer} is not finite; load the model in float32")
@@ -73,13 +61,14 @@ def build(loaded: LoadedModel, examples: Sequence[PreferenceExample], recipe: Re
 
 
 __all__ = [
-    "CONTROL_METHODS",
-    "METHOD_STEERING",
-    "VECTOR_METHODS",
+    "METHODS",
     "BuildContext",
     "Built",
+    "OwnSteering",
     "build",
     "build_context",
+    "own_steering",
     "run_method",
     "steering_section",
+    "vector_method",
 ]

@@ -6,8 +6,9 @@ from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors.context import BuildContext, Built
 from grains_eval.vectors.direction import direction
-from grains_eval.vectors.responses import read_responses
-from grains_eval.vectors.settings import OwnSteering
+from grains_eval.vectors.own_steering import OwnSteering
+from grains_eval.vectors.registry import vector_method
+from grains_eval.vectors.response_states import read_responses
 
 # the source adds the mean difference as it is at layer 13 of 32; how large that is beside the stream differs
 # by orders of magnitude between models, so it is tuned in relative units, over the same grid as GrAInS
@@ -18,8 +19,9 @@ STEERING = OwnSteering(
 )
 
 
+@vector_method("caa", steering=STEERING, is_baseline=True)
 def caa(context: BuildContext) -> Built:
-    """`v_l`: mean over the pairs of `h_l(x, y+) - h_l(x, y-)` at the last response token (section 3)."""
+    """CAA: mean over the pairs of `h_l(x, y+) - h_l(x, y-)` at the last response token (section 3)."""
     method_options(context.recipe, Section)  # there are none
     states = read_responses(context)
     deltas = states.deltas

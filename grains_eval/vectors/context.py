@@ -52,9 +52,6 @@ class Built:
     selections: tuple[TokenSelection, ...] = ()
 
 
-VectorMethod = Callable[[BuildContext], Built]
-
-
 def build_context(
     loaded: LoadedModel, examples: Sequence[PreferenceExample], recipe: Recipe, progress: Progress = silent
 ) -> BuildContext:

@@ -14,6 +14,7 @@ from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringVectors
 from grains_eval.vectors.context import BuildContext, Built
 from grains_eval.vectors.grains import grains
+from grains_eval.vectors.registry import vector_method
 
 
 def _prompt_states(context: BuildContext, description: str) -> list[PromptStates]:
@@ -29,6 +30,7 @@ class RandomOptions(Section):
     draw: Annotated[int, Field(ge=0)] = 0
 
 
+@vector_method("random", is_control=True)
 def random(context: BuildContext) -> Built:
     """Isotropic random directions; `vectors.options.draw` numbers the draw."""
     draw = method_options(context.recipe, RandomOptions).draw
@@ -48,8 +50,9 @@ def random_like(vectors: SteeringVectors, seed: int) -> SteeringVectors:
     return replace(vectors, directions=directions, statistics={})
 
 
+@vector_method("negated", is_attributing=True, is_control=True)
 def negated(context: BuildContext) -> Built:
-    """`-v`: should do the opposite."""
+    """GrAInS with the opposite sign: should do the opposite."""
     built = grains(context)
     return replace(built, vectors=negate(built.vectors))
 
@@ -59,11 +62,13 @@ def negate(vectors: SteeringVectors) -> SteeringVectors:
     return replace(vectors, directions={layer: -v for layer, v in vectors.directions.items()})
 
 
+@vector_method("random_tokens", is_control=True)
 def random_tokens(context: BuildContext) -> Built:
     """GrAInS with tokens chosen blindly: what masking alone does."""
     return grains(context.with_attribution(method="random", selection="top_k"))
 
 
+@vector_method("vocabulary", is_control=True)
 def vocabulary(context: BuildContext) -> Built:
     """Mean unembedding of the preferred responses minus that of the dispreferred ones, at every layer.
 

@@ -16,10 +16,12 @@ from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringVectors, TokenSelection
 from grains_eval.vectors.context import BuildContext, Built
 from grains_eval.vectors.direction import direction
+from grains_eval.vectors.registry import vector_method
 
 
+@vector_method("grains", is_attributing=True)
 def grains(context: BuildContext) -> Built:
-    """`v_l = v+_l - v-_l`, the directions that masking `T+` and `T-` takes from the prompt's last state.
+    """GrAInS: `v_l = v+_l - v-_l`, the directions that masking `T+` and `T-` takes from the prompt's last state.
 
     Raises:
         GrainsError: no token of either sign qualified in any example, or states that are not finite.

@@ -8,8 +8,9 @@ from grains_eval.recipes import Section, method_options
 from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors.context import BuildContext, Built
 from grains_eval.vectors.direction import DirectionKind, direction
-from grains_eval.vectors.responses import read_responses
-from grains_eval.vectors.settings import OwnSteering
+from grains_eval.vectors.own_steering import OwnSteering
+from grains_eval.vectors.registry import vector_method
+from grains_eval.vectors.response_states import read_responses
 
 # every layer at once, each token's norm kept; the source moves by 0.1 of the norm, models tried here need 0.2
 STEERING = OwnSteering(
@@ -24,8 +25,9 @@ class Options(Section):
     direction: DirectionKind = "uncentred_pca"
 
 
+@vector_method("icv", steering=STEERING, is_baseline=True)
 def icv(context: BuildContext) -> Built:
-    """`v_l`: layer l's part of the first principal direction of the differences of all layers (section 3.2).
+    """ICV: each layer's part of the first principal direction of the differences of all layers (section 3.2).
 
     The differences `h(x, y+) - h(x, y-)` at the last response token, all layers of an example in one vector,
     give one direction of length 1; it maximises the mean squared projection (uncentred), or the variance

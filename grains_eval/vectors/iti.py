@@ -26,8 +26,9 @@ from grains_eval.models.blocks import text_config
 from grains_eval.recipes import Count, Section, method_options
 from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors.context import BuildContext, Built
-from grains_eval.vectors.responses import ResponseStates, read_responses
-from grains_eval.vectors.settings import OwnSteering
+from grains_eval.vectors.own_steering import OwnSteering
+from grains_eval.vectors.registry import vector_method
+from grains_eval.vectors.response_states import ResponseStates, read_responses
 
 # alpha = 15 standard deviations, no renormalisation, wherever there are chosen heads
 _SOURCE = SteeringConfig(strength=15.0, unit="absolute", operator="add")
@@ -69,8 +70,9 @@ class HeadScore:
     separation: float
 
 
+@vector_method("iti", steering=STEERING, is_baseline=True)
 def iti(context: BuildContext) -> Built:
-    """Linear probes on the head outputs at the last response token."""
+    """ITI: linear probes on the head outputs at the last response token."""
     options = method_options(context.recipe, Options)
 
     def probe() -> Any:
@@ -79,8 +81,9 @@ def iti(context: BuildContext) -> Built:
     return _build(context, options, probe, last_tokens=1)
 
 
+@vector_method("nl_iti", steering=STEERING, is_baseline=True)
 def nl_iti(context: BuildContext) -> Built:
-    """Probes with a hidden layer, on head outputs averaged over the last response tokens."""
+    """NL-ITI: probes with a hidden layer, on head outputs averaged over the last response tokens."""
     options = method_options(context.recipe, NonLinearOptions)
 
     def probe() -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from grains_eval.harness import task_data
+from grains_eval.task_support import data as task_data
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset
 from PIL.Image import Image
 
-from grains_eval.harness import task_data
+from grains_eval.task_support import data as task_data
 
 REPO = "Shengcao1006/MMHal-Bench"
 REVISION = "f5f49a938f45ed99e235b8519ba28f76832a2add"

@@ -7,7 +7,7 @@ import sacrebleu
 from datasets import Dataset
 from PIL.Image import Image
 
-from grains_eval.harness import task_data
+from grains_eval.task_support import data as task_data
 
 REPO = "sqrti/SPA-VL"
 REVISION = "a06c4cd430153777f56e6ced9cbd723ea9587512"

@@ -9,8 +9,8 @@ from typing import Any
 from datasets import Dataset
 from lm_eval.api.registry import AGGREGATION_REGISTRY, register_aggregation
 
-from grains_eval.harness import task_data
-from grains_eval.harness.toxicity import toxicity_metrics
+from grains_eval.task_support import data as task_data
+from grains_eval.task_support.toxicity import toxicity_metrics
 
 REPO = "toxigen/toxigen-data"
 REVISION = "ea082a8973a287097b17973343576e0c8da8eb3b"

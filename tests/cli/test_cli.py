@@ -10,10 +10,10 @@ from grains_eval.cli.command import integers, model_arguments, numbers, recipe_f
 from grains_eval.cli.errors import exit_code
 from grains_eval.cli.run import run_lm_eval
 from grains_eval.cli.terminal import FILE_WIDTH, bars, output, rate
+from grains_eval.comparison.power import mcnemar_items_needed, mcnemar_power
 from grains_eval.errors import GrainsError
-from grains_eval.report.power import mcnemar_items_needed, mcnemar_power
-from grains_eval.report.wording import rounded
-from tests.report.folders import TaskData, write_run
+from grains_eval.report.formatting import rounded
+from tests.comparison.folders import TaskData, write_run
 
 
 def fail(error):

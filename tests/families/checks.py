@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from grains_eval.artifacts import Artifact
+from grains_eval.artifacts.layout import Artifact
 from grains_eval.errors import GrainsError
 from grains_eval.harness.arguments import AppliedArtifact
 from grains_eval.harness.model import GrainsHF

@@ -10,13 +10,13 @@ import pytest
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 
+from grains_eval.comparison import compare
+from grains_eval.comparison.runs import read_run
 from grains_eval.demo import model_path
+from grains_eval.examples import task_manager
 from grains_eval.harness.evaluate import MODEL_FOLDER, evaluate, write_run
 from grains_eval.harness.model import GrainsHF
 from grains_eval.harness.sweep import evaluate_settings
-from grains_eval.preferences import task_manager
-from grains_eval.report import compare
-from grains_eval.report.runs import read_run
 
 TASK = "demo_text_split"
 TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"  # words here begin with a space

@@ -10,12 +10,13 @@ import torch
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
 
-from grains_eval import artifacts
+from grains_eval.artifacts.load import load_vectors
+from grains_eval.artifacts.save import save_vectors
 from grains_eval.errors import GrainsError
+from grains_eval.examples import doc_hash
 from grains_eval.harness.arguments import parse_layers, parse_steering
 from grains_eval.harness.model import GrainsHF
 from grains_eval.models.blocks import find_blocks, hidden_size
-from grains_eval.preferences import doc_hash
 from grains_eval.steering import steered
 from grains_eval.types import SteeringConfig, SteeringVectors
 from tests.instances import instance
@@ -50,7 +51,7 @@ def vectors_for(model, seed=0, **provenance):
 @pytest.fixture
 def folder(tmp_path, loaded_text):
     def make(name="v", family="llama", seed=0, **provenance):
-        return str(artifacts.save(vectors_for(loaded_text(family).model, seed, **provenance), tmp_path / name))
+        return str(save_vectors(vectors_for(loaded_text(family).model, seed, **provenance), tmp_path / name))
 
     return make
 
@@ -90,7 +91,7 @@ def test_steered_numbers_are_those_of_the_steered_model(tiny_text, loaded_text, 
     lm = open_lm(tiny_text, vectors=source, strength=1.5, layers="0/1", share_context=share)
     found = lm.loglikelihood(requests(), disable_tqdm=True)
     loaded = loaded_text("llama")
-    with steered(loaded.model, artifacts.load(source), SteeringConfig((0, 1), 1.5)), torch.no_grad():
+    with steered(loaded.model, load_vectors(source), SteeringConfig((0, 1), 1.5)), torch.no_grad():
         for request, (value, _) in zip(requests(), found, strict=True):
             context, continuation = lm._encode_pair(*request.args)
             logprobs = loaded.model(torch.tensor([context + continuation])).logits[0].log_softmax(-1)
@@ -183,7 +184,7 @@ def test_mistakes_are_one_line_that_helps(tiny_text, folder, arguments, says):
 
 def test_vectors_of_another_model_are_refused_or_warned_about(tiny_text, folder, tmp_path, caplog):
     wide = SteeringVectors({0: torch.ones(5)}, {0: 1.0})
-    artifacts.save(wide, tmp_path / "wide")
+    save_vectors(wide, tmp_path / "wide")
     with pytest.raises(GrainsError, match="have width 5 at layer 0 but the model needs"):
         open_lm(tiny_text, vectors=str(tmp_path / "wide"))
     open_lm(tiny_text, vectors=folder("other", base_model="org/other"))
@@ -212,6 +213,6 @@ def test_the_fingerprint_tells_settings_apart(tiny_text, folder):
     source = folder()
     prints = [open_lm(tiny_text, vectors=source, strength=s).cache_fingerprint() for s in (1.0, 1.0, 2.0)]
     assert prints[0] == prints[1] != prints[2]
-    changed = replace(artifacts.load(source), scales={i: 9.0 for i in artifacts.load(source).layers})
-    artifacts.save(changed, source, overwrite=True)
+    changed = replace(load_vectors(source), scales={i: 9.0 for i in load_vectors(source).layers})
+    save_vectors(changed, source, overwrite=True)
     assert open_lm(tiny_text, vectors=source, strength=1.0).cache_fingerprint() != prints[0]

@@ -8,7 +8,7 @@ from lm_eval.api.instance import Instance
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from grains_eval import artifacts
+from grains_eval.artifacts.save import save_vectors
 from grains_eval.errors import GrainsError
 from grains_eval.harness.model import GrainsHF
 from grains_eval.steering import steered
@@ -42,7 +42,7 @@ def expected(lm, rule):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("family", ["llama", "mamba", "rwkv", "minimax", "jamba"])
 def test_generation_moves_the_tokens_of_its_rule(tiny_text, loaded_text, tmp_path, family, rule):
-    source = artifacts.save(vectors_for(loaded_text(family).model), tmp_path / "v")
+    source = save_vectors(vectors_for(loaded_text(family).model), tmp_path / "v")
     lm = open_lm(tiny_text(family), vectors=str(source), strength=1.0, positions=rule, batch_size=1)
     assert generated(lm) == expected(lm, rule)
 
@@ -54,10 +54,10 @@ def test_an_adapter_and_vectors_together(tiny_text, loaded_text, tmp_path, rule,
     base = AutoModelForCausalLM.from_pretrained(tiny_text("llama"), dtype=torch.float32)
     adapted = get_peft_model(base, LoraConfig(init_lora_weights=False, target_modules=["q_proj", "v_proj"]))
     adapted.save_pretrained(tmp_path / "adapter")
-    lora = artifacts.save(
+    lora = save_vectors(
         None, tmp_path / "lora", adapter=tmp_path / "adapter", provenance={"method": "lora", "base_model": "tiny"}
     )
-    source = artifacts.save(vectors_for(loaded_text("llama").model), tmp_path / "v")
+    source = save_vectors(vectors_for(loaded_text("llama").model), tmp_path / "v")
     lm = open_lm(
         tiny_text("llama"), vectors=f"{lora}+{source}", strength="1.0", positions=rule, batch_size=batch_size,
         max_length=64,
@@ -69,7 +69,7 @@ def test_an_adapter_and_vectors_together(tiny_text, loaded_text, tmp_path, rule,
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_an_encoder_decoder_is_scored_by_its_decoders_tokens(tiny_text, loaded_text, tmp_path, family, rule):
     vectors = vectors_for(loaded_text(family).model)
-    source = artifacts.save(vectors, tmp_path / "v")
+    source = save_vectors(vectors, tmp_path / "v")
     lm = open_lm(tiny_text(family), backend="seq2seq", vectors=str(source), strength=1.0, positions=rule)
     answers = [" yes no", " paris"]
     requests = [
@@ -88,7 +88,7 @@ def test_an_encoder_decoder_is_scored_by_its_decoders_tokens(tiny_text, loaded_t
 
 
 def test_a_pass_of_prompt_and_answer_together_is_refused(tiny_text, loaded_text, tmp_path):
-    source = artifacts.save(vectors_for(loaded_text("llama").model), tmp_path / "v")
+    source = save_vectors(vectors_for(loaded_text("llama").model), tmp_path / "v")
     lm = open_lm(tiny_text("llama"), vectors=str(source), strength=1.0, positions="last")
     with lm.steering(), pytest.raises(GrainsError, match=r"positions=last: .* run together in one forward pass"):
         lm.model(torch.tensor([[1, 270]]))

@@ -12,7 +12,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
 
-from grains_eval import artifacts
+from grains_eval.artifacts.save import save_vectors
 from grains_eval.errors import GrainsError
 from grains_eval.harness.model import GrainsHF
 from grains_eval.harness.prompting import (
@@ -163,7 +163,7 @@ def test_image_chats_and_image_requests(tiny_vision: Callable[[str], Path]) -> N
 def test_a_saved_instruction_acts_through_grains_hf(
     tiny_text: Callable[[str], Path], plain: HFLM, tmp_path: Path
 ) -> None:
-    folder = artifacts.save(None, tmp_path / "told", instruction=TEXT, provenance={"method": "prompt"})
+    folder = save_vectors(None, tmp_path / "told", instruction=TEXT, provenance={"method": "prompt"})
     arguments = {"pretrained": str(tiny_text("llama")), "dtype": "float32", "device": "cpu"}
     told = GrainsHF.create_from_arg_obj({**arguments, "vectors": str(folder)})
     untold = GrainsHF.create_from_arg_obj(arguments)

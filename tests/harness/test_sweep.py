@@ -11,11 +11,11 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from grains_eval.artifacts import Artifact
+from grains_eval.artifacts.layout import Artifact
 from grains_eval.errors import GrainsError
-from grains_eval.harness import shared_context
 from grains_eval.harness.arguments import AppliedArtifact
 from grains_eval.harness.model import GrainsHF
+from grains_eval.harness.prefix_sharing import loglikelihood as shared_context
 from grains_eval.harness.sweep import evaluate_settings
 from grains_eval.steering import resolve
 from grains_eval.types import SteeringConfig, SteeringVectors

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.shared_context import Memo, PreparedContext, score_prepared
-from grains_eval.harness.sharing import Deviation, Proof, describe
-from grains_eval.models import pictures
+from grains_eval.harness.prefix_sharing.loglikelihood import Memo, PreparedContext, score_prepared
+from grains_eval.harness.prefix_sharing.proof import Deviation, Proof, describe
+from grains_eval.models import images as pictures
 from grains_eval.steering import applied
 from tests import tiny, unusual
-from tests.harness.test_multimodal import PICTURES, request
-from tests.harness.test_shared_context import steering
-from tests.harness.test_shared_images import ImageModel
+from tests.harness.prefix_sharing.test_image_loglikelihood import ImageModel
+from tests.harness.prefix_sharing.test_loglikelihood import steering
+from tests.harness.test_images import PICTURES, request
 
 ANSWERS = [" red square", " no", " paris is the capital"]
 CONTEXTS = ["<image>\nWhat is the picture?", "<image> Hello world, what is it?", "<image>"]

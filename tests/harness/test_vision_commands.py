@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from grains_eval import artifacts
+from grains_eval.artifacts.save import save_vectors
 from grains_eval.models.blocks import find_blocks, hidden_size
 from grains_eval.types import SteeringConfig, SteeringVectors
 from tests import localdata
@@ -40,7 +40,7 @@ def test_picture_benchmarks_run_steered_and_not(tiny_vision, loaded_vision, data
         {last: 3.0},
         recommended=SteeringConfig((last,), 2.0),
     )
-    artifacts.save(vectors, tmp_path / "v")
+    save_vectors(vectors, tmp_path / "v")
     environment = {
         **os.environ,
         "GRAINS_EVAL_DATA": str(data),

@@ -13,7 +13,8 @@ from PIL import Image
 from grains_eval.attribution import attribute
 from grains_eval.attribution.baselines import prompt_baseline
 from grains_eval.errors import GrainsError
-from grains_eval.models import LoadedModel, encode, pictures
+from grains_eval.models import LoadedModel, encode
+from grains_eval.models import images as pictures
 from grains_eval.models.forward import response_logprobs
 from grains_eval.models.vision import pixel_masked
 from grains_eval.recipes import AttributionConfig

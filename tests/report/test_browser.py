@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from grains_eval.report import compare_runs
-from tests.report import world
+from tests.comparison import world
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (

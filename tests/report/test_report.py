@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from grains_eval.comparison.roles import Band
+from grains_eval.comparison.significance import holm
 from grains_eval.errors import GrainsError
 from grains_eval.report import ReportData, compare_runs, plots, render_terminal, write
-from grains_eval.report.data import Band, Curve, Series
-from grains_eval.report.elementary import holm
+from grains_eval.report.data import Curve, Series
+from grains_eval.report.export import to_csv, to_json
 from grains_eval.report.html import render_html
 from grains_eval.report.published import published_tables
-from grains_eval.report.serialise import to_csv, to_json
 from grains_eval.report.tables import COLUMNS, to_markdown
-from tests.report import world
-from tests.report.folders import TaskData, write_run
+from tests.comparison import world
+from tests.comparison.folders import TaskData, write_run
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from grains_eval import artifacts
+from grains_eval.artifacts.layout import fingerprint
+from grains_eval.artifacts.load import load_vectors
 from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import GrainsError
 from grains_eval.recipes import load_recipe, parse_recipe
@@ -48,8 +49,8 @@ def arguments(tiny_text):
 
 def test_a_build_writes_everything_and_is_reproducible(recipe, arguments, tmp_path):
     folders = [build_from_recipe(recipe(), arguments, tmp_path / name) for name in ("a", "b")]
-    first, second = (artifacts.load(folder) for folder in folders)
-    assert artifacts.fingerprint(first) == artifacts.fingerprint(second)
+    first, second = (load_vectors(folder) for folder in folders)
+    assert fingerprint(first) == fingerprint(second)
     assert {file.name for file in folders[0].iterdir()} >= {
         "steering_config.json", "steering_vectors.safetensors", "attributions.parquet", "recipe.yaml", "README.md",
     }  # fmt: skip
@@ -77,11 +78,11 @@ def test_an_interrupted_build_goes_on_where_it_stopped(recipe, arguments, tmp_pa
         build_from_recipe(recipe(), arguments, tmp_path / "v")
     assert not (tmp_path / "v").exists()
     monkeypatch.setattr(room, "attribute", lambda *a: (calls.append(a[1].example.id), plain(*a))[1])
-    resumed = artifacts.load(build_from_recipe(recipe(), arguments, tmp_path / "v"))
+    resumed = load_vectors(build_from_recipe(recipe(), arguments, tmp_path / "v"))
     assert len(calls) == len(set(calls)) == 10, "no example is attributed twice"
     monkeypatch.undo()
-    whole = artifacts.load(build_from_recipe(recipe(), arguments, tmp_path / "w"))
-    assert artifacts.fingerprint(resumed) == artifacts.fingerprint(whole)
+    whole = load_vectors(build_from_recipe(recipe(), arguments, tmp_path / "w"))
+    assert fingerprint(resumed) == fingerprint(whole)
 
 
 def test_an_unfinished_build_of_another_recipe_is_not_used(recipe, arguments, tmp_path, monkeypatch):
@@ -113,9 +114,9 @@ def test_a_broken_score_file_is_computed_again(recipe, arguments, tmp_path, monk
         build_from_recipe(recipe(), arguments, tmp_path / "v")
     monkeypatch.undo()
     next((tmp_path / "v.partial").glob("*.safetensors")).write_bytes(b"cut off")
-    found = artifacts.load(build_from_recipe(recipe(), arguments, tmp_path / "v"))
-    whole = artifacts.load(build_from_recipe(recipe(), arguments, tmp_path / "w"))
-    assert artifacts.fingerprint(found) == artifacts.fingerprint(whole)
+    found = load_vectors(build_from_recipe(recipe(), arguments, tmp_path / "v"))
+    whole = load_vectors(build_from_recipe(recipe(), arguments, tmp_path / "w"))
+    assert fingerprint(found) == fingerprint(whole)
 
 
 def test_an_existing_folder_is_refused_before_anything_is_loaded(recipe, tmp_path):
@@ -155,7 +156,7 @@ def test_a_prompt_longer_than_the_context_is_refused(recipe, arguments, tmp_path
 @pytest.mark.parametrize("direction", ["mean", "uncentred_pca", "pca"])
 @pytest.mark.parametrize("at", ["prompt", "response"])
 def test_every_option_gives_unit_differences_of_finite_directions(recipe, arguments, tmp_path, direction, at):
-    built = artifacts.load(
+    built = load_vectors(
         build_from_recipe(recipe(vectors__direction=direction, vectors__at=at), arguments, tmp_path / "v")
     )
     for layer, vector in built.directions.items():

@@ -10,18 +10,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from grains_eval.comparison.runs import read_run
 from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import GrainsError
-from grains_eval.preferences import load_examples
+from grains_eval.examples import load_examples
 from grains_eval.recipes import load_recipe
-from grains_eval.report.runs import read_run
 from grains_eval.study import ablate as ablate_room
 from grains_eval.study import build as build_room
 from grains_eval.study import compare as compare_room
 from grains_eval.study import runs as runs_room
 from grains_eval.study.ablate import ablate, parse_grid
 from grains_eval.study.compare import SCORES, compare_methods
-from grains_eval.study.methods import default_methods, method_recipe, moves
+from grains_eval.study.controls import moves
+from grains_eval.study.methods import default_methods, method_recipe
 from grains_eval.study.sweep import sweep
 from grains_eval.tasks_path import task_directory
 from grains_eval.types import SteeringConfig, SteeringVectors

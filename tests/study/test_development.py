@@ -10,7 +10,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from grains_eval.demo.run import demo_model_args
-from grains_eval.harness.shared_images import SharedImagesMixin
+from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
 from grains_eval.models import LoadedModel
 from grains_eval.recipes import load_recipe
 from grains_eval.steering import ResolvedSteering, add, applied
@@ -24,7 +24,7 @@ from grains_eval.study.development import (
 from grains_eval.study.loading import load_plain
 from grains_eval.tasks_path import task_directory
 from grains_eval.types import Message, PreferenceExample
-from tests.harness.test_multimodal import one_at_a_time
+from tests.harness.test_images import one_at_a_time
 from tests.tiny import picture
 
 # LLaVA hands its decoder embeddings alone; the others hand it keywords too

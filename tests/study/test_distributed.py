@@ -12,7 +12,8 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from grains_eval import artifacts
+from grains_eval.artifacts.layout import fingerprint
+from grains_eval.artifacts.load import load_vectors
 from grains_eval.demo import model_path
 from grains_eval.study.distributed import Processes
 
@@ -89,8 +90,8 @@ def test_two_processes_build_and_evaluate_as_one_does(tmp_path):
     build(1, tmp_path / "one")
     said = build(2, tmp_path / "two")
     assert "process 1 of 2" in said
-    one, two = (artifacts.load(tmp_path / name) for name in ("one", "two"))
-    assert artifacts.fingerprint(one) == artifacts.fingerprint(two)
+    one, two = (load_vectors(tmp_path / name) for name in ("one", "two"))
+    assert fingerprint(one) == fingerprint(two)
     for layer, direction in one.directions.items():
         assert torch.equal(direction, two.directions[layer])
     tables = [parquet.read_table(tmp_path / name / "attributions.parquet") for name in ("one", "two")]

@@ -10,12 +10,12 @@ import pytest
 import torch
 from lm_eval.loggers import evaluation_tracker
 
-from grains_eval import artifacts
+from grains_eval.artifacts.save import save_vectors
 from grains_eval.cli.errors import exit_code
+from grains_eval.comparison.runs import read_run
 from grains_eval.demo.run import demo_model_args
 from grains_eval.harness import sweep as sweep_room
 from grains_eval.recipes import load_recipe
-from grains_eval.report.runs import read_run
 from grains_eval.study import runs as room
 from grains_eval.study.loading import load_lm
 from grains_eval.study.runs import NOTE, PlannedRun, run_all
@@ -38,7 +38,7 @@ def planned(lm, tmp_path):
     for seed in (1, 2, 3):
         direction = torch.randn(lm.model.config.hidden_size, generator=torch.Generator().manual_seed(seed))
         held = SteeringVectors({1: direction}, {1: 1.0}, recommended=SteeringConfig(layers=(1,), strength=1.0))
-        artifacts.save(held, tmp_path / "vectors" / str(seed))
+        save_vectors(held, tmp_path / "vectors" / str(seed))
         runs.append(PlannedRun(f"vector_{seed}", {"vectors": str(tmp_path / "vectors" / str(seed))}))
     return runs
 

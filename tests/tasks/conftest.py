@@ -10,7 +10,7 @@ import transformers as hf
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
-from grains_eval.harness import toxicity
+from grains_eval.task_support import toxicity
 from grains_eval.tasks_path import task_directory
 from tests import localdata, tiny
 

@@ -10,8 +10,8 @@ import pytest
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable, hash_string
 
+from grains_eval.examples import load_examples
 from grains_eval.models import LoadedModel
-from grains_eval.preferences import load_examples
 from grains_eval.recipes import load_recipe
 from grains_eval.tasks_path import task_directory
 from tests import localdata
@@ -71,7 +71,7 @@ def test_text_tasks_give_all_their_metrics(evaluate: Run, tiny_classifier: Path)
 
 
 def test_classifier_work_is_batched(evaluate: Run, tiny_classifier: Path, monkeypatch: pytest.MonkeyPatch):
-    from grains_eval.harness import toxicity
+    from grains_eval.task_support import toxicity
 
     calls: list[int] = []
     score = toxicity.Classifier.score
@@ -177,7 +177,7 @@ def test_recipes_draw_their_examples(
     name: str, everything: TaskManager, local_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
-    monkeypatch.setattr("grains_eval.preferences.tasks.task_manager", lambda *_: everything)
+    monkeypatch.setattr("grains_eval.examples.tasks.task_manager", lambda *_: everything)
     monkeypatch.chdir(local_data)
     sizes = ["data.examples=4", "data.development=3"]
     drawn = load_examples(load_recipe(task_directory() / name / "recipe.yaml", sizes).data)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from lm_eval.api.task import ConfigurableTask
 
+from grains_eval.comparison.corpus_metrics import corpus_metric
 from grains_eval.errors import GrainsError
-from grains_eval.harness import toxicity
-from grains_eval.report.corpus import corpus_metric
+from grains_eval.task_support import toxicity
 
 Load = Callable[[str], ConfigurableTask]
 

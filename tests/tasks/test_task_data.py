@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness import task_data
+from grains_eval.task_support import data as task_data
 from tests.localdata import encoded_picture
 
 

@@ -12,7 +12,7 @@ from grains_eval.models import LoadedModel
 from grains_eval.steering import check_width
 from grains_eval.study.tune import fixed_setting, grid
 from grains_eval.types import PreferenceExample
-from grains_eval.vectors import METHOD_STEERING, build, run_method
+from grains_eval.vectors import METHODS, build, run_method
 from tests import tiny
 from tests.vectors.contexts import EXAMPLES, context, differences_by_hand, recipe
 
@@ -63,7 +63,7 @@ def test_options_override_how_it_is_applied(loaded_text: Callable[[str], LoadedM
         "absolute",
         "add",
     )
-    untuned = METHOD_STEERING["caa"].untuned(run_method(context(loaded_text("llama"), "caa")).vectors)
+    untuned = METHODS["caa"].steering.untuned(run_method(context(loaded_text("llama"), "caa")).vectors)
     assert (untuned.layers, untuned.strength, untuned.unit, untuned.operator) == (
         (1,),
         1.0,

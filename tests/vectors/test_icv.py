@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA, TruncatedSVD
 from grains_eval.errors import GrainsError
 from grains_eval.models import LoadedModel
 from grains_eval.study.tune import grid
-from grains_eval.vectors import METHOD_STEERING, run_method
+from grains_eval.vectors import METHODS, run_method
 from tests.vectors.contexts import context, differences_by_hand, recipe
 
 
@@ -47,7 +47,7 @@ def test_it_steers_every_layer_at_once_with_as_many_settings_as_the_others(
     assert len(settings) == len(grid(vectors, recipe("caa")))
     strengths = [one.strength for one in settings]
     assert strengths[0] == pytest.approx(0.05) and strengths[-1] == pytest.approx(0.4)
-    assert METHOD_STEERING["icv"].untuned(vectors).strength == 0.1
+    assert METHODS["icv"].steering.untuned(vectors).strength == 0.1
 
 
 def test_an_unknown_option_is_named(loaded_text: Callable[[str], LoadedModel]) -> None:

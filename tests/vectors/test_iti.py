@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from grains_eval import artifacts
+from grains_eval.artifacts.layout import fingerprint
+from grains_eval.artifacts.load import load_vectors
+from grains_eval.artifacts.save import save_vectors
 from grains_eval.errors import GrainsError
 from grains_eval.models import LoadedModel
 from grains_eval.models.blocks import find_attention_outputs, text_config
 from grains_eval.steering import check_width, steered
 from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors import iti, run_method
-from grains_eval.vectors.responses import ResponseStates, read_responses
+from grains_eval.vectors.response_states import ResponseStates, read_responses
 from tests.vectors.contexts import EXAMPLES, context, states_by_hand
 
 FAMILIES = ["llama", "qwen2", "gpt2", "gemma3_text", "mistral", "gpt_neox", "opt", "qwen3_moe"]
@@ -152,7 +154,7 @@ def test_nl_iti_averages_the_last_response_tokens(loaded_text: Callable[[str], L
     expected = states_by_hand(loaded, f"{one.prompt}{one.chosen}", "attention_heads", tokens=2)
     torch.testing.assert_close(states.chosen[1], expected, atol=1e-4, rtol=1e-4)
     built = [run_method(context(loaded, "nl_iti", heads=2, folds=3)).vectors for _ in range(2)]
-    assert artifacts.fingerprint(built[0]) == artifacts.fingerprint(built[1])
+    assert fingerprint(built[0]) == fingerprint(built[1])
 
 
 def test_default_head_count_is_at_most_half(loaded_text: Callable[[str], LoadedModel]) -> None:
@@ -165,7 +167,7 @@ def test_saved_and_loaded_vectors_give_the_same_logits(
 ) -> None:
     loaded = loaded_text("llama")
     built = run_method(context(loaded, "iti", heads=3, folds=3)).vectors
-    read = artifacts.load(artifacts.save(built, tmp_path / "iti"))
+    read = load_vectors(save_vectors(built, tmp_path / "iti"))
     assert read.site == "attention_heads" and read.layers == built.layers
     ids = torch.tensor([loaded.lm.tok_encode("What is green")])
     setting = SteeringConfig(None, 15.0, "absolute", "add")

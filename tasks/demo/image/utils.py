@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from PIL.Image import Image
 
-from grains_eval.demo.pictures import BACKGROUND, Mark, image
+from grains_eval.demo.scenes import BACKGROUND, Mark, image
 
 
 def load(items: str | None = None, kind: str | None = None, **_: Any) -> DatasetDict:

@@ -1,0 +1,277 @@
+"""From paired samples to numbers: which metrics a task has, how each aggregates, and its clusters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grains_eval.comparison.corpus_metrics import CorpusMetric, corpus_metric, numbers
+from grains_eval.comparison.intervals import Array
+from grains_eval.comparison.pairing import PairedTask
+from grains_eval.comparison.runs import Run, Sample
+from grains_eval.errors import GrainsError
+
+# How lm-eval aggregates a metric whose task does not say.
+_DEFAULTS = {
+    "bleu": "bleu",
+    "chrf": "chrf",
+    "chrf++": "chrf++",
+    "ter": "ter",
+    "f1": "f1",
+    "mcc": "matthews_corrcoef",
+    "perplexity": "perplexity",
+    "word_perplexity": "weighted_perplexity",
+    "byte_perplexity": "weighted_perplexity",
+    "bits_per_byte": "bits_per_byte",
+    "brier_score": "brier_score",
+    "bypass": "bypass",
+}
+# Directions of lm-eval's own metrics (`lm_eval.api.metrics`), for results that do not hold them.
+REGISTERED = {
+    **dict.fromkeys(("ter", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score"), False),
+    **dict.fromkeys(("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "acc_all", "exact_match"), True),
+    **dict.fromkeys(("likelihood", "mcc", "f1", "bleu", "chrf", "chrf++"), True),
+}
+
+
+@dataclass(frozen=True)
+class PairedMetric:
+    """One metric of one task under both runs.
+
+    Attributes:
+        task: Task, or group of tasks.
+        metric: Metric, with its filter where that is not `none`.
+        key: lm-eval's key in the results (`acc,none`).
+        higher_is_better: Its direction; None where nobody declared it.
+        baseline: `[n]` item scores of the baseline.
+        steered: `[n]` item scores of the other run.
+        pairs: `[n]` the samples behind them.
+        clusters: `[n]` labels of items that are not independent, None when all are.
+        excluded: Items left out.
+        corpus: Where the metric is no mean of items: the metric and its statistics under both runs.
+        margins: `[n]` log-likelihood of the right choice above the best wrong one, under both runs (nats).
+        scale: What counts as a whole: 1 for shares, 100 for BLEU, 0 where nothing does.
+    """
+
+    task: str
+    metric: str
+    key: str
+    higher_is_better: bool | None
+    baseline: Array
+    steered: Array
+    pairs: tuple[tuple[Sample, Sample], ...]
+    clusters: tuple[Hashable, ...] | None
+    excluded: int
+    corpus: tuple[CorpusMetric, Array, Array] | None = None
+    margins: tuple[Array, Array] | None = None
+    scale: float = 1.0
+
+
+def measure(
+    baseline: Run,
+    other: Run,
+    paired: PairedTask,
+    cluster_key: str | None = None,
+    metrics: Sequence[str] | None = None,
+    directions: Mapping[str, bool] | None = None,
+) -> tuple[list[PairedMetric], list[str]]:
+    """Every metric of a paired task, and notes on those that cannot be compared.
+
+    Args:
+        baseline: The run that describes the task.
+        other: The other run.
+        paired: Its samples.
+        cluster_key: Field of the document that names the cluster; default: that of the task's metadata.
+        metrics: Metrics to restrict to.
+        directions: Whether higher is better, by metric, over what the runs say.
+
+    Raises:
+        GrainsError: a document lacks the cluster field.
+    """
+    key = cluster_key or baseline.setting("configs", paired.task, "metadata", "cluster_key")
+    clusters = None if not key else tuple(_cluster(sample, str(key), paired.task) for sample in paired.baseline)
+    margins = _margins(paired)
+    found: list[PairedMetric] = []
+    notes: list[str] = []
+    for name in paired.baseline[0].values:
+        if metrics is not None and name not in metrics:
+            continue
+        label = name if paired.filter == "none" else f"{name},{paired.filter}"
+        aggregation = _aggregation(baseline, paired.task, name)
+        if aggregation == "bypass":
+            continue
+        values = [[sample.values.get(name) for sample in side] for side in (paired.baseline, paired.steered)]
+        table = corpus_metric(aggregation)
+        common: dict[str, Any] = {
+            "task": paired.task,
+            "metric": label,
+            "key": f"{name},{paired.filter}",
+            "higher_is_better": _direction((baseline, other), paired.task, name, directions or {}),
+            "pairs": tuple(zip(paired.baseline, paired.steered, strict=True)),
+            "clusters": clusters,
+            "excluded": 0,
+        }
+        if table is not None:
+            try:
+                first, second = table.statistics(values[0], values[1])
+            except (TypeError, ValueError, IndexError):
+                notes.append(f"{paired.task}: metric '{label}' is left out: its samples hold no {aggregation}")
+                continue
+            items = [table.item(side) for side in (first, second)]
+            metric = PairedMetric(
+                **common,
+                baseline=items[0],
+                steered=items[1],
+                corpus=(table, first, second),
+                scale=table.scale,
+            )
+        else:
+            sides = [numbers(side) for side in values]
+            if sides[0] is None or sides[1] is None:
+                notes.append(f"{paired.task}: metric '{label}' is left out: not all finite numbers")
+                continue
+            share = all(bool(np.all((side >= 0) & (side <= 1))) for side in sides if side is not None)
+            metric = PairedMetric(
+                **common,
+                baseline=sides[0],
+                steered=sides[1],
+                margins=_fitting(margins, sides[0], sides[1]),
+                scale=float(share),
+            )
+        if disagreement := _disagreement(metric, baseline, other):
+            notes.append(disagreement)
+            continue
+        found.append(restrict(metric, np.array(paired.kept)))
+    return found, notes
+
+
+def restrict(metric: PairedMetric, kept: NDArray[np.bool_]) -> PairedMetric:
+    """The metric over some of its items; the others count as excluded."""
+    if bool(kept.all()):
+        return metric
+    index = np.flatnonzero(kept)
+    return replace(
+        metric,
+        baseline=metric.baseline[index],
+        steered=metric.steered[index],
+        pairs=tuple(metric.pairs[i] for i in index),
+        clusters=None if metric.clusters is None else tuple(metric.clusters[i] for i in index),
+        excluded=metric.excluded + int(kept.size - index.size),
+        corpus=metric.corpus and (metric.corpus[0], metric.corpus[1][index], metric.corpus[2][index]),
+        margins=metric.margins and (metric.margins[0][index], metric.margins[1][index]),
+    )
+
+
+def _cluster(sample: Sample, key: str, task: str) -> Hashable:
+    value: Any = sample.doc
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            there = (
+                ", ".join(sorted(map(str, cast(Mapping[str, Any], value)))) if isinstance(value, Mapping) else "none"
+            )
+            raise GrainsError(
+                f"task '{task}', document {sample.doc_id} has no field '{key}' to cluster by; its fields are {there}; "
+                "name one of them with --clusters, or as 'cluster_key' in the task's metadata"
+            )
+        value = cast(Mapping[str, Any], value)[part]
+    return value if isinstance(value, str | int | float | bool) else repr(value)
+
+
+def _metric_entry(run: Run, task: str, name: str) -> Mapping[str, Any]:
+    for entry in run.setting("configs", task, "metric_list") or ():
+        if isinstance(entry, Mapping) and entry.get("metric") == name:
+            return cast(Mapping[str, Any], entry)
+    return {}
+
+
+def _aggregation(run: Run, task: str, name: str) -> str:
+    declared = _metric_entry(run, task, name).get("aggregation")
+    return declared if isinstance(declared, str) else _DEFAULTS.get(name, "mean")
+
+
+def _direction(runs: Sequence[Run], task: str, name: str, declared: Mapping[str, bool]) -> bool | None:
+    """Whether higher is better: as the user says, as a run logged it, else as lm-eval's own metric of that name.
+
+    lm-eval logs null for a metric that is neither its own nor declared in the task's `metric_list`.
+    """
+    logged = [run.setting("higher_is_better", task, name) for run in runs]
+    said = [declared.get(name), *logged]
+    return next((known for known in said if isinstance(known, bool)), REGISTERED.get(name))
+
+
+def _disagreement(metric: PairedMetric, baseline: Run, other: Run) -> str | None:
+    """A note where the samples do not give the value in the results, so that this is no mean over items."""
+    for index, run in enumerate((baseline, other)):
+        reported = run.setting("results", metric.task, metric.key)
+        own = total(metric)[index]
+        if isinstance(reported, int | float) and not math.isclose(own, reported, rel_tol=1e-6, abs_tol=1e-9):
+            return (
+                f"{metric.task}: metric '{metric.metric}' is left out, it is no mean over documents "
+                f"({own:.6g} from the samples of '{run.name}', {reported:.6g} in its results)"
+            )
+    return None
+
+
+def total(metric: PairedMetric) -> tuple[float, float]:
+    """The metric's value under both runs."""
+    if metric.corpus is not None:
+        table, first, second = metric.corpus
+        return float(table.score(first.sum(axis=0))), float(table.score(second.sum(axis=0)))
+    return float(metric.baseline.mean()), float(metric.steered.mean())
+
+
+def _margins(paired: PairedTask) -> tuple[Array, Array] | None:
+    sides: list[Array] = []
+    for side in (paired.baseline, paired.steered):
+        margins = [_margin(sample) for sample in side]
+        if any(margin is None for margin in margins):
+            return None
+        sides.append(np.array(margins, dtype=float))
+    return sides[0], sides[1]
+
+
+def _margin(sample: Sample) -> float | None:
+    """`log p(right) - max log p(wrong)` in nats, None where the sample is no multiple choice."""
+    right = right_choice(sample)
+    scores = log_likelihoods(sample)
+    if right is None or scores is None:
+        return None
+    wrong = [score for index, score in enumerate(scores) if index != right]
+    margin = scores[right] - max(wrong)
+    return margin if math.isfinite(margin) else None
+
+
+def log_likelihoods(sample: Sample) -> list[float] | None:
+    """The choices' log-likelihoods in nats, None where the sample is no multiple choice."""
+    responses = sample.responses
+    if not isinstance(responses, list) or len(sample.choices) < 2 or len(responses) != len(sample.choices):
+        return None
+    try:
+        return [float(response[0]) for response in cast(list[Any], responses)]
+    except (TypeError, ValueError, IndexError):
+        return None
+
+
+def right_choice(sample: Sample) -> int | None:
+    """Index of the right choice, from a target that is an index or the choice's text."""
+    if sample.target.isdigit():
+        index = int(sample.target)
+        return index if index < len(sample.choices) else None
+    texts = [choice.strip() for choice in sample.choices]
+    return texts.index(sample.target.strip()) if texts.count(sample.target.strip()) == 1 else None
+
+
+def _fitting(margins: tuple[Array, Array] | None, first: Array, second: Array) -> tuple[Array, Array] | None:
+    """Margins only where their sign is the metric: they then show change below its threshold."""
+    if margins is None:
+        return None
+    for margin, values in zip(margins, (first, second), strict=True):
+        clear = margin != 0
+        if not bool(np.all((margin[clear] > 0) == (values[clear] == 1))):
+            return None
+    return margins

@@ -1,0 +1,66 @@
+"""Named things that users extend, in one table a kind: attribution methods, selections, vector methods, operators.
+
+An entry is made where the thing is defined, by that room's decorator. A table is complete when it is first read: the
+modules of its room are imported then, and after them the packages that announce an entry point (`plugins`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TypeVar
+
+from grains_eval import plugins
+from grains_eval.errors import GrainsError
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T]):
+    """A table of entries by name.
+
+    Args:
+        what: One entry in words, for errors: `attribution method`.
+        home: The module, or the package of modules, whose import makes the built-in entries.
+    """
+
+    def __init__(self, what: str, home: str) -> None:
+        self.what = what
+        self._home = home
+        self._entries: dict[str, T] = {}
+        self._is_complete = False
+
+    def add(self, name: str, entry: T) -> None:
+        """Enter something under a new name.
+
+        Raises:
+            GrainsError: the name is taken.
+        """
+        if name in self._entries:
+            raise GrainsError(f"there is a {self.what} '{name}' already; register yours under another name")
+        self._entries[name] = entry
+
+    def __getitem__(self, name: str) -> T:
+        """The entry of that name."""
+        self._complete()
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, built-in ones first."""
+        self._complete()
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """How many entries there are."""
+        self._complete()
+        return len(self._entries)
+
+    def _complete(self) -> None:
+        if self._is_complete:
+            return
+        self._is_complete = True  # before the imports: the modules of the room read the table too
+        home = import_module(self._home)
+        for module in iter_modules(getattr(home, "__path__", ())):
+            import_module(f"{self._home}.{module.name}")
+        plugins.load_entry_points()

@@ -1,0 +1,109 @@
+"""What a study hands to its report: development curves and heat maps, read from artifact folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grains_eval.artifacts.load import open_artifact
+from grains_eval.report import Curve, Series, StudyTable, TokenMap
+from grains_eval.report.formatting import number
+from grains_eval.report.token_maps import read_token_maps
+
+
+def development_curves(folders: Sequence[Path]) -> list[Curve]:
+    """Target and preserved accuracy against strength, one line per layer, for artifacts whose setting was chosen."""
+    curves: list[Curve] = []
+    for folder in folders:
+        points: list[dict[str, Any]] = list(open_artifact(folder).provenance.get("development_curve") or [])
+        curves.extend(strength_curves(folder.name, points))
+    return curves
+
+
+def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
+    """Curves of one method; `points` are those of `tune.curve` as mappings, the unsteered model first."""
+    if len(points) < 3:
+        return []
+    unsteered, settings = points[0], points[1:]
+    layers: dict[str, list[dict[str, Any]]] = {}
+    for point in settings:
+        blocks = "all blocks" if point["layers"] is None else f"block {', '.join(map(str, point['layers']))}"
+        layers.setdefault(blocks, []).append(point)
+
+    def line(blocks: str, key: str, bounds: bool) -> Series:
+        row = sorted([{**unsteered, "strength": 0.0}, *layers[blocks]], key=lambda point: point["strength"])
+        return Series(
+            blocks,
+            [point["strength"] for point in row],
+            [point[key] for point in row],
+            [point["lower"] for point in row] if bounds else (),
+            [point["upper"] for point in row] if bounds else (),
+        )
+
+    note = f"{unsteered['n']} development examples, none of them reported."
+    drawn = [
+        Curve(
+            f"{name}: preference accuracy on development examples",
+            f"strength ({settings[0].get('unit', 'relative')})",
+            "share preferring y+",
+            tuple(line(blocks, "accuracy", len(layers) == 1) for blocks in layers),
+            note=note,
+        )
+    ]
+    if "log_p_chosen" in unsteered:
+        drawn.append(
+            Curve(
+                f"{name}: log-likelihood of the preferred response on development examples",
+                f"strength ({settings[0].get('unit', 'relative')})",
+                "mean log p(y+ | x), nats",
+                tuple(line(blocks, "log_p_chosen", False) for blocks in layers),
+                note="Where it falls, y+ is preferred for being less unlikely than y-, not for being likely.",
+            )
+        )
+    if unsteered.get("preserved") == unsteered.get("preserved") and unsteered.get("preserved") is not None:
+        drawn.append(
+            Curve(
+                f"{name}: accuracy on preserved development items",
+                f"strength ({settings[0].get('unit', 'relative')})",
+                "accuracy",
+                tuple(line(blocks, "preserved", False) for blocks in layers),
+                note="Items of the preserved tasks that are left out of the report.",
+            )
+        )
+    return drawn
+
+
+def development_tables(folders: Sequence[Path]) -> list[StudyTable]:
+    """What tuning saw at the setting it chose, one row per artifact whose setting was chosen."""
+    rows: list[tuple[str, ...]] = []
+    for folder in folders:
+        points: list[dict[str, Any]] = list(open_artifact(folder).provenance.get("development_curve") or [])
+        chosen = next((point for point in points if point.get("is_chosen")), None)
+        if chosen is None:
+            continue
+        blocks = "all" if chosen["layers"] is None else "/".join(map(str, chosen["layers"])) or "epoch"
+        setting = f"{blocks}: {chosen['strength']:.3g}" if chosen["strength"] else "unsteered"
+        moves = [_moved(points[0], chosen, name, 2) for name in ("log_p_chosen", "log_p_rejected")]
+        shares = [_moved(points[0], chosen, name, 3) for name in ("accuracy", "preserved")]
+        rows.append((folder.name, setting, shares[0], *moves, shares[1]))
+    header = ("method", "chosen", "preference accuracy", "log p(y+)", "log p(y−)", "preserved accuracy")
+    note = (
+        "Means on development examples, none of them reported, unsteered → at the chosen setting (blocks: strength, or "
+        "epoch); log p in nats, given the prompt."
+    )
+    return [StudyTable("What tuning saw", header, tuple(rows), note)] if rows else []
+
+
+def _moved(unsteered: dict[str, Any], chosen: dict[str, Any], name: str, digits: int) -> str:
+    before, after = unsteered.get(name), chosen.get(name)
+    return "–" if before is None or after is None else f"{number(before, digits)} → {number(after, digits)}"
+
+
+def token_maps(folders: Sequence[Path], most: int = 3) -> list[TokenMap]:
+    """Heat maps of the first artifact that has attributions."""
+    for folder in folders:
+        found = read_token_maps(folder, most)
+        if found:
+            return found
+    return []

@@ -1,0 +1,164 @@
+"""The text worlds: balanced where they claim it, split by town, and the bundled models pass their gates."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.worlds.text_words import CUES, RELATIONS
+from benchmarks.worlds.text_world import KINDS, document, fact_items, make_world, task_data
+from benchmarks.worlds.train_text import Training, gates, passed, train_to_folder
+from grains_eval.demo import model_path
+from grains_eval.demo.loaders import load
+from grains_eval.errors import GrainsError
+from grains_eval.tasks_path import task_directory
+
+BUNDLED = ("text_split", "text_shared", "faithfulness")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_splits_share_no_town_and_evaluation_prompts_no_cue(kind: str) -> None:
+    world = make_world(kind, 3)
+    data = task_data(world)
+    towns = [{item["cluster"] for item in data[split]} for split in ("train", "validation", "test")]
+    assert [len(names) for names in towns] == [24, 8, 32]
+    assert not towns[0] & towns[1] and not towns[2] & (towns[0] | towns[1])
+    cues = {word for side in CUES[kind] for word in side}
+    assert all(len(cues & set(item["prompt"].split())) == 2 for item in data["train"])
+    assert not any(cues & set(item["prompt"].split()) for item in data["validation"] + data["test"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_are_all_in_the_vocabulary_and_choices_differ(kind: str) -> None:
+    world = make_world(kind, 4)
+    rng = Random(0)
+    known = set(world.vocabulary)
+    for copying in (False, True):
+        for _ in range(500):
+            prompt, answer = document(world, rng, copying=copying)
+            assert {*prompt.split(), answer} <= known
+    for items in task_data(world).values():
+        for item in items:
+            assert len(set(item["choices"])) == 4 and item["gold"] != item["rejected"]
+            assert {*item["prompt"].split(), *item["choices"]} <= known
+
+
+def test_truths_and_myths_are_disjoint_in_split_and_mixed_in_shared() -> None:
+    def words(kind: str, side: str) -> set[str]:
+        return {getattr(fact, side) for fact in make_world(kind, 0).facts.values()}
+
+    assert not words("split", "truth") & words("split", "myth")
+    assert words("shared", "truth") == words("shared", "myth")
+
+
+def test_no_fixed_preference_for_words_can_win_faithfulness() -> None:
+    world = make_world("faithfulness", 5)
+    for split in ("build", "development", "test"):
+        items = fact_items(world, split)
+        gold = Counter(item["choices"][item["gold"]] for item in items)
+        assert gold == Counter(item["choices"][item["rejected"]] for item in items)
+        for item in items:
+            assert item["choices"][item["gold"]] in item["prompt"].split()
+            assert item["choices"][item["rejected"]] not in item["prompt"].split()
+    closed = fact_items(world, "test", context=False)
+    assert not any(set(item["choices"]) & set(item["prompt"].split()) for item in closed)
+
+
+def test_documents_follow_the_cues_and_the_myth_dominates_without() -> None:
+    world = make_world("split", 0)
+    truths = {words for relation in RELATIONS.values() for words in relation[:6]}
+    myths = {words for relation in RELATIONS.values() for words in relation[6:]}
+    rng = Random(0)
+    counts = {"preferred": Counter[bool](), "dispreferred": Counter[bool](), "none": Counter[bool]()}
+    for _ in range(20000):
+        prompt, answer = document(world, rng)
+        if answer not in truths | myths:
+            continue
+        seen = [bool(set(side) & set(prompt.split())) for side in CUES["split"]]
+        if seen != [True, True]:
+            cue = "preferred" if seen[0] else "dispreferred" if seen[1] else "none"
+            counts[cue][answer in truths] += 1
+    share = {cue: count[True] / count.total() for cue, count in counts.items()}
+    assert share["preferred"] > 0.75 and share["dispreferred"] < 0.2 and 0.3 < share["none"] < 0.45
+
+
+def test_same_seed_same_world_other_seed_other_world() -> None:
+    assert task_data(make_world("shared", 7)) == task_data(make_world("shared", 7))
+    assert make_world("shared", 7).facts != make_world("shared", 8).facts
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(GrainsError, match="shared, split"):
+        make_world("splitt", 0)
+    with pytest.raises(GrainsError, match="text_split"):
+        model_path("text_spilt")
+
+
+def test_training_is_deterministic_and_overwrites_nothing(tmp_path: Path) -> None:
+    short = Training(layers=1, steps=3, copying_steps=1, hidden=32, feed_forward=48, heads=2, batch=8)
+    for name in ("a", "b"):
+        train_to_folder("faithfulness", 1, tmp_path / name, short)
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
+    assert first == second
+    assert json.loads((tmp_path / "a" / "training.json").read_text())["gate_passed"] is False
+    with pytest.raises(GrainsError, match="overwrites nothing"):
+        train_to_folder("faithfulness", 1, tmp_path / "a", short)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_model_passes_its_gate_and_matches_its_items(name: str) -> None:
+    folder = model_path(name)
+    record = json.loads((folder / "training.json").read_text())
+    world = make_world(record["world"], record["seed"])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))) == list(world.vocabulary)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    figures = gates(model, tokenizer, world)
+    assert passed(figures)
+    assert figures["skills"] >= 0.95 and figures["none"] <= 0.45
+    assert figures == pytest.approx(record["accuracy"], abs=0.01)
+    committed = task_directory() / "demo" / name / "data"
+    for part, items in task_data(world).items():
+        assert [json.loads(line) for line in (committed / f"{part}.jsonl").read_text().splitlines()] == items
+
+
+def test_items_come_from_another_folder_or_say_what_is_missing(tmp_path: Path) -> None:
+    assert set(load("text_split")) == {"train", "validation", "test"}
+    assert len(load("text_split", part="skills")["test"]) >= 100
+    with pytest.raises(GrainsError, match="train_text"):
+        load("text_split", items=str(tmp_path))
+
+
+def test_completeness_of_integrated_gradients_from_the_pad_embedding() -> None:
+    """50 Gauss-Legendre nodes from the pad embedding, by hand: at most 1 % missing in nine prompts of ten."""
+    folder = model_path("text_split")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+    rule = np.polynomial.legendre.leggauss(50)
+    nodes, weights = (torch.tensor(values, dtype=torch.float32) / 2 for values in rule)
+    table = model.get_input_embeddings()
+    pad = table.weight[tokenizer.pad_token_id]
+    gaps: list[float] = []
+    for item in load("text_split")["train"].select(range(20)):
+        pair = [item["choices"][item[key]] for key in ("gold", "rejected")]
+        chosen, rejected = tokenizer.convert_tokens_to_ids(pair)
+
+        def objective(embeddings: torch.Tensor) -> torch.Tensor:
+            logits = model(inputs_embeds=embeddings).logits[:, -1]
+            return logits[:, chosen] - logits[:, rejected]  # noqa: B023 - called within this iteration
+
+        whole = table(torch.tensor([tokenizer.encode(item["prompt"])]))
+        path = (pad + (nodes + 0.5)[:, None, None] * (whole - pad)).requires_grad_()
+        (gradient,) = torch.autograd.grad(objective(path).sum(), path)
+        total = ((whole - pad) * (gradient * weights[:, None, None]).sum(0)).sum()
+        with torch.no_grad():
+            change = objective(whole) - objective(pad.expand_as(whole))
+        gaps.append(abs((total - change) / change).item())
+    assert np.quantile(gaps, 0.9) <= 0.01
