@@ -31,6 +31,7 @@ from scipy.stats import quantile_test, t, ttest_1samp
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from grains_eval.comparison.clusters import cluster_jackknife, cluster_sums
+from grains_eval.harness.prefix_sharing import loglikelihood, proof
 from grains_eval.steering import OPERATORS, ResolvedSteering
 
 Row = Mapping[str, Any]
@@ -124,6 +125,48 @@ def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, device: st
             took, results[name] = seconds(sides[name], device)
             spent[name].append(took)
     return {name: Timing(spent[name], results[name]) for name in sides}
+
+
+class Watch:
+    """CPU seconds spent in some functions, and the tokens that a decoder was fed there and elsewhere."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.seconds, self.inside, self.outside, self.depth = 0.0, 0, 0, 0
+
+    def over(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, watched."""
+
+        def watched(*arguments: Any, **keywords: Any) -> Any:
+            before = time.process_time()
+            self.depth += 1
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                self.depth -= 1
+                self.seconds += time.process_time() - before
+
+        return watched
+
+    def count(self, module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        """A hook of the decoder."""
+        del module
+        tokens = (arguments[0] if arguments else keywords["input_ids"]).numel()
+        if self.depth:
+            self.inside += tokens
+        else:
+            self.outside += tokens
+
+
+def watched_proof() -> Watch:
+    """From now on, what is spent on scoring requests plainly to compare them with their shared scores."""
+    watch = Watch()
+    proof.Proof.check = watch.over(proof.Proof.check)
+    loglikelihood._probes = watch.over(loglikelihood._probes)
+    return watch
 
 
 def report(name: str, rows: Sequence[Row], arguments: argparse.Namespace) -> None:

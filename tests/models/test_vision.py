@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -213,6 +214,27 @@ def test_visual_baselines(loaded_vision):
     assert (rows["position_mean"][seen] - encoded.embeddings[seen]).abs().max() > 1e-2
     with pytest.raises(GrainsError, match="unknown visual baseline 'grey'"):
         encode(loaded, given, "grey")
+
+
+def test_the_position_mean_holds_nothing_of_the_picture_as_it_is(loaded_vision, monkeypatch):
+    loaded, given, shown = loaded_vision("gemma3"), example(), []
+    real = pictures.process
+
+    def watched(lm, texts, images, where):
+        shown.append(images[0][0].tobytes())
+        return real(lm, texts, images, where)
+
+    monkeypatch.setattr(pictures, "process", watched)
+    encoded = encode(loaded, given, "position_mean")
+    itself, *others = dict.fromkeys(shown)
+    assert itself == given.images[0].tobytes() and len(others) == 8
+    seen = encoded.is_image
+    alone = []
+    for right, down in itertools.product(range(3), repeat=2):
+        moved = replace(given, images=tuple(pictures.shifted(each, right, down) for each in given.images))
+        alone.append(encode(loaded, moved, "pad").embeddings[seen])
+    torch.testing.assert_close(alone[0], encoded.embeddings[seen])
+    torch.testing.assert_close(encoded.visual_baseline[seen], torch.stack(alone[1:]).mean(dim=0), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llava_next", "qwen3_vl", "idefics3"])

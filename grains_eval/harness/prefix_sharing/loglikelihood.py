@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError
 from grains_eval.harness.prefix_sharing.plan import Cluster, Group, cluster, group
-from grains_eval.harness.prefix_sharing.probes import Candidate, Probe, candidates, choose
+from grains_eval.harness.prefix_sharing.probes import Candidate, Probe, candidates, choose, fed_kind
 from grains_eval.harness.prefix_sharing.proof import Proof, attempt, check_causal, plain_logprob, shareable
 from grains_eval.harness.prefix_sharing.scorer import Progress, Scorer, limits_for
 from grains_eval.harness.prefix_sharing.stack import Configuration
@@ -188,8 +188,8 @@ def score_prepared(
     """Score continuations of prepared contexts, one context after another; see `score`.
 
     The proof takes the longest answer of the first context, which should be the longest, and of the first context of
-    every other kind: between other mentioned lengths, with another number of pictures, or the first to run an answer of
-    several tokens after a prompt.
+    every other kind: between other mentioned lengths, with another number of pictures, or the first to run one token
+    or several of an answer after a prompt.
 
     Returns:
         Per configuration, context and continuation, the sum in nats and whether every token was the most
@@ -197,7 +197,7 @@ def score_prepared(
     """
     scorer: Scorer | None = None
     owners: list[range] = []
-    lengths, seen = mentioned_lengths(text_config(model)), set[tuple[int, int, bool, int]]()
+    lengths, seen = mentioned_lengths(text_config(model)), dict[tuple[int, int, bool, int], int]()
     for context in contexts:
         continuations = tuple(tuple(each) for each in context.continuations)
         width, start = context.inputs["input_ids"].shape[1], owners[-1].stop if owners else 0
@@ -212,8 +212,8 @@ def score_prepared(
             tokens = len(continuations[index])
             fed = width + tokens - 1
             kind = bisect_left(lengths, width), bisect_left(lengths, fed), tokens > 1, context.pictures
-            if kind not in seen:
-                seen.add(kind)
+            if fed_kind(tokens) > seen.get(kind, 0):
+                seen[kind] = fed_kind(tokens)
                 proof.pending.append(Probe(start + index, width, tokens, partial(context.plainly, index)))
         scorer.prepared(branching, context.inputs)
         if proof is not None:

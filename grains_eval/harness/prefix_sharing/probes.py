@@ -82,8 +82,9 @@ def candidates(clusters: Sequence[Cluster], lengths: Sequence[int]) -> list[Cand
 def choose(given: Sequence[Candidate], lengths: Sequence[int]) -> list[Candidate]:
     """Of every way the longest request, the shortest where it is much shorter, and those around each length.
 
-    Those are the last below it, the one whose context's row is nearest below (it may run beside longer rows), the first
-    above it and the first whose answer crosses it.
+    The longest whose answer feeds most is among them too: nothing, one token (which needs no mask) or several are fed
+    of an answer. Those around a length are the last below it, the one whose context's row is nearest below (it may run
+    beside longer rows), the first above it and the first whose answer crosses it.
 
     Args:
         given: All requests.
@@ -94,7 +95,7 @@ def choose(given: Sequence[Candidate], lengths: Sequence[int]) -> list[Candidate
         by_way.setdefault(each.way, []).append(each)
     found: list[Candidate] = []
     for by_length in by_way.values():
-        found.append(by_length[-1])
+        found += [by_length[-1], max(reversed(by_length), key=lambda each: fed_kind(len(each.answer)))]
         if 4 * by_length[0].fed <= by_length[-1].fed:  # where it costs little
             found.append(by_length[0])
         for length in lengths:
@@ -105,6 +106,11 @@ def choose(given: Sequence[Candidate], lengths: Sequence[int]) -> list[Candidate
                 crossing = [each for each in above if len(each.context) <= length][:1]
                 found += [*below[-1:], *beside, above[0], *crossing]
     return list({each.owner: each for each in found}.values())
+
+
+def fed_kind(tokens: int) -> int:
+    """How an answer of so many tokens is fed after its context: not at all (1), one token (2) or several (3)."""
+    return min(tokens, 3)
 
 
 def spread(configurations: Sequence[Configuration]) -> list[int]:

@@ -23,7 +23,7 @@ from grains_eval.harness.prefix_sharing.probes import Probe, spread
 from grains_eval.harness.prefix_sharing.stack import Configuration, moving
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.models.blocks import text_config
-from grains_eval.models.hooks import forget_positions, logits_from
+from grains_eval.models.hooks import forget_positions, logits_at
 from grains_eval.models.rounding import rounding
 from grains_eval.steering import applied
 
@@ -251,13 +251,14 @@ def plain_logprob(
         The sum over the answer's tokens, nats.
     """
     row = [*context, *answer[:-1], *([] if last is None else [last])]
-    reads = len(answer) + (last is not None)
     device = next((each.device for each in model.parameters() if not each.is_meta), torch.device("cpu"))
     forget_positions(model)
     with ExitStack() as fewer:
         if last is not None and model.get_output_embeddings() is not None:
-            fewer.enter_context(logits_from(model, -reads))
-        logits = model(torch.tensor([row], device=device)).logits[0, -reads:][: len(answer)]
+            fewer.enter_context(logits_at(model, lambda hidden: hidden[:, -len(answer) - 1 : -1]))
+            last = None  # its logits are not there
+        logits = model(torch.tensor([row], device=device)).logits[0]
+    logits = logits[-len(answer) :] if last is None else logits[-len(answer) - 1 : -1]
     logprobs = logits.log_softmax(dim=-1, dtype=dtype)
     return float(logprobs.gather(-1, torch.tensor(answer, device=logits.device)[:, None]).double().sum())
 

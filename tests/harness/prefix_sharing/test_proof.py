@@ -269,6 +269,14 @@ def test_no_way_hides_what_another_would_show():
     assert any((len(each.context), len(each.answer)) == (60, 1) for each in choose(tail, [64]))
 
 
+def test_a_longer_request_hides_no_answer_that_feeds_more():
+    single, double, several = (candidate(60 - 10 * n, n, (0, False)) for n in (1, 2, 5))
+    assert choose([single, double, several, candidate(9, 5, (0, False), 99)], []) == [single, several]
+    assert choose([single, double], []) == [single, double] and choose([single], []) == [single]
+    longest = candidate(60, 5, (0, False))
+    assert choose([longest, double], []) == [longest]
+
+
 def test_a_way_says_where_its_beginning_lies_among_the_lengths():
     group = Group((5, 6), ((1, 2), (3, 4)), (0, 1))
     found = candidates([Cluster(prefix, (group,)) for prefix in (0, 48, 64, 90)], [64, 100])
