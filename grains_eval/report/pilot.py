@@ -25,7 +25,7 @@ from grains_eval.report.power import (
 )
 from grains_eval.types import Comparison
 
-_COUNTS = ("clusters", "units_needed")
+_COUNTS = ("clusters", "units_needed", "most_rows")
 FEW_MOVED = 10  # a pilot in which fewer items changed says little about how many will
 
 

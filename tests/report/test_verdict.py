@@ -195,7 +195,7 @@ INDEPENDENT: dict[str, Any] = {"assumption": "items are independent", "guarantee
 RESAMPLED: dict[str, Any] = {"assumption": "clusters are independent, and many enough for a bootstrap", "clusters": 20}
 FEW: dict[str, Any] = {
     "clusters": 9,
-    "units_needed": 12,
+    "units_needed": 20,
     "interval": (math.nan, math.nan),
     "p": math.nan,
     "adjusted_p": math.nan,
