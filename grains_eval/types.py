@@ -203,6 +203,8 @@ class Comparison:
         guaranteed: Whether the error rates hold at every number of items, given the assumption; else approximate.
         units_needed: Clusters (items where there are none) that a test needs at least, where there are too few for
             one: `p` and `interval` are then NaN.
+        most_rows: Rows of a table among which this one could be shown to differ, where it has more: its `p` is the
+            smallest that its resamples can give, and there is no verdict.
     """
 
     task: str
@@ -230,3 +232,4 @@ class Comparison:
     assumption: str = ""
     guaranteed: bool = False
     units_needed: int | None = None
+    most_rows: int | None = None

@@ -20,6 +20,9 @@ from grains_eval.comparison.intervals import Estimate, NoSpread, Procedure, Unde
 from grains_eval.comparison.significance import Array
 
 RESAMPLES = 4_999
+# sacrebleu scores one resample at a time.
+TEXT_DRAWS = 15_000
+WHOLE = 1e8
 CHUNK = 2_000_000
 
 
@@ -33,6 +36,7 @@ class CorpusMetric:
         item: `[n, K]` items' statistics to `[n]` scores of their own, for counting helped and harmed items.
         scale: What counts as a whole: 1 for F1, 100 for BLEU, 0 where nothing does.
         lowest: The smallest value of a metric that has a whole; minus infinity where its values have no bound (TER).
+        most_draws: The most resamples that are drawn, so that a row takes seconds.
     """
 
     statistics: Callable[[Sequence[Any], Sequence[Any]], tuple[Array, Array]]
@@ -40,6 +44,7 @@ class CorpusMetric:
     item: Callable[[Array], Array]
     scale: float = 1.0
     lowest: float = 0.0
+    most_draws: int = bootstrap.MOST_DRAWS
 
     @property
     def reach(self) -> float:
@@ -82,16 +87,18 @@ def compare(
     error = float(_errors(metric, both, whole, np.ones((1, both.shape[0])))[0]) if units > 1 else math.nan
     labels = range(units) if index is None else index.tolist()
     _, shares, squares = cluster_sums(np.zeros(len(labels)), labels)
-    needed = bootstrap.units_needed(units, bootstrap.effective(np.zeros(shares.size), shares, squares))
+    equal = bootstrap.effective(np.zeros(shares.size), shares, squares)
+    needed = bootstrap.units_needed(units, equal, bounded=False)
     moved = int(np.any(np.abs(first - second) > 1e-12 * np.abs(first).max(axis=0), axis=1).sum())
-    if needed is None and 0 < moved < bootstrap.FEWEST_DIFFERENT:
-        needed = math.ceil(units * bootstrap.FEWEST_DIFFERENT / moved)  # resamples without them have no spread
-    if needed is not None:
-        procedure: Procedure = Undecided()
-    elif moved == 0:
-        procedure = NoSpread(difference, units, _one_item(metric, baseline))
+    if 0 < moved < bootstrap.FEWEST_DIFFERENT:  # resamples without them have no spread
+        needed = max(needed or 0, math.ceil(units * bootstrap.FEWEST_DIFFERENT / moved))
+    if moved == 0 or (needed is None and error <= 1e-12 * abs(difference)):
+        needed = None
+        procedure: Procedure = NoSpread(difference, units, _one_item(metric, baseline))
+    elif needed is not None:
+        procedure = Undecided()
     else:
-        procedure = _resampled(metric, both, difference, error, seed, draws)
+        procedure = _resampled(metric, both, difference, error, min(equal, both.shape[0]) - 1, seed, draws)
     unit = "items" if clusters is None else "clusters"
     return Estimate(
         difference=difference,
@@ -106,7 +113,7 @@ def compare(
 
 
 def _resampled(
-    metric: CorpusMetric, both: Array, difference: float, error: float, seed: int, draws: int
+    metric: CorpusMetric, both: Array, difference: float, error: float, freedom: float, seed: int, draws: int
 ) -> bootstrap.Studentised:
     generator = np.random.default_rng(seed)
     units, width = both.shape
@@ -118,7 +125,15 @@ def _resampled(
         sums = counts @ both
         deviations[start:stop] = _difference(metric, sums) - difference
         errors[start:stop] = _errors(metric, both, sums, counts)
-    return bootstrap.Studentised(difference, error, deviations, errors)
+    return bootstrap.Studentised(
+        difference,
+        error,
+        deviations,
+        errors,
+        freedom=freedom,
+        redrawn=lambda more: _resampled(metric, both, difference, error, freedom, seed, more),
+        most=metric.most_draws,
+    )
 
 
 def _difference(metric: CorpusMetric, sums: Array) -> Array:
@@ -148,7 +163,7 @@ def _gradient(metric: CorpusMetric, sums: Array) -> Array:
 
 def _one_item(metric: CorpusMetric, table: Array) -> float:
     """How far one item can plausibly move: the whole range, or that of the items' own scores."""
-    return metric.reach if math.isfinite(metric.reach) else float(np.ptp(metric.item(table)))
+    return metric.reach if math.isfinite(metric.reach) else max(float(np.ptp(metric.item(table))), metric.scale)
 
 
 def _units(items: int, clusters: Sequence[Hashable] | None) -> tuple[int, NDArray[np.intp] | None]:
@@ -190,7 +205,8 @@ def _text_metric(kind: str) -> CorpusMetric:
         return np.array(scorer._extract_corpus_statistics(predictions, references), dtype=float)
 
     def score(sums: Array, by: Any = scorer) -> Array:
-        rows = sums.reshape(-1, sums.shape[-1]).tolist()
+        # Scores are of ratios. sacrebleu cuts lengths to whole numbers, which would spoil their derivatives.
+        rows = (sums.reshape(-1, sums.shape[-1]) * WHOLE).tolist()
         return np.array([by._compute_score_from_stats(row).score for row in rows]).reshape(sums.shape[:-1])
 
     return CorpusMetric(
@@ -199,6 +215,7 @@ def _text_metric(kind: str) -> CorpusMetric:
         item=lambda table: score(table, single),
         scale=100.0,
         lowest=-math.inf if kind == "ter" else 0.0,
+        most_draws=TEXT_DRAWS,
     )
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from grains_eval.comparison import corpus_metrics as corpus
-from grains_eval.comparison.intervals import Estimate, Procedure, Undecided, paired
+from grains_eval.comparison.bootstrap import Studentised
+from grains_eval.comparison.intervals import Estimate, Procedure, Undecided, paired, two_sided
 from grains_eval.comparison.item_metrics import PairedMetric, total
 from grains_eval.comparison.runs import Run, leaf_tasks
 from grains_eval.comparison.settings import ESTIMANDS, Analysis
@@ -71,7 +72,8 @@ def adjust(rows: Sequence[Row], controls: Collection[str] = (), *, alpha: float 
     """Fill in Holm's adjusted p-values: over all rows of methods, and separately over those of controls.
 
     Minimum detectable effects are filled in too. They are those of Holm's first step, in which a row has to pass the
-    level divided by the number of rows of its family.
+    level divided by the number of rows of its family. A bootstrap draws as many resamples as that takes, up to a bound:
+    a row that cannot pass it for want of resamples has no verdict, and says among how many rows it could have one.
 
     Args:
         rows: The table.
@@ -81,18 +83,42 @@ def adjust(rows: Sequence[Row], controls: Collection[str] = (), *, alpha: float 
     made = list(rows)
     for family in (True, False):
         places = [index for index, row in enumerate(rows) if (row.comparison.method in controls) is family]
-        values = [rows[index].comparison.p for index in places]
-        tested = sum(not math.isnan(p) for p in values)
-        for index, p in zip(places, holm(values), strict=True):
-            found = _detectable(rows[index], alpha / tested) if tested else math.nan
-            changed = replace(rows[index].comparison, adjusted_p=p, minimum_detectable_effect=found)
-            made[index] = replace(rows[index], comparison=changed)
+        tested = sum(not math.isnan(rows[index].comparison.p) for index in places)
+        level = alpha / tested if tested else math.nan
+        for index in places if tested else ():
+            made[index] = _resolved(rows[index], level, alpha)
+        for index, p in zip(places, holm([made[index].comparison.p for index in places]), strict=True):
+            found = _detectable(made[index], level)
+            most = _most_rows(made[index], p, alpha)
+            changed = replace(made[index].comparison, adjusted_p=p, minimum_detectable_effect=found, most_rows=most)
+            made[index] = replace(made[index], comparison=changed)
     return made
+
+
+def _resolved(row: Row, level: float, alpha: float) -> Row:
+    """The row with enough resamples for a p-value below the level, where it may have one."""
+    if not isinstance(row.procedure, Studentised):
+        return row
+    procedure = row.procedure.resolved(level)
+    if procedure is row.procedure:
+        return row
+    reach = max((_reach(metric) for metric in row.metrics), default=math.inf)
+    changed = replace(row.comparison, p=two_sided(procedure), interval=_within(procedure.interval(alpha), reach))
+    return replace(row, comparison=changed, procedure=procedure)
+
+
+def _most_rows(row: Row, adjusted_p: float, alpha: float) -> int | None:
+    """Among how many rows its resamples can show anything, where only their number keeps it from being shown."""
+    if not isinstance(row.procedure, Studentised) or adjusted_p < alpha:
+        return None
+    smallest = row.procedure.smallest_p
+    # a row at the floor of p: all its resamples speak against no difference
+    return math.ceil(alpha / smallest) - 1 if row.comparison.p < 1.5 * smallest else None
 
 
 def _detectable(row: Row, level: float) -> float:
     """The effect that the row's procedure finds; NaN where there is none, or where the level reaches the power."""
-    if not row.metrics or level >= POWER:
+    if not row.metrics or not level < POWER:
         return math.nan
     found = row.procedure.detectable(level, POWER)
     # no test finds an effect larger than the metric allows
@@ -133,7 +159,7 @@ def _assemble(
         steered=steered,
         difference=estimate.difference,
         standard_error=estimate.standard_error,
-        interval=(max(estimate.interval[0], -reach), min(estimate.interval[1], reach)),
+        interval=_within(estimate.interval, reach),
         p=estimate.p,
         adjusted_p=math.nan,
         test=estimate.test,
@@ -151,6 +177,10 @@ def _assemble(
         units_needed=estimate.units_needed,
     )
     return Row(comparison, metrics, estimate.procedure)
+
+
+def _within(interval: tuple[float, float], reach: float) -> tuple[float, float]:
+    return max(interval[0], -reach), min(interval[1], reach)
 
 
 def _bounds_are_known(metric: PairedMetric) -> bool:

@@ -75,8 +75,13 @@ class Estimate:
     @cached_property
     def p(self) -> float:
         """Two-sided p-value of no difference; NaN likewise."""
-        above, below = self.procedure.tails(0.0)
-        return math.nan if math.isnan(above) else min(1.0, 2 * min(above, below))
+        return two_sided(self.procedure)
+
+
+def two_sided(procedure: Procedure) -> float:
+    """A procedure's two-sided p-value of no difference; NaN where it has none."""
+    above, below = procedure.tails(0.0)
+    return math.nan if math.isnan(above) else min(1.0, 2 * min(above, below))
 
 
 def paired(
@@ -109,14 +114,15 @@ def paired(
     scores = np.concatenate([first, second])
     if reach is None:
         reach = 1.0 if bool(np.all((scores >= 0) & (scores <= 1))) else math.inf
+    spread = float(np.ptp(scores) or np.abs(scores).max())
     if clusters is not None:
-        return _resampled(differences, clusters, weights, reach, alpha, seed, float(np.ptp(scores)))
+        return _resampled(differences, clusters, weights, reach, alpha, seed, spread)
     even = weights is None or float(np.ptp(np.asarray(weights, dtype=float))) <= 1e-12 * float(np.max(weights))
     if even and bool(np.all((scores == 0) | (scores == 1))):
         return _binary(differences, alpha)
     if math.isfinite(reach):
         return _bounded(differences, weights, reach, alpha, seed)
-    return _resampled(differences, None, weights, reach, alpha, seed, float(np.ptp(scores)))
+    return _resampled(differences, None, weights, reach, alpha, seed, spread)
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,8 @@ class BinaryPairs:
 class NoSpread:
     """Every unit changed by the same amount, mostly by none: all that is known is how rare others can be.
 
-    None of `units` differed, by up to `reach`; that has a chance of `(1 - q)^units` where a share `q` of all does.
+    Where the mean of changes between minus and plus `reach` is at most `v`, a unit changes by `d` or more with a chance
+    of at most `(v + reach) / (d + reach)` (Markov), and all of them with that to the power of their number.
     """
 
     difference: float
@@ -158,14 +165,20 @@ class NoSpread:
 
     def tails(self, value: float) -> tuple[float, float]:
         """See `Procedure`."""
-        share = min(1.0, abs(value - self.difference) / self.reach) if self.reach > 0 else 0.0
-        chance = (1 - share) ** self.units
-        return (chance, 1.0) if value < self.difference else (1.0, chance)
+        return self._tail(self.difference, value), self._tail(-self.difference, -value)
+
+    def _tail(self, difference: float, value: float) -> float:
+        if value >= difference or self.reach == 0:  # no reach is known where all scores are zero
+            return 1.0
+        return float(max(0.0, (value + self.reach) / (difference + self.reach)) ** self.units)
 
     def interval(self, level: float) -> tuple[float, float]:
         """See `Procedure`."""
-        half = self.reach * (1 - (level / 2) ** (1 / self.units))
-        return self.difference - half, self.difference + half
+        if self.reach == 0:
+            return -math.inf, math.inf
+        share = 1 - (level / 2) ** (1 / self.units)
+        below, above = self.difference + self.reach, self.reach - self.difference
+        return self.difference - below * share, self.difference + above * share
 
     def detectable(self, level: float, power: float) -> float:
         """See `Procedure`: nothing is known of how much units vary."""
@@ -233,40 +246,44 @@ def _resampled(
     sums, shares, squares = cluster_sums(differences, labels, weights)
     count, difference = sums.size, float(sums.sum())
     error = float(jackknife_error(sums, shares)) if count > 1 else math.nan
-    needed = bootstrap.units_needed(count, bootstrap.effective(sums, shares, squares))
-    varied = bootstrap.varied(sums / shares)
-    if needed is None and error > 0 and varied < bootstrap.FEWEST_DIFFERENT:
-        # resamples without the few units that differ have no spread: ratios to it say nothing
-        if math.isfinite(reach):
-            even = _bounded(sums * count, None, reach * count * float(shares.max()), alpha, seed)
-            if clusters is None:
-                return replace(even, standard_error=error)
-            return replace(
-                even,
-                standard_error=error,
-                test="betting over clusters",
-                assumption="clusters are independent and scores have bounds",
-                guaranteed=float(np.ptp(shares)) < 1e-9,
-                clusters=count,
-            )
-        needed = math.ceil(count * bootstrap.FEWEST_DIFFERENT / varied)
-    groups = bootstrap.thrown_together(count, seed)
-    if needed is not None:
-        procedure: Procedure = Undecided()
-    elif error == 0:
-        procedure = NoSpread(difference, count, reach if math.isfinite(reach) else spread)
-    elif groups is None:
-        procedure = bootstrap.of_mean(sums, shares, seed)
-    else:
-        procedure = bootstrap.of_mean(bootstrap.summed(sums, groups), bootstrap.summed(shares, groups), seed)
+    bounded = math.isfinite(reach)
+    equal = bootstrap.effective(sums, shares, squares)
+    needed = bootstrap.units_needed(count, equal, bounded)
     unit = "items" if clusters is None else "clusters"
-    return Estimate(
+    empty = Estimate(
         difference=difference,
         standard_error=error,
-        procedure=procedure,
+        procedure=Undecided(),
         test="studentised bootstrap" if clusters is None else "cluster bootstrap",
         assumption=f"{unit} are independent, and many enough for a bootstrap",
         alpha=alpha,
         clusters=None if clusters is None else count,
-        units_needed=needed,
     )
+    # where all changed alike in a few units, or by nothing in any number, there are no resamples to speak of
+    if (error == 0 and (bounded or needed is None)) or not differences.any():
+        largest = reach * count * float(shares.max()) if bounded else spread
+        found = replace(empty, procedure=NoSpread(difference, count, largest))
+        if not bounded:
+            return found
+        assumption = f"{unit} are independent and scores have bounds"
+        return replace(found, test="binomial bound", assumption=assumption, guaranteed=float(np.ptp(shares)) < 1e-9)
+    varied = bootstrap.varied(sums / shares)
+    # resamples without the few units that differ have no spread: ratios to it say nothing
+    if 0 < varied < bootstrap.FEWEST_DIFFERENT and not bounded:
+        needed = max(needed or 0, math.ceil(count * bootstrap.FEWEST_DIFFERENT / varied))
+    elif varied < bootstrap.FEWEST_DIFFERENT and needed is None:
+        return replace(
+            _bounded(sums * count, None, reach * count * float(shares.max()), alpha, seed),
+            standard_error=error,
+            test="betting over clusters",
+            assumption="clusters are independent and scores have bounds",
+            guaranteed=float(np.ptp(shares)) < 1e-9,
+            clusters=count,
+        )
+    if needed is not None:
+        return replace(empty, units_needed=needed)
+    groups = bootstrap.thrown_together(count, seed)
+    if groups is not None:
+        sums, shares = bootstrap.summed(sums, groups), bootstrap.summed(shares, groups)
+    freedom = min(equal, sums.size) - 1
+    return replace(empty, procedure=bootstrap.of_mean(sums, shares, seed, freedom=freedom))

@@ -18,6 +18,8 @@ from grains_eval.errors import GrainsError
 
 MOST_ITEMS = 100_000_000
 FAR_OUT = 1_000.0
+# The level of intervals, where nobody asks for another.
+USUAL_ALPHA = 0.05
 
 
 def t_power(effect: float, standard_error: float, freedom: float, *, alpha: float = 0.05) -> float:
@@ -122,6 +124,8 @@ _SAMPLES, _LARGEST = 200, 2_000
 def betting_power(effect: float, deviation: float, n: int, *, alpha: float = 0.05) -> float:
     """Power of the betting test of bounded differences, by simulation: normal differences, cut off at their bounds.
 
+    Stakes aim at the level of intervals, 5 % or `alpha` where that is more; smaller ones are Holm's steps.
+
     Args:
         effect: True mean difference, between -1 and 1.
         deviation: Standard deviation of the per-item differences.
@@ -129,9 +133,9 @@ def betting_power(effect: float, deviation: float, n: int, *, alpha: float = 0.0
         alpha: Level of the test.
     """
     size = min(n, _LARGEST)
-    target = math.log(2 / alpha)
     values = np.clip(abs(effect) * math.sqrt(n / size) + deviation * _normal(size), -1.0, 1.0)
-    return float(np.mean(log_capital(values, np.zeros(_SAMPLES), target) >= target))
+    won = log_capital(values, np.zeros((_SAMPLES, 1)), math.log(2 / max(alpha, USUAL_ALPHA)))
+    return float(np.mean(won >= math.log(2 / alpha)))
 
 
 @lru_cache(maxsize=32)

@@ -2,8 +2,9 @@
 
 Of `n` items some are helped (0 to 1) and some harmed (1 to 0). No difference is McNemar's exact test. Any other
 difference `v` leaves open how many items change at all: the p-value is the largest, over all shares of changed items
-that the data allow (Berger and Boos 1994, JASA 89), of the chance of counts that speak against `v` as much as those
-seen do, in the order of Tango's score (1998, Statistics in Medicine 17).
+that the data allow (Berger and Boos 1994, JASA 89), of the chance of counts that speak for as large a difference as
+those seen do. Counts are ordered by the lower end of Tango's interval (1998, Statistics in Medicine 17). The order is
+the same for every `v`, so that the p-value rises with `v`, and the interval is its inversion (Buehler 1957, JASA 52).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ GAMMA = 1e-6
 # Shares of changed items that are looked at: less than a sixth of a standard error apart.
 GRID = 64
 PRECISION = 1e-7
+# Of the interval by whose lower end counts are ordered: that of an unadjusted verdict.
+QUANTILE = float(stats.norm.isf(0.025))
 
 
 def tango_score(helped: NDArray[Any], harmed: NDArray[Any], n: int, value: float) -> Array:
@@ -55,25 +58,42 @@ def tail(helped: int, harmed: int, n: int, value: float) -> float:
 
 def _tail(helped: int, harmed: int, n: int, value: float) -> float:
     changed = helped + harmed
+    if harmed == n:  # nothing speaks less for a difference
+        return 1.0
     low = float(stats.beta.ppf(GAMMA / 2, changed, n - changed + 1)) if changed else 0.0
     high = float(stats.beta.isf(GAMMA / 2, changed + 1, n - changed)) if changed < n else 1.0
-    low = max(low, abs(value))
-    if low > high:  # fewer items changed than this difference takes
-        return 3 * GAMMA if value < 0 else 1.0
-    share = np.square(np.linspace(math.sqrt(low), math.sqrt(high), GRID))[:, None]
-    # Numbers of changed items, and from how many helped ones on each speaks against the hypothesis as much as the data.
+    share = np.square(np.linspace(math.sqrt(low), math.sqrt(high), GRID))
+    if -value > high:  # fewer items changed than this difference takes
+        return 3 * GAMMA
+    if -value > low:
+        share = np.append(share[share > -value], -value)
+    share = share[:, None]
+    # Numbers of changed items, and from how many helped ones on each speaks for as large a difference as the data.
     counts = np.arange(int(stats.binom.ppf(GAMMA / 4, n, low)), int(stats.binom.isf(GAMMA / 4, n, high)) + 1)
-    observed = float(tango_score(np.array(helped), np.array(harmed), n, value)) - 1e-9
+    reference = tango_end(helped, harmed, n)
+    observed = float(tango_score(np.array(helped), np.array(harmed), n, reference)) - 1e-9
     below, from_ = np.full(counts.size, -1), counts + 1
     while bool((from_ - below > 1).any()):
         middle = np.maximum((below + from_) // 2, 0)
-        enough = tango_score(middle, counts - middle, n, value) >= observed
+        enough = tango_score(middle, counts - middle, n, reference) >= observed
         from_, below = np.where(enough, middle, from_), np.where(enough, below, middle)
     weights = stats.binom.pmf(counts, n, share)
     rows, columns = np.nonzero(weights > 1e-13)
-    chance = np.clip((1 + value / share[rows, 0]) / 2, 0.0, 1.0)
+    chance = np.clip((1 + value / np.maximum(share[rows, 0], 1e-300)) / 2, 0.0, 1.0)
     against = weights[rows, columns] * stats.binom.sf(from_[columns] - 1, counts[columns], chance)
-    return min(1.0, float(np.bincount(rows, against, GRID).max()) + 3 * GAMMA)
+    return min(1.0, float(np.bincount(rows, against).max()) + 3 * GAMMA)
+
+
+@lru_cache(maxsize=65_536)
+def tango_end(helped: int, harmed: int, n: int) -> float:
+    """The lower end of Tango's 95 % interval, above -1 where not all items are harmed."""
+    found: Any = optimize.brentq(
+        lambda value: float(tango_score(np.array(helped), np.array(harmed), n, value)) - QUANTILE,
+        -1 + 1e-12,
+        (helped - harmed) / n,
+        xtol=1e-13,
+    )
+    return float(found)
 
 
 @lru_cache(maxsize=65_536)

@@ -26,7 +26,7 @@ from grains_eval.comparison.settings import Analysis, check_alpha, check_known
 from grains_eval.errors import GrainsError
 from grains_eval.types import Comparison
 
-_COUNTS = ("clusters", "units_needed")
+_COUNTS = ("clusters", "units_needed", "most_rows")
 FEW_MOVED = 10  # with fewer changed items in the pilot run, the share of items that change is too uncertain
 
 

@@ -41,13 +41,13 @@ def find_root(function: Callable[[float], float], low: float, high: float) -> fl
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) step-down adjustment over one table; NaN stays NaN and does not count."""
-    from statsmodels.stats.multitest import multipletests
+    """Holm's (1979) step-down adjustment over one table; NaN stays NaN and does not count.
 
-    known = [i for i, p in enumerate(p_values) if not math.isnan(p)]
-    adjusted = list(p_values)
-    if known:
-        values: Any = multipletests([p_values[i] for i in known], method="holm")[1]
-        for i, value in zip(known, values, strict=True):
-            adjusted[i] = float(value)
-    return adjusted
+    Written out: statsmodels' takes half a second a call (it collects garbage), and as long again to import.
+    """
+    values = np.array(p_values, dtype=float)
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    steps = values[order] * np.arange(order.size, 0, -1)
+    values[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(value) for value in values]

@@ -14,9 +14,9 @@ Answer = Literal["better", "worse", "changed", "not shown", "no verdict"]
 def answer(comparison: Comparison, alpha: float) -> Answer:
     """What a row shows after adjustment: better, worse, changed where no direction is declared, or nothing.
 
-    With too few items or clusters for a test there is no verdict.
+    With too few items, clusters or resamples for a test there is no verdict.
     """
-    if comparison.units_needed is not None:
+    if comparison.units_needed is not None or comparison.most_rows is not None:
         return "no verdict"
     if not comparison.adjusted_p < alpha:
         return "not shown"

@@ -86,6 +86,18 @@ def too_few(n: int, clusters: int | None, needed: int) -> str:
     return f"{units} are too few for a test, about {needed:,} like them would do"
 
 
+def no_verdict(comparison: Comparison) -> str:
+    """Why a row has no verdict, and with what it would have one; empty where it has one."""
+    if comparison.units_needed is not None:
+        return too_few(comparison.n, comparison.clusters, comparison.units_needed)
+    if comparison.most_rows is not None:
+        return (
+            f"resamples give no p below {comparison.p:.2g}, which shows nothing among more than "
+            f"{comparison.most_rows:,} rows; restrict the table with tasks or metrics"
+        )
+    return ""
+
+
 def error_rates(guaranteed: bool, assumption: str) -> str:
     """Whether error rates hold at every number of items, and under which assumption; empty where nothing is known."""
     if not assumption:
@@ -98,6 +110,6 @@ def procedure(row: Comparison) -> str:
     units = f"{row.n:,} items" if row.clusters is None else f"{row.clusters:,} clusters of {row.n:,} items"
     about = row.estimand or ("items like these" if row.clusters is None else "clusters like these")
     said = f"{row.test} over {units}, about {about}"
-    if row.units_needed is not None:
-        return f"{said}: no verdict is possible, {too_few(row.n, row.clusters, row.units_needed)}"
+    if reason := no_verdict(row):
+        return f"{said}: no verdict is possible, {reason}"
     return "; ".join(filter(None, (said, error_rates(row.guaranteed, row.assumption))))

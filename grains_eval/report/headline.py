@@ -16,6 +16,7 @@ from grains_eval.report.formatting import (
     error_rates,
     interval,
     level,
+    no_verdict,
     p_phrase,
     rounded,
     too_few,
@@ -55,11 +56,9 @@ def _beyond(rivals: Sequence[AgainstControl], alpha: float) -> str:
     found: dict[tuple[str, str], list[str]] = {}
     for rival in rivals:
         row = rival.row.comparison
-        if row.units_needed is not None:
+        if reason := no_verdict(row):
             who = f"whether {rival.method} is better than its strongest control, {rival.control}, cannot be told"
-            found.setdefault((row.task, row.metric), []).append(
-                f"{who}: {too_few(row.n, row.clusters, row.units_needed)}"
-            )
+            found.setdefault((row.task, row.metric), []).append(f"{who}: {reason}")
         elif answer(row, alpha) != "better":
             who = f"{rival.method} is not shown to be better than its strongest control, {rival.control}"
             if answer(row, alpha) == "worse":
@@ -86,8 +85,8 @@ def _effect(targets: Sequence[Comparison], alpha: float) -> str:
 def _single(row: Comparison, alpha: float) -> str:
     name = f"{row.task} {row.metric}"
     size = f"{change(row.difference, row.scale)} {unit(row.scale)}"
-    if row.units_needed is not None:
-        return f"no verdict on {name}, {size}: {too_few(row.n, row.clusters, row.units_needed)}"
+    if reason := no_verdict(row):
+        return f"no verdict on {name}, {size}: {reason}"
     items = counted(row.n, row.clusters)
     if row.excluded:
         items = items.replace(" items", " held-out items", 1)
@@ -113,13 +112,13 @@ def _single(row: Comparison, alpha: float) -> str:
 def _several(rows: Sequence[Comparison], alpha: float) -> str:
     name = f"{rows[0].task} {rows[0].metric}"
     methods = len(rows)
-    few = [row for row in rows if row.units_needed is not None]
-    rows = [row for row in rows if row.units_needed is None]
+    few = [row for row in rows if no_verdict(row)]
+    rows = [row for row in rows if not no_verdict(row)]
     ending = ""
     if few:
         most = max(few, key=lambda row: row.units_needed or 0)
         whom = ", ".join(row.method for row in few) if rows else f"any of {methods} methods"
-        ending = f"no verdict on {name} for {whom}: {too_few(most.n, most.clusters, most.units_needed or 0)}"
+        ending = f"no verdict on {name} for {whom}: {no_verdict(most)}"
         if not rows:
             return ending
         ending = f"; {ending}"

@@ -12,11 +12,11 @@ from grains_eval.report.formatting import (
     confidence,
     interval,
     level,
+    no_verdict,
     p_phrase,
     p_value,
     procedure,
     share,
-    too_few,
     unit,
 )
 from grains_eval.report.headline import all_kept, would_tell
@@ -125,8 +125,7 @@ def control_lines(report: ReportData) -> list[str]:
         row = item.row.comparison
         found = answer(row, report.alpha)
         rival = f"its strongest control, {item.control}, on {row.task} {row.metric}"
-        if row.units_needed is not None:
-            why = too_few(row.n, row.clusters, row.units_needed)
+        if why := no_verdict(row):
             lines.append(f"Whether {item.method} differs from {rival}, cannot be told: {why}.")
             continue
         verb = {

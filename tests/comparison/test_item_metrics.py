@@ -34,16 +34,16 @@ def test_margins_show_steering_below_the_threshold(tmp_path: Path) -> None:
 
 
 def test_cluster_key_of_the_task(tmp_path: Path) -> None:
-    docs = [{"q": i, "topic": {"name": f"c{i % 24}"}} for i in range(96)]
+    docs = [{"q": i, "topic": {"name": f"c{i % 60}"}} for i in range(240)]
     generator = np.random.default_rng(6)
-    effect = generator.normal(0, 1, 24)
-    first = generator.normal(0, 1, 96)
-    second = first + effect[np.arange(96) % 24]
+    effect = generator.normal(0, 1, 60)
+    first = generator.normal(0, 1, 240)
+    second = first + effect[np.arange(240) % 60]
     metadata = {"version": 1.0, "cluster_key": "topic.name"}
     one = TaskData({"score": first.tolist()}, docs=docs, metadata=metadata)
     two = TaskData({"score": second.tolist()}, docs=docs, metadata=metadata)
     (row,) = compare(*runs(tmp_path, one, two))
-    assert row.clusters == 24
+    assert row.clusters == 60
     assert row.standard_error == pytest.approx(stats.sem(effect), rel=1e-9)
     plain = [replace(task, metadata={"version": 1.0}) for task in (one, two)]
     paths = runs(tmp_path / "plain", *plain)

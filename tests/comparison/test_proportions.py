@@ -60,17 +60,33 @@ def test_the_truth_is_rejected_no_more_often_than_promised(n: int, value: float)
     assert largest.max() > 0.6 * level  # and not by never rejecting
 
 
+def test_p_rises_with_the_hypothesis_and_the_interval_is_its_inversion() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(60):
+        n = int(generator.integers(1, 300))
+        changed = int(generator.integers(0, min(n, 40) + 1))
+        helped = int(generator.integers(0, changed + 1))
+        estimate, error = (2 * helped - changed) / n, math.sqrt(max(changed, 1)) / n
+        values = np.unique(np.clip(np.linspace(estimate - 5 * error, estimate + 3 * error, 40), -0.999, 0.999))
+        assert np.diff([tail(helped, changed - helped, n, float(value)) for value in values]).min() >= -1e-12
+        low, step = lower_end(helped, changed - helped, n, 0.025), 1e-6
+        if low > -1 + step:
+            assert (
+                tail(helped, changed - helped, n, low - step) <= 0.025 < tail(helped, changed - helped, n, low + step)
+            )
+
+
 @pytest.mark.parametrize(("helped", "harmed"), [(0, 0), (1, 0), (5, 1), (12, 12), (40, 20)])
 def test_no_difference_is_mcnemar_and_others_pass_through_it(helped: int, harmed: int) -> None:
     values = np.array([-0.3, -0.1, -0.01, -1e-6, 0.0, 1e-6, 0.01, 0.1, 0.3])
     tails = [tail(helped, harmed, 100, float(value)) for value in values]
     assert tails[4] == one_sided_mcnemar(helped, harmed)
-    assert np.all(np.diff(tails) >= -1e-6)
+    assert np.all(np.diff(tails) >= -1e-12)
 
 
 def test_items_of_which_none_changed() -> None:
     """None of 400 lost: as likely as .99^400 where one in a hundred does."""
-    assert 0.99**400 <= tail(0, 0, 400, -0.01) < 0.02
+    assert 0.99**400 <= tail(0, 0, 400, -0.01) < 0.021
 
 
 @pytest.mark.parametrize(("helped", "harmed", "n"), [(0, 0, 10), (10, 0, 10), (0, 10, 10), (3, 3, 6), (0, 1, 1)])

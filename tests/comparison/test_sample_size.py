@@ -21,15 +21,15 @@ ITEMS = 120
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A 0/1 metric with 18 helped and 6 harmed items, a graded one, and a graded one in 24 clusters."""
+    """A 0/1 metric with 18 helped and 6 harmed items, a graded one, and a graded one in 60 clusters."""
     root = tmp_path_factory.mktemp("pilot")
     generator = np.random.default_rng(3)
     before = [0.0] * 60 + [1.0] * 60
     after = [1.0] * 18 + [0.0] * 42 + [0.0] * 6 + [1.0] * 54
     graded = generator.normal(0, 1, ITEMS)
     moved = graded + generator.normal(0.1, 0.5, ITEMS)
-    shared = graded + np.repeat(generator.normal(0.1, 0.5, 24), 5)
-    docs = [{"q": i, "topic": i // 5} for i in range(ITEMS)]
+    shared = graded + np.repeat(generator.normal(0.1, 0.5, 60), 2)
+    docs = [{"q": i, "topic": i // 2} for i in range(ITEMS)]
     clustered = {"version": 1.0, "cluster_key": "topic"}
     for name, binary, score, group in (("baseline", before, graded, graded), ("other", after, moved, shared)):
         tasks = {
@@ -77,7 +77,7 @@ def test_a_binary_pilot_plans_with_its_shares(folders: list[Path]) -> None:
 
 def test_a_clustered_pilot_plans_with_its_clusters(folders: list[Path]) -> None:
     _, graded, clustered = read_pilot(folders)
-    assert graded.clusters is None and clustered.clusters == 24
+    assert graded.clusters is None and clustered.clusters == 60
     for row in (graded, clustered):
         found = plan(row, effect=0.2)
         assert found.needed is not None
