@@ -120,8 +120,8 @@ def test_planned_power_is_that_of_the_test_that_will_be_run() -> None:
 
 def test_no_stake_wins_against_the_truth_without_spread() -> None:
     values = np.full((1, 50), 0.25)
-    assert log_capital(values, np.array([0.25]), math.log(20))[0] == 0.0
-    assert log_capital(values, np.array([0.0]), math.log(20))[0] > math.log(20)
+    assert log_capital(values, np.array([[0.25]]), math.log(20)).item() == 0.0
+    assert log_capital(values, np.array([[0.0]]), math.log(20)).item() > math.log(20)
 
 
 def test_the_interval_holds_the_mean_and_narrows() -> None:
