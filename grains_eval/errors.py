@@ -43,10 +43,15 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
     return table[name]
 
 
+def under_lm_eval() -> bool:
+    """Whether lm-eval's own command line runs: `lm_eval`, `lm-eval`, `python -m lm_eval` or `grains-eval run`."""
+    words = PurePath(sys.argv[0]).parts if sys.argv else ()
+    return words[-1:] in (("lm_eval",), ("lm-eval",)) or words[-2:] == ("lm_eval", "__main__.py")
+
+
 def one_line_errors() -> None:
     """Under lm-eval's own command line, let an expected error end in one line instead of a traceback."""
-    words = PurePath(sys.argv[0]).parts if sys.argv else ()
-    if not words or not {"lm_eval", "lm-eval"}.intersection({words[-1], *words[-2:-1]}):
+    if not under_lm_eval():
         return
     inherited = sys.excepthook
 

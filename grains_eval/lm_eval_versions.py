@@ -16,6 +16,16 @@ apply_template: Callable[[str, Any], str] = import_module(_MODULE).apply_templat
 _FIRST_ARGUMENTS = 2  # context and continuation, or context and generation settings
 
 
+def read_data(task: ConfigurableTask) -> None:
+    """Have a task read its data, which lm_eval 0.4 does as it loads the task and 0.5 when they are first used."""
+    _ = cast(Any, task).dataset
+
+
+def varies_prompt(task: ConfigurableTask) -> bool:
+    """Whether a multiple-choice task scores one answer after several prompts, as winogrande does."""
+    return bool(getattr(task, "multiple_input", 0) or getattr(task.config, "multiple_inputs", False))  # 0.4, 0.5
+
+
 def gen_prefix(task: ConfigurableTask, doc: Any) -> str | None:
     """The beginning of the answer that a task writes into the prompt of a document, None without one."""
     if hasattr(task, "doc_to_prefix"):  # 0.4
@@ -27,7 +37,7 @@ def gen_prefix(task: ConfigurableTask, doc: Any) -> str | None:
 def requests_of(
     task: ConfigurableTask, doc: Any, index: int, context: Any, *, apply_chat_template: bool = False
 ) -> list[Instance]:
-    """The requests that a task makes of a document and its context, pictures included.
+    """The requests that a task makes of a document and its context, pictures included; none where it skips it.
 
     lm_eval 0.5 drops the pictures of multiple-choice tasks on the way; the task is asked for them here.
 
@@ -44,7 +54,7 @@ def requests_of(
         made = construct(doc=doc, ctx=context, metadata=(task.task_name, index, 1), **chat)
     else:
         made = construct(doc=doc, ctx=context, doc_id=index, **chat)
-    requests: list[Instance] = made if isinstance(made, list) else [made]
+    requests: list[Instance] = made if isinstance(made, list) else [] if made is None else [made]
     if getattr(task.config, "doc_to_image", None) and not any(multimodal_arguments(each) for each in requests):
         visual = {"visual": task.doc_to_image(doc)}
         for each in requests:
@@ -64,3 +74,8 @@ def multimodal_arguments(request: Instance) -> Mapping[str, Any]:
     if len(arguments) > _FIRST_ARGUMENTS and isinstance(arguments[_FIRST_ARGUMENTS], dict):
         return cast("Mapping[str, Any]", arguments[_FIRST_ARGUMENTS])
     return cast("Mapping[str, Any]", getattr(request, "additional_args", None) or {})
+
+
+def cached_without_pictures(request: Instance) -> bool:
+    """Whether lm_eval's request cache would take a request for any other of its text: its key is `args` alone."""
+    return bool(multimodal_arguments(request)) and len(request.args) <= _FIRST_ARGUMENTS

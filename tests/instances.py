@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -18,3 +19,14 @@ def instance(
         arguments = ("", *arguments)
     keywords: Any = {"task_name": task, "doc_id": number, "metadata": (task, number, 1)}
     return Instance(request_type=kind, doc=doc, arguments=arguments, idx=idx, **keywords)  # type: ignore[arg-type]
+
+
+def made_by(task: Any, doc: Any, context: Any, number: int = 0) -> list[Instance]:
+    """What the task itself makes of a document and its context, as lm_eval's evaluation would ask it."""
+    named = {"doc_id": number} if HARNESS >= (0, 5) else {"metadata": (task.task_name, number, 1)}
+    return task.construct_requests(doc=doc, ctx=context, **named)
+
+
+def own_names(by_task: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by each task's own name, before which lm_eval 0.5 puts the group that was asked for."""
+    return {name.rpartition("::")[2]: value for name, value in by_task.items()}

@@ -237,7 +237,6 @@ def mmmu(root: Path) -> None:
 
 
 def truthfulqa(root: Path) -> None:
-    folder = root / "truthfulqa/truthful_qa"
     choices = [
         {
             "question": f"What sleeps in well {i}?",
@@ -258,9 +257,10 @@ def truthfulqa(root: Path) -> None:
         }
         for i in range(8)
     ]
-    for name, rows in {"multiple_choice": choices, "generation": answers}.items():
-        parquet(folder, f"{name}/validation-00000-of-00001.parquet", rows)
-    card(folder, {n: {"validation": f"{n}/validation-*.parquet"} for n in ("multiple_choice", "generation")})
+    for folder in (root / "truthfulqa/truthful_qa", root / "truthful_qa"):  # lm_eval 0.4 and 0.5
+        for name, rows in {"multiple_choice": choices, "generation": answers}.items():
+            parquet(folder, f"{name}/validation-00000-of-00001.parquet", rows)
+        card(folder, {n: {"validation": f"{n}/validation-*.parquet"} for n in ("multiple_choice", "generation")})
 
 
 DATASETS = {

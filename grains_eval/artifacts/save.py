@@ -152,9 +152,20 @@ def check_replaceable(target: Path, *, overwrite: bool = True) -> None:
         )
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file()):
         raise GrainsError(f"'{target}' is not a vectors folder and will not be replaced; choose another --output_path")
-    place = next(parent for parent in target.absolute().parents if parent.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise GrainsError(f"nothing can be written to '{place}'; choose another --output_path")
+    check_writable(target.absolute().parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder where nothing can be written, or that cannot be made.
+
+    Raises:
+        GrainsError: it is a file, lies in one, or may not be written to.
+    """
+    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
+    if not place.is_dir():
+        raise GrainsError(f"nothing can be written to '{place}': it is not a folder; choose another --output_path")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise GrainsError(f"nothing can be written to '{place}': no permission; choose another --output_path")
 
 
 def _finite(value: float) -> float | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -166,8 +168,8 @@ class Run:
     def _read_samples(self, task: str) -> SamplesByFilter:
         results = self.sources.get(task, self.file)
         stamp = _STAMP.search(results.name)
-        file = results.with_name(f"samples_{task}_{stamp.group(1)}.jsonl") if stamp else None
-        if file is None or not file.is_file():
+        file = _samples_file(results.parent, task, stamp.group(1)) if stamp else None
+        if file is None:
             raise GrainsError(
                 f"run '{self.name}' has no samples of task '{task}' beside {results.name}; "
                 "run lm_eval again with --log_samples"
@@ -186,6 +188,14 @@ class Run:
         if not found:
             raise GrainsError(f"'{file}' is empty; run the task again with --log_samples")
         return found
+
+
+def _samples_file(folder: Path, task: str, stamp: str) -> Path | None:
+    """The samples of a task, whose file lm_eval 0.5 names after the task's group too."""
+    file = folder / f"samples_{task}_{stamp}.jsonl"
+    if file.is_file():
+        return file
+    return next(folder.glob(f"samples_*::{glob.escape(task)}_{stamp}.jsonl"), None)
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -309,7 +319,24 @@ def _read(file: Path) -> tuple[dict[str, Any], str]:
         raise GrainsError(f"'{file}' is not a results file: {error}") from error
     if not isinstance(results, dict) or not isinstance(results.get("results"), dict):
         raise GrainsError(f"'{file}' is not a results file of lm_eval: it has no 'results'")
-    return cast(dict[str, Any], results), hashlib.sha256(content).hexdigest()[:16]
+    return _bare_names(cast(dict[str, Any], results)), hashlib.sha256(content).hexdigest()[:16]
+
+
+def _bare_names(results: dict[str, Any]) -> dict[str, Any]:
+    """Results whose tasks go by their own names: lm_eval 0.5 writes `group::task` where a group was asked for.
+
+    A name that several entries would have is left as it is.
+    """
+    often = Counter(name.rpartition("::")[2] for name in results["results"])
+    bare = {name: own for name in results["results"] if often[own := name.rpartition("::")[2]] == 1}
+    renamed = {
+        key: {bare.get(name, name): value for name, value in results[key].items()}
+        for key in _BY_TASK
+        if isinstance(results.get(key), dict)
+    }
+    for group, children in renamed.get("group_subtasks", {}).items():
+        renamed["group_subtasks"][group] = [bare.get(str(child), child) for child in children]
+    return {**results, **renamed}
 
 
 def _with(run: Run, file: Path) -> Run:

@@ -18,7 +18,7 @@ from lm_eval.tasks import TaskManager
 from grains_eval.errors import GrainsError, unknown
 from grains_eval.examples.documents import doc_hash
 from grains_eval.examples.prompts import task_prompt
-from grains_eval.lm_eval_versions import apply_template, multimodal_arguments
+from grains_eval.lm_eval_versions import apply_template, multimodal_arguments, read_data, varies_prompt
 from grains_eval.models.loading import HarnessModel
 from grains_eval.recipes import Data
 from grains_eval.tasks_path import task_directory
@@ -67,6 +67,7 @@ def load_task(
         raise _no_such_task(name, manager)
     try:
         task = cast(ConfigurableTask, manager.load([name])["tasks"][name])
+        read_data(task)
     except GrainsError:
         raise
     except Exception as error:  # datasets raises many kinds for missing files, offline hubs and bad schemas
@@ -76,7 +77,7 @@ def load_task(
         raise GrainsError(
             f"task '{name}' is {task.OUTPUT_TYPE}; examples come from multiple_choice tasks, or from a file (data.path)"
         )
-    if getattr(task, "multiple_input", False):
+    if varies_prompt(task):
         raise GrainsError(f"task '{name}' varies the prompt instead of the answer; it has no preference pairs")
     return task
 
@@ -129,9 +130,12 @@ def examples_from_task(
     if data.chat_template and lm is None:
         raise GrainsError("data.chat_template needs a model: its tokenizer holds the template")
     count = data.num_fewshot if data.num_fewshot is not None else task.get_config("num_fewshot") or 0
+    task.set_config("num_fewshot", count)  # lm_eval 0.5 draws shots from no split while this says none
     cluster_key = (task.get_config("metadata") or {}).get("cluster_key")
     for index, doc in docs:
         asked = task_prompt(task, doc, index, count, lm if data.chat_template else None)
+        if not asked.requests:
+            raise GrainsError(f"task '{task.task_name}': document {index} has no choices or no gold choice")
         gold, wrong = _pair(task, doc, task.doc_to_choice(doc), data)
         chosen, rejected = (cast("tuple[Any, ...]", asked.requests[one].args) for one in (gold, wrong))
         yield PreferenceExample(

@@ -11,6 +11,7 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 
+from grains_eval.artifacts.save import check_writable
 from grains_eval.errors import GrainsError
 from grains_eval.examples import task_manager
 from grains_eval.harness.model import GrainsHF, SteeringMixin
@@ -48,8 +49,11 @@ def evaluate(
         lm-eval's results, with `config.steering` saying what steered the run.
 
     Raises:
-        GrainsError: an unknown task, something that is no model, or steering arguments that do not fit.
+        GrainsError: an output path where nothing can be written, an unknown task, something that is no model, or
+            steering arguments that do not fit.
     """
+    if output_path is not None:
+        check_writable(Path(output_path))
     arguments: dict[str, Any] = {}
     if isinstance(model, LoadedModel):
         model = model.lm

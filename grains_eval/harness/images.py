@@ -19,7 +19,7 @@ from tqdm import tqdm
 from grains_eval.errors import GrainsError
 from grains_eval.examples.documents import has_image
 from grains_eval.harness.prefix_sharing.proof import check_causal
-from grains_eval.lm_eval_versions import multimodal_arguments
+from grains_eval.lm_eval_versions import cached_without_pictures, multimodal_arguments
 from grains_eval.models import images as pictures
 from grains_eval.models.hooks import forget_positions, logits_from
 from grains_eval.models.loading import missing_package
@@ -124,6 +124,7 @@ class ImageLoglikelihoodMixin(_Base):
             GrainsError: pictures or placeholders that do not fit, or a prompt past `max_length`.
         """
         seeing, reading = split_by_images(requests)
+        self._check_cache(requests)
         answers = dict[int, Answer]()
         if reading:
             plain = [self._without_placeholder(requests[index]) for index in reading]
@@ -136,6 +137,7 @@ class ImageLoglikelihoodMixin(_Base):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate; requests without pictures go the way of `hf`, others that of `hf-multimodal`."""
         seeing, reading = split_by_images(requests)
+        self._check_cache(requests)
         answers = dict[int, str]()
         for indices, prepared in (
             (reading, [self._without_placeholder(requests[index]) for index in reading]),
@@ -192,6 +194,21 @@ class ImageLoglikelihoodMixin(_Base):
         pictures.place_pictures(self, context, 0, where, in_front=False)
         return as_text(request)
 
+    def _check_cache(self, requests: Sequence[Instance]) -> None:
+        """Refuse a request cache that would give the answer about one picture for another.
+
+        Raises:
+            GrainsError: pictures that lm_eval 0.5 leaves out of the cache's key.
+        """
+        if self.cache_hook.dbdict is None:
+            return
+        for request in requests:
+            if cached_without_pictures(request):
+                raise GrainsError(
+                    f"document {request.doc_id} of task {request.task_name}: this lm_eval caches answers by the text "
+                    "alone, pictures left out; run without --use_cache"
+                )
+
     def _checked(self, request: Instance) -> Instance:
         """A generation request with decoded pictures and as many placeholders, in front where it has none.
 
@@ -206,7 +223,8 @@ class ImageLoglikelihoodMixin(_Base):
         count = len(kept) if templated else len(given)
         placed = pictures.place_pictures(self, context, count, where, in_front=not templated)
         context = placed if count == len(kept) else context
-        return replace(request, arguments=(context, arguments[1], {**arguments[2], "visual": kept}))
+        beside = {**multimodal_arguments(request), "visual": kept}
+        return replace(request, arguments=(context, arguments[1], beside))
 
     def continuation_length(self, request: ImageRequest) -> int:
         """Tokens of the whole past the context's own, lm-eval's rule for where a continuation starts."""

@@ -25,6 +25,7 @@ from grains_eval.errors import GrainsError, one_line_errors
 from grains_eval.examples.documents import doc_hash
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.cache_key import cache_key
+from grains_eval.harness.command_line import check_output
 from grains_eval.harness.images import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
 from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
 from grains_eval.harness.prefix_sharing.loglikelihood import SharedContextMixin
@@ -73,7 +74,6 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         plugins: str | None = None,
         **kwargs: Any,
     ) -> None:
-        one_line_errors()
         load_plugins(plugins.split("+") if plugins else ())
         expect_cpu_processes()
         self._arguments = {"pretrained": pretrained, "share_context": share_context, **kwargs}
@@ -274,6 +274,8 @@ class GrainsHF(SteeringMixin, HFLM):
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
         """Build from a mapping; picks the vision-language class where the config asks for it."""
+        one_line_errors()
+        check_output()
         extra = {key: value for key, value in (additional_config or {}).items() if value is not None}
         if "device" not in {**arg_dict, **extra} and not torch.cuda.is_available():
             extra["device"] = "cpu"  # `hf` takes its default "cuda" at its word

@@ -21,7 +21,7 @@ from grains_eval.harness.images import images_of
 from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.harness.sweep import score_configurations
-from grains_eval.lm_eval_versions import loglikelihood_request
+from grains_eval.lm_eval_versions import loglikelihood_request, read_data, varies_prompt
 from grains_eval.models import LoadedModel, prompt_text
 from grains_eval.progress import Progress, silent
 from grains_eval.questions import NOTHING, Document, QuestionHashes
@@ -86,6 +86,8 @@ def development_set(
             else:
                 leaves = cast("dict[str, ConfigurableTask]", manager.load([name])["tasks"])
                 fit = {leaf: task for leaf, task in leaves.items() if _is_choice(task)}
+                for task in fit.values():
+                    read_data(task)
                 tasks.extend(fit.values())
                 notes.extend(
                     f"'{leaf}' is not watched while choosing: it is not a multiple choice over answers"
@@ -111,7 +113,7 @@ def development_set(
 
 
 def _is_choice(task: ConfigurableTask) -> bool:
-    return task.OUTPUT_TYPE == "multiple_choice" and not getattr(task, "multiple_input", False)
+    return task.OUTPUT_TYPE == "multiple_choice" and not varies_prompt(task)
 
 
 def _items(loaded: LoadedModel, task: ConfigurableTask, wanted: int, recipe: Recipe) -> list[ChoiceItem]:
@@ -124,6 +126,8 @@ def _items(loaded: LoadedModel, task: ConfigurableTask, wanted: int, recipe: Rec
         chat_lm = loaded.lm if recipe.data.chat_template else None
         asked = task_prompt(task, doc, index, task.get_config("num_fewshot") or 0, chat_lm)
         choices: list[str] = task.doc_to_choice(doc)
+        if not asked.requests:  # without choices or a gold one
+            continue
         target = task.doc_to_target(doc)
         gold = target if isinstance(target, list) else [target]
         found.append(

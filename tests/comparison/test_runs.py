@@ -95,3 +95,20 @@ def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
         write_run(tmp_path / name, {"t": TaskData({"acc": [0.0, 1.0] * 6})})
     with pytest.raises(GrainsError, match=r"'plain' and 'plain \(.*\)' are the same run, .*; give each run once"):
         compare_runs([tmp_path / "plain", tmp_path / "steered", tmp_path / "steered" / ".." / "plain"])
+
+
+def test_tasks_of_groups_go_by_their_own_names(tmp_path: Path) -> None:
+    """lm_eval 0.5 writes `group::task`, in the samples' files too; 0.4 the task alone."""
+    new = write_run(
+        tmp_path / "new",
+        {"g::a": BASE, "g::b": OTHER, "h::b": BASE, "c": OTHER},
+        groups={"g": (["g::a", "g::b"], {"acc,none": 0.6}), "h": (["h::b"], {"acc,none": 0.6})},
+    )
+    run = read_run(new)
+    assert run.tasks == ("a", "g::b", "h::b", "c")
+    assert run.results["group_subtasks"] == {"g": ["a", "g::b"], "h": ["h::b"]}
+    assert [sample.values["acc"] for sample in run.samples("a")["none"]] == BASE.values["acc"]
+    assert [sample.values["acc"] for sample in run.samples("g::b")["none"]] == OTHER.values["acc"]
+    old = write_run(tmp_path / "old", {"a": OTHER, "c": OTHER})
+    (row,) = compare(old, new, tasks=["a"])
+    assert (row.task, row.steered) == ("a", 0.6)

@@ -11,6 +11,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.examples import doc_hash, load_examples, load_task
 from grains_eval.questions import question_hashes
 from grains_eval.recipes import parse_recipe
+from tests.instances import HARNESS, made_by
 
 TASK = {
     "task": "test_capitals",
@@ -63,7 +64,7 @@ def test_prompt_and_responses_are_those_that_the_task_scores(tasks):
     example = found.build[0]
     number = int(example.id.split(":")[1])
     doc = task.training_docs()[number]
-    requests = task.construct_requests(doc=doc, ctx=task.fewshot_context(doc, num_fewshot=0), metadata=("t", 0, 1))
+    requests = made_by(task, doc, task.fewshot_context(doc, num_fewshot=0))
     assert (example.prompt, example.chosen) == requests[1].args
     assert example.rejected == requests[0].args[1]
     assert example.cluster == doc["region"]
@@ -117,6 +118,12 @@ def test_template_tokens_are_no_candidates(tasks, loaded_text):
             "is generate_until; examples come from multiple_choice",
         ),
         ({"dataset_kwargs": {"data_files": "/nowhere.jsonl"}}, "the data of task 'test_capitals' cannot be loaded"),
+        (
+            {"multiple_inputs": True, "doc_to_text": "choices", "doc_to_choice": ["{{q}}"]}
+            if HARNESS >= (0, 5)
+            else {"doc_to_text": "{{gold}}", "doc_to_choice": "choices", "doc_to_target": "{{q}}"},
+            "varies the prompt instead of the answer",
+        ),
     ],
 )
 def test_tasks_that_have_no_pairs(tasks, changes, says):

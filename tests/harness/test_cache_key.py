@@ -8,7 +8,6 @@ import shutil
 
 import pytest
 import torch
-from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
@@ -17,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from grains_eval.harness.cache_key import HARMLESS, cache_key, complete, weights_digest
 from grains_eval.harness.model import GrainsHF, GrainsHFMultimodal
+from tests.instances import instance
 
 ARGUMENTS = {
     name
@@ -76,7 +76,7 @@ def test_the_same_model_opened_again_finds_its_answers(tiny_text, plain):
     before = again.cache_fingerprint()
     assert before == plain.cache_fingerprint()
     settings = {"until": ["zzz"], "max_gen_toks": 3, "do_sample": False}
-    again.generate_until([Instance("generate_until", {}, ("what is", settings), 0, ("t", 0, 1))], disable_tqdm=True)
+    again.generate_until([instance("generate_until", {}, ("what is", settings))], disable_tqdm=True)
     assert again.cache_fingerprint() == before, "answering changes nothing"
 
 
@@ -151,7 +151,7 @@ def test_pixel_limits_are_in_the_key(tiny_vision):
 
 @pytest.mark.parametrize("arguments", [{"max_length": 4}, {"add_bos_token": False}, {"share_context": False}], ids=str)
 def test_a_cache_gives_no_answer_of_another_setting(tiny_text, tmp_path, arguments):
-    requests = [Instance("loglikelihood", {}, ("what is the capital of france", " paris"), 0, ("t", 0, 1))]
+    requests = [instance("loglikelihood", {}, ("what is the capital of france", " paris"))]
     cache = str(tmp_path / "cache.db")
     first = CachingLM(open_lm(tiny_text("llama")), cache).loglikelihood(requests)
     other = open_lm(tiny_text("llama"), **arguments)

@@ -313,6 +313,24 @@ def test_request_cache_tells_pictures_apart_and_resumes(model, tmp_path, monkeyp
     lm.set_cache_hook(type(lm.cache_hook)(None))
 
 
+@pytest.mark.skipif(HARNESS < (0, 5), reason="lm_eval 0.4 has pictures among the arguments alone")
+def test_pictures_beside_the_arguments_are_seen_and_not_cached(model, tmp_path):
+    lm = model("llava")
+
+    def beside(asked):
+        return replace(asked, arguments=asked.args[:2], additional_args=asked.args[2])
+
+    for score, made in ((lm.loglikelihood, scoring_requests()[:2]), (lm.generate_until, generation_requests()[:2])):
+        found = score([beside(one) for one in made], disable_tqdm=True)
+        assert found == score(made, disable_tqdm=True)
+        cached = CachingLM(lm, str(tmp_path / "cache.db"))
+        with pytest.raises(
+            GrainsError, match=r"document 0 of task pictures: .*pictures left out; run without --use_cache"
+        ):
+            getattr(cached, made[0].request_type)([beside(one) for one in made])
+        lm.set_cache_hook(type(lm.cache_hook)(None))
+
+
 @pytest.fixture
 def picture_task(tmp_path):
     """A multiple-choice task with pictures, as any user would write it."""

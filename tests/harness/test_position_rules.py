@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lm_eval.api.instance import Instance
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -15,6 +14,7 @@ from grains_eval.harness.model import GrainsHF
 from grains_eval.steering import steered
 from grains_eval.types import SteeringConfig
 from tests.decoding import NEW, RULES, by_hand, vectors_for
+from tests.instances import instance
 
 PROMPTS = ["what is the capital of france", "hello"]
 SETTINGS = {"until": ["zzz"], "max_gen_toks": NEW, "do_sample": False}
@@ -27,7 +27,7 @@ def open_lm(folder, **arguments):
 
 
 def generated(lm):
-    requests = [Instance("generate_until", {}, (text, SETTINGS), 0, ("t", i, 1)) for i, text in enumerate(PROMPTS)]
+    requests = [instance("generate_until", {}, (text, SETTINGS), number=i) for i, text in enumerate(PROMPTS)]
     return lm.generate_until(requests, disable_tqdm=True)
 
 
@@ -73,7 +73,7 @@ def test_an_encoder_decoder_is_scored_by_its_decoders_tokens(tiny_text, loaded_t
     lm = open_lm(tiny_text(family), backend="seq2seq", vectors=str(source), strength=1.0, positions=rule)
     answers = [" yes no", " paris"]
     requests = [
-        Instance("loglikelihood", {}, (text, answer), i, ("t", i, 1))
+        instance("loglikelihood", {}, (text, answer), i, number=i)
         for i, (text, answer) in enumerate(zip(PROMPTS, answers, strict=True))
     ]
     found = lm.loglikelihood(requests, disable_tqdm=True)

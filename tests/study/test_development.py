@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 import torch
-from lm_eval.api.instance import Instance
 
 from grains_eval.demo.run import demo_model_args
 from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
@@ -25,6 +25,7 @@ from grains_eval.study.session import load_plain
 from grains_eval.tasks_path import task_directory
 from grains_eval.types import Message, PreferenceExample
 from tests.harness.test_images import one_at_a_time
+from tests.instances import instance
 from tests.tiny import picture
 
 # LLaVA hands its decoder embeddings alone; the others hand it keywords too
@@ -62,7 +63,7 @@ def by_hand(loaded, example, response, configuration):
         if hasattr(loaded.model.model, "rope_deltas"):
             loaded.model.model.rope_deltas = None
         if example.images:
-            asked = Instance("loglikelihood", {}, (example.prompt, response, {"visual": list(example.images)}), 0)
+            asked = instance("loglikelihood", {}, (example.prompt, response, {"visual": list(example.images)}))
             return one_at_a_time(loaded.lm, asked)[0]
         start, ids = (loaded.lm.tok_encode(text) for text in (example.prompt, example.prompt + response))
         logprobs = loaded.model(torch.tensor([ids])).logits[0, len(start) - 1 : -1].log_softmax(-1)
@@ -115,13 +116,7 @@ def test_tokens_of_the_preferred_answer_are_counted(seeing):
 
 def item(shown, gold):
     asked = [
-        Instance(
-            "loglikelihood",
-            {},
-            ("<image>\nWhat is the picture?", answer, {"visual": [shown]}),
-            index,
-            metadata=("t", 0, 1),
-        )
+        instance("loglikelihood", {}, ("<image>\nWhat is the picture?", answer, {"visual": [shown]}), index)
         for index, answer in enumerate((" red square", " no", " paris is the capital"))
     ]
     return ChoiceItem("h", tuple(asked), frozenset(gold))
@@ -158,3 +153,24 @@ def test_picture_tasks_of_a_group_are_drawn_and_what_cannot_be_watched_is_said(c
     (note,) = read.notes
     assert "'demo_image_sight' is not watched while choosing: it shows images" in note
     assert note in caplog.text
+
+
+def test_a_group_whose_data_cannot_be_had_stops_no_build(tmp_path):
+    task = {
+        "task": "lost",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "nowhere.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "q",
+        "doc_to_choice": ["a", "b"],
+        "doc_to_target": 0,
+    }
+    (tmp_path / "lost.yaml").write_text(json.dumps(task))  # JSON is YAML
+    (tmp_path / "group.yaml").write_text(json.dumps({"group": "lost_group", "task": ["lost"]}))
+    overrides = ["data.development=2", "evaluation.preserve=[lost_group]"]
+    recipe = load_recipe(task_directory() / "demo" / "text_split" / "recipe.yaml", overrides)
+    found = development_set(LoadedModel.of(load_plain(demo_model_args("text_split"))), (), recipe, [str(tmp_path)])
+    assert not found.preserved
+    (note,) = found.notes
+    assert note.startswith("'lost_group' is not watched while choosing: ")

@@ -10,8 +10,10 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
 from grains_eval.errors import GrainsError
+from grains_eval.lm_eval_versions import multimodal_arguments, read_data, requests_of
 from grains_eval.tasks_path import task_directory
 from tests import localdata
+from tests.instances import HARNESS
 from tests.tasks.conftest import index_of
 
 Load = Callable[[str], ConfigurableTask]
@@ -42,20 +44,32 @@ def test_every_yaml_is_known(manager: TaskManager):
 @pytest.mark.parametrize("name", COUNTS)
 def test_every_document_makes_its_requests(task: Load, name: str):
     loaded = task(name)
-    loaded.build_all_requests()
     documents, requests = COUNTS[name]
     assert len(loaded.eval_docs) == documents
-    assert len(loaded.instances) == documents * requests
     for doc in loaded.eval_docs:
         json.dumps(doc)  # plain values only: no picture, no memory address in lm-eval's document hash
-    for instance in loaded.instances:
+    assert loaded.VERSION == 1.0
+    if HARNESS >= (0, 5) and name in VISION and requests == 1:
+        # 0.5.0.dev1 asks for a mark of the task's class that it never sets, so no such task can be built there
+        with pytest.raises(AssertionError, match="should only be called for multimodal tasks"):
+            loaded.build_all_requests()
+        return
+    loaded.build_all_requests()
+    made = loaded.instances
+    if HARNESS >= (0, 5) and name in VISION:  # 0.5.0.dev1 drops the pictures of multiple choice, builds do not
+        assert not any(multimodal_arguments(each) for each in made)
+        contexts = [
+            (index, doc, loaded.fewshot_context(doc, num_fewshot=0)) for index, doc in enumerate(loaded.eval_docs)
+        ]
+        made = [each for index, doc, context in contexts for each in requests_of(loaded, doc, index, context)]
+    assert len(made) == documents * requests
+    for instance in made:
         if name in VISION:
-            (picture,) = instance.args[2]["visual"]
+            (picture,) = multimodal_arguments(instance)["visual"]
             assert picture.mode == "RGB" and picture.size == (40, 30)
             assert instance.args[0].count("<image>") == 1 and instance.args[0].startswith("<image>\n")
         else:
-            assert len(instance.args) == 2
-    assert loaded.VERSION == 1.0
+            assert len(instance.args) == 2 and not multimodal_arguments(instance)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -221,7 +235,7 @@ def test_mmhal_keeps_what_a_judge_needs(task: Load):
     assert loaded.doc_to_target(doc) == "It is blue."
     assert loaded.config.generation_kwargs["max_gen_toks"] == 1024
     assert loaded.config.generation_kwargs["do_sample"] is False
-    assert "bypass" in loaded._metric_fn_list  # makes lm-eval insist on --log_samples
+    assert "bypass" in [each["metric"] for each in loaded.config.metric_list]  # makes lm-eval insist on --log_samples
 
 
 def test_a_missing_picture_is_named(local_data: Path, tmp_path: Path, manager: TaskManager, monkeypatch):
@@ -229,4 +243,4 @@ def test_a_missing_picture_is_named(local_data: Path, tmp_path: Path, manager: T
     (tmp_path / "Shengcao1006/MMHal-Bench/images/3_o.jpg").unlink()
     monkeypatch.setenv("GRAINS_EVAL_DATA", str(tmp_path))
     with pytest.raises(GrainsError, match=r"3_o\.jpg' is missing"):
-        manager.load("mmhal_bench")
+        read_data(manager.load("mmhal_bench")["tasks"]["mmhal_bench"])

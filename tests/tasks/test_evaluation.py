@@ -15,6 +15,7 @@ from grains_eval.models import LoadedModel
 from grains_eval.recipes import load_recipe
 from grains_eval.tasks_path import task_directory
 from tests import localdata
+from tests.instances import HARNESS, own_names
 from tests.tasks.conftest import index_of
 
 Run = Callable[..., dict[str, Any]]
@@ -44,7 +45,7 @@ def test_text_tasks_give_all_their_metrics(evaluate: Run, tiny_classifier: Path)
     results = evaluate("toxigen_classification", "toxigen_preference", "toxigen_generation", "faitheval")
     found = {
         task: {key.split(",")[0] for key in metrics if key.endswith(",none") and "_stderr" not in key}
-        for task, metrics in results["results"].items()
+        for task, metrics in own_names(results["results"]).items()
     }
     assert found == {
         "toxigen_classification": {"acc", "acc_norm", "balanced_acc"},
@@ -57,7 +58,7 @@ def test_text_tasks_give_all_their_metrics(evaluate: Run, tiny_classifier: Path)
         "faitheval_counterfactual_mc": {"acc"},
         "faitheval_answerable": {"abstain_strict", "abstain_non_strict", "answer_acc"},
     }
-    samples = results["samples"]
+    samples = own_names(results["samples"])
     toxicity = [sample["toxicity"] for sample in samples["toxigen_generation"]]
     assert len(toxicity) == 8 and all(0 <= value <= 1 for value in toxicity)
     mean = sum(toxicity) / len(toxicity)
@@ -115,12 +116,18 @@ def test_preservation_groups_hold_the_harness_tasks(
 ):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(localdata.write(tmp_path, "mmlu", "mmmu"))
-    text, vision = everything.load("preserve_text"), everything.load("preserve_vision")
+    text = everything.load("preserve_text")
     assert text["group_map"]["preserve_text"] == ["mmlu"] and len(text["tasks"]) == 57
+    virology = own_names(text["tasks"])["mmlu_virology"]
+    assert virology.doc_to_target(virology.eval_docs[0]) == 1
+    if HARNESS >= (0, 5):  # 0.5.0.dev1 cannot load its own mmmu_val, whose metric it does not take
+        with pytest.raises(ValueError, match="metric acc is defined"):
+            everything.load("preserve_vision")
+        return
+    vision = everything.load("preserve_vision")
     assert vision["group_map"]["preserve_vision"] == ["mmmu_val"] and len(vision["tasks"]) == 30
     art = vision["tasks"]["mmmu_val_art"]
     assert len(art.doc_to_image(art.eval_docs[0])) == 1
-    assert text["tasks"]["mmlu_virology"].doc_to_target(text["tasks"]["mmlu_virology"].eval_docs[0]) == 1
 
 
 @pytest.mark.parametrize("path", BEHAVIOURS, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -148,6 +155,7 @@ def test_every_behaviour_has_a_readme(path: Path):
     assert (path / "README.md").is_file()
 
 
+@pytest.mark.skipif(HARNESS >= (0, 5), reason="lm_eval 0.5.0.dev1 cannot build generation tasks with pictures")
 def test_picture_tasks_generate_and_keep_what_a_judge_reads(
     tiny_vision: Callable[[str], Path], manager: TaskManager, local_data: Path
 ):

@@ -45,6 +45,7 @@ from grains_eval.demo import model_path
 from grains_eval.demo.scenes import BACKGROUND, CELL, CELLS, COLOURS, INKS, NOISE, STAMPS, THINGS, Mark, draw, image
 from grains_eval.errors import GrainsError
 from grains_eval.tasks_path import task_directory
+from tests.instances import own_names
 
 KIND_OF_WORD = {word: kind for kind, words in CUE_WORDS.items() for word in words}
 KIND_OF_STAMP = {stamp: kind for kind, stamp in CUE_STAMPS.items()}
@@ -254,7 +255,7 @@ def test_lm_eval_loads_the_tasks_and_draws_their_pictures() -> None:
         "demo_image_skills",
         "demo_image_sight_swapped",
     ]
-    tasks = manager.load(names)["tasks"]
+    tasks = own_names(manager.load(names)["tasks"])
     assert {"demo_image_sight", "demo_image_successor", "demo_image_usual"} <= tasks.keys()
     task = tasks["demo_image"]
     doc = task.test_docs()[0]
