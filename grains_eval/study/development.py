@@ -22,7 +22,7 @@ from grains_eval.models import LoadedModel, prompt_text
 from grains_eval.preferences import doc_hash, load_task, task_manager
 from grains_eval.preferences.shots import question_of, recorded_shots, shots_of
 from grains_eval.preferences.splits import draw
-from grains_eval.preferences.tasks import split_docs
+from grains_eval.preferences.tasks import gold_choices, split_docs
 from grains_eval.questions import NOTHING, Document, QuestionHashes
 from grains_eval.recipes import Recipe
 from grains_eval.types import PreferenceExample
@@ -135,15 +135,14 @@ def _items(loaded: LoadedModel, task: ConfigurableTask, wanted: int, recipe: Rec
             )
         choices: list[str] = task.doc_to_choice(doc)
         made = requests_of(task, doc, index, context, apply_chat_template=recipe.data.chat_template)
-        if not made:  # without choices or a gold one
+        gold = gold_choices(task, doc, choices) if made else []
+        if not gold:  # nothing to be right about
             continue
-        target = task.doc_to_target(doc)
-        gold = target if isinstance(target, list) else [target]
         found.append(
             ChoiceItem(
                 doc_hash(doc),
                 tuple(made[: len(choices)]),
-                frozenset(choices.index(g) if isinstance(g, str) else int(g) for g in gold),
+                frozenset(gold),
                 question_of(task, doc),
                 shots_of(task, shown),
             )

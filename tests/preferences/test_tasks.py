@@ -172,3 +172,8 @@ def test_no_document_is_its_own_few_shot_example(tasks):
     assert all(example.doc_hash not in {shot.doc_hash for shot in example.shots} for example in found.build)
     with pytest.raises(GrainsError, match="too few documents for 12 few-shot examples; lower"):
         load_examples(data(examples=12, development=0, num_fewshot=12), include_path=tasks())
+
+
+def test_a_document_without_a_gold_choice_is_named(tasks):
+    with pytest.raises(GrainsError, match="task 'test_capitals': .*document.* no gold choice"):
+        load_examples(data(), include_path=tasks(doc_to_target="{{'maybe'}}"))
