@@ -175,5 +175,5 @@ def test_no_document_is_its_own_few_shot_example(tasks):
 
 
 def test_a_document_without_a_gold_choice_is_named(tasks):
-    with pytest.raises(GrainsError, match="task 'test_capitals': .*document.* no gold choice"):
+    with pytest.raises(GrainsError, match=r"task 'test_capitals': .*document.* no gold choice"):
         load_examples(data(), include_path=tasks(doc_to_target="{{'maybe'}}"))
