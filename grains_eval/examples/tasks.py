@@ -151,12 +151,21 @@ def examples_from_task(
         )
 
 
+def gold_choices(task: ConfigurableTask, doc: Any, choices: Sequence[str]) -> list[int]:
+    """Indices of a document's right choices; none where its target names anything else."""
+    target = task.doc_to_target(doc)
+    found = [
+        int(each) if not isinstance(each, str) else choices.index(each) if each in choices else -1
+        for each in (target if isinstance(target, list) else [target])
+    ]
+    return found if all(0 <= each < len(choices) for each in found) else []
+
+
 def _pair(task: ConfigurableTask, doc: Any, choices: list[str], data: Data) -> tuple[int, int]:
     """Indices of the chosen and the rejected choice."""
-    target = task.doc_to_target(doc)
-    gold = [target] if not isinstance(target, list) else target
-    gold = [choices.index(item) if isinstance(item, str) else int(item) for item in gold]
-    if not gold or any(not 0 <= item < len(choices) for item in gold):
+    gold = gold_choices(task, doc, choices)
+    if not gold:
+        target = task.doc_to_target(doc)
         raise GrainsError(f"task '{task.task_name}': a document has no gold choice (target {target!r})")
     if data.rejected is None:
         wrong = next((i for i in range(len(choices)) if i not in gold), None)

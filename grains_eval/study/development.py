@@ -16,7 +16,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.examples import doc_hash, load_task, task_manager
 from grains_eval.examples.prompts import task_prompt
 from grains_eval.examples.sampling import draw
-from grains_eval.examples.tasks import split_docs
+from grains_eval.examples.tasks import gold_choices, split_docs
 from grains_eval.harness.images import images_of
 from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
@@ -126,15 +126,14 @@ def _items(loaded: LoadedModel, task: ConfigurableTask, wanted: int, recipe: Rec
         chat_lm = loaded.lm if recipe.data.chat_template else None
         asked = task_prompt(task, doc, index, task.get_config("num_fewshot") or 0, chat_lm)
         choices: list[str] = task.doc_to_choice(doc)
-        if not asked.requests:  # without choices or a gold one
+        gold = gold_choices(task, doc, choices) if asked.requests else []
+        if not gold:  # nothing to be right about
             continue
-        target = task.doc_to_target(doc)
-        gold = target if isinstance(target, list) else [target]
         found.append(
             ChoiceItem(
                 doc_hash(doc),
                 tuple(asked.requests[: len(choices)]),
-                frozenset(choices.index(g) if isinstance(g, str) else int(g) for g in gold),
+                frozenset(gold),
                 asked.question,
                 asked.shots,
             )

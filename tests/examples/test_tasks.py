@@ -74,3 +74,8 @@ def test_unknown_tasks_and_groups():
         load_task("truthfulqa_mc")
     with pytest.raises(GrainsError, match="is a group of tasks"):
         load_task("mmlu")
+
+
+def test_a_document_without_a_gold_choice_is_named(tasks):
+    with pytest.raises(GrainsError, match=r"task 'test_capitals': .*document.* no gold choice"):
+        load_examples(task_data(), include_path=tasks(doc_to_target="{{'maybe'}}"))
