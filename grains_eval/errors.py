@@ -43,8 +43,8 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
     return table[name]
 
 
-def one_line_errors() -> None:
-    """Under lm-eval's own command line, let an expected error end in one line instead of a traceback."""
+def one_line_errors(model: str = "grains_hf") -> None:
+    """Under lm-eval's own command line, let an expected error of `model` end in one line instead of a traceback."""
     words = PurePath(sys.argv[0]).parts if sys.argv else ()
     if not words or not {"lm_eval", "lm-eval"}.intersection({words[-1], *words[-2:-1]}):
         return
@@ -52,7 +52,7 @@ def one_line_errors() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if isinstance(error, GrainsError):
-            sys.stderr.write(f"grains_hf: {' '.join(str(error).split())}\n")
+            sys.stderr.write(f"{model}: {' '.join(str(error).split())}\n")
             raise SystemExit(USER_ERROR)  # the interpreter's own code after a hook is 1
         inherited(kind, error, traceback)
 
