@@ -11,6 +11,7 @@ from grains_eval.cli.command import (
     add_model_flags,
     add_output_flags,
     add_recipe_flags,
+    chosen_backend,
     integers,
     model_arguments,
     names,
@@ -36,6 +37,7 @@ def _shared(options: argparse.Namespace) -> dict[str, Any]:
         "overwrite": options.overwrite,
         "progress": bars,
         "include_path": options.include_path,
+        "backend": chosen_backend(options),
     }
 
 
@@ -51,7 +53,10 @@ _OF_RUNS = {
     "groups": "the recipe's key is evaluation.groups: --set evaluation.groups=sampled",
     "clusters": "a task's own YAML says it (metadata.cluster_key); or compare the folders in OUTPUT_PATH/runs",
 }
-_OF_RECIPES = ("methods", "resume", "model_args", "device", "batch_size", "overrides", "include_path")
+_OF_RECIPES = (
+    *("methods", "resume", "model_args", "device", "batch_size", "backend", "backend_args"),
+    *("overrides", "include_path"),
+)
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:

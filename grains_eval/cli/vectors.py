@@ -10,6 +10,7 @@ from grains_eval.cli.command import (
     add_model_flags,
     add_output_flags,
     add_recipe_flags,
+    chosen_backend,
     model_arguments,
     recipe_file,
 )
@@ -39,6 +40,7 @@ def _build(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
         progress=bars,
         include_path=options.include_path,
+        backend=chosen_backend(options),
     )
     if is_first_process():
         show_folder(options.output_path, output())

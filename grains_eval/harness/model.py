@@ -52,6 +52,8 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
         GrainsError: an artifact that cannot be read or does not fit, or an argument that is not known.
     """
 
+    registered_name = "grains_hf"
+
     def __init__(
         self,
         pretrained: Any,

@@ -15,6 +15,7 @@ from grains_eval.preferences import load_examples
 from grains_eval.recipes import Recipe
 from grains_eval.report.data import Curve, ReportData
 from grains_eval.report.write import refuse_existing
+from grains_eval.study.backends import PLAIN, Backend
 from grains_eval.study.build import build_context_with_cache, weights_fingerprint
 from grains_eval.study.cache import AttributionCache
 from grains_eval.study.compare import SCORES, compare_variants
@@ -73,6 +74,7 @@ def ablate(
     overwrite: bool = False,
     progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
     include_path: Sequence[str] = (),
+    backend: Backend = PLAIN,
 ) -> ReportData:
     """Build and evaluate every point of a grid, and report them beside the unsteered model and the controls.
 
@@ -87,6 +89,7 @@ def ablate(
         overwrite: Replace what is there.
         progress: Wraps loops, with a description.
         include_path: Folders with the user's own tasks.
+        backend: What evaluates the points.
 
     Raises:
         GrainsError: a grid that is not understood, or anything that concerns all points alike.
@@ -121,4 +124,5 @@ def ablate(
         title=f"{recipe.name}: ablation of {', '.join(axis.partition('=')[0] for axis in grid)}",
         curves=curves,
         lm=lm,
+        backend=backend,
     )

@@ -27,6 +27,7 @@ from grains_eval.models.loading import read_config
 from grains_eval.preferences import Examples, load_examples
 from grains_eval.recipes import AttributionConfig, Recipe
 from grains_eval.steering import OPERATORS, check_layer
+from grains_eval.study.backends import PLAIN, Backend, with_engine
 from grains_eval.study.cache import AttributionCache
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.distributed import is_first_process, processes
@@ -201,6 +202,7 @@ def build_from_recipe(
     loaded: LoadedModel | None = None,
     examples: Examples | None = None,
     scores: Path | None = None,
+    backend: Backend = PLAIN,
 ) -> Path:
     """Build what a recipe describes, vectors, adapter or instruction, into an artifact folder.
 
@@ -219,6 +221,7 @@ def build_from_recipe(
         loaded: The model, if it is loaded already.
         examples: The examples, if they are drawn already.
         scores: Folder of attributions that several builds share; the caller removes it.
+        backend: What scores the settings that are chosen among.
 
     Returns:
         The folder.
@@ -250,6 +253,7 @@ def build_from_recipe(
             check_steering(recipe, _configured_blocks(model_args))
         loaded = loaded or LoadedModel.of(load_plain(model_args))
         check_steering(recipe, len(find_blocks(loaded.model)))
+        loaded = with_engine(loaded, model_args, backend)
         group = processes()
         examples = examples or load_examples(recipe.data, loaded, include_path)
         state = {"recipe": recipe.fingerprint(), **model_identity(model_args, loaded)}

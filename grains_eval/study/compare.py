@@ -19,6 +19,7 @@ from grains_eval.report import compare_runs
 from grains_eval.report.choices import check_levels
 from grains_eval.report.data import ReportData
 from grains_eval.report.write import refuse_existing
+from grains_eval.study.backends import PLAIN, Backend, with_engine
 from grains_eval.study.build import build_from_recipe, model_identity
 from grains_eval.study.figures import development_curves, development_tables, token_maps
 from grains_eval.study.loading import load_lm
@@ -43,6 +44,7 @@ def compare_methods(
     overwrite: bool = False,
     progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
     include_path: Sequence[str] = (),
+    backend: Backend = PLAIN,
     **report: Any,
 ) -> ReportData:
     """Compare methods by name; see `compare_variants`.
@@ -56,6 +58,7 @@ def compare_methods(
         overwrite: Replace what is there.
         progress: Wraps loops, with a description.
         include_path: Folders with the user's own tasks.
+        backend: What evaluates the runs, and scores the settings that are chosen among.
         **report: `resume`, and anything else for `report.compare_runs`: `alpha`, `subtasks`, `title`.
 
     Raises:
@@ -71,6 +74,7 @@ def compare_methods(
         overwrite=overwrite,
         progress=progress,
         include_path=include_path,
+        backend=backend,
         **report,
     )
 
@@ -89,6 +93,7 @@ def compare_variants(
     controls: bool = True,
     title: str | None = None,
     lm: SteeringMixin | None = None,
+    backend: Backend = PLAIN,
     **report: Any,
 ) -> ReportData:
     """Build each variant, evaluate all of them in one pass, and write the report.
@@ -109,6 +114,7 @@ def compare_variants(
         controls: Whether to make controls.
         title: Heading of the report.
         lm: The plain model, if it is loaded already.
+        backend: What evaluates the runs, and scores the settings that are chosen among.
         **report: Anything else for `report.compare_runs`.
 
     Raises:
@@ -121,7 +127,7 @@ def compare_variants(
     if overwrite:
         shutil.rmtree(output / SCORES, ignore_errors=True)
     lm = lm or load_lm(model_args)
-    loaded = LoadedModel.of(lm)
+    loaded = with_engine(LoadedModel.of(lm), model_args, backend)
     examples = load_examples(recipe.data, loaded, include_path)
     failures: dict[str, str] = {}
     built: dict[str, Path] = {}
@@ -167,7 +173,7 @@ def compare_variants(
     shown = [name for name in (*wanted, *extra.names) if name in built or name in extra.names]
     planned = [PlannedRun(BASELINE), *(PlannedRun(n, {"vectors": str(output / "vectors" / n)}) for n in shown)]
     there, failed = run_all(
-        output / "runs", recipe, model_args, planned, lm, include_path=include_path, overwrite=overwrite
+        output / "runs", recipe, model_args, planned, loaded, include_path=include_path, overwrite=overwrite
     )
     folders = [built[name] for name in built]
     made = compare_runs(

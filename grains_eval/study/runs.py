@@ -13,8 +13,8 @@ from typing import Any
 from grains_eval.errors import GrainsError
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.evaluate import evaluate, write_run
-from grains_eval.harness.model import SteeringMixin
 from grains_eval.harness.sweep import evaluate_settings
+from grains_eval.models import LoadedModel
 from grains_eval.preferences import task_manager
 from grains_eval.recipes import Recipe
 from grains_eval.study.build import weights_fingerprint
@@ -49,7 +49,7 @@ def run_all(
     recipe: Recipe,
     model_args: Mapping[str, Any],
     planned: Sequence[PlannedRun],
-    lm: SteeringMixin,
+    loaded: LoadedModel,
     *,
     include_path: Sequence[str] = (),
     overwrite: bool = False,
@@ -61,7 +61,7 @@ def run_all(
         recipe: Its `evaluation` section names tasks and preserved tasks.
         model_args: lm-eval's model arguments, without steering.
         planned: The runs.
-        lm: The plain model.
+        loaded: The plain model.
         include_path: Folders with the user's own tasks.
         overwrite: Run again where another evaluation is in the way.
 
@@ -78,7 +78,7 @@ def run_all(
     alone: list[PlannedRun] = []
     failures: dict[str, str] = {}
     notes: dict[str, dict[str, Any]] = {}
-    weights = weights_fingerprint(lm.model)
+    weights, lm = weights_fingerprint(loaded.model), loaded.scorer
     for run in planned:
         try:
             artifacts = run.artifacts()
@@ -86,6 +86,8 @@ def run_all(
             failures[run.name] = str(error)
             continue
         notes[run.name] = {**_note(tasks, recipe, model_args, run, artifacts), "weights": weights}
+        if loaded.engine is not None:
+            notes[run.name]["scored_by"] = lm.registered_name
         if _is_there(folder / run.name, notes[run.name], overwrite):
             logger.info("%s is there already", folder / run.name)
         elif all(item.artifact.vectors is not None for item in artifacts):
@@ -102,7 +104,7 @@ def run_all(
 
     def keep(run: PlannedRun, results: dict[str, Any]) -> None:
         if results:  # another process of a distributed run reports
-            config = {**results["config"], "model": "grains_hf", "model_args": {**model_args, **run.steering}}
+            config = {**results["config"], "model": lm.registered_name, "model_args": {**model_args, **run.steering}}
             _write(folder / run.name, {**results, "config": config}, notes[run.name])
         finished.add(run.name)
 
@@ -127,10 +129,15 @@ def run_all(
                 failures[left[0][0].name] = " ".join(str(error).split())
     for run in alone:
         try:
-            own = load_lm({**model_args, **run.steering})
+            own = load_lm({**model_args, **run.steering}) if loaded.engine is None else lm
+            if own is lm:
+                lm.steer(run.artifacts())
             keep(run, evaluate(own, tasks, include_path=include_path, metadata=recipe.data.metadata, **options))
         except _EXPECTED as error:
             failures[run.name] = " ".join(str(error).split())
+        finally:
+            if loaded.engine is not None:
+                lm.steer(())
     if planned and planned[0].name in failures:
         raise GrainsError(f"the evaluation of '{planned[0].name}' failed: {failures[planned[0].name]}")
     there = {run.name: folder / run.name for run in planned if (folder / run.name / NOTE).is_file()}

@@ -21,6 +21,7 @@ from grains_eval.recipes import Recipe
 from grains_eval.report.html import render_curves
 from grains_eval.report.write import write_together
 from grains_eval.steering import check_layer
+from grains_eval.study.backends import PLAIN, Backend, with_engine
 from grains_eval.study.build import build_context_with_cache, weights_fingerprint
 from grains_eval.study.cache import AttributionCache
 from grains_eval.study.development import DevelopmentSet, development_set
@@ -59,6 +60,7 @@ def sweep(
     overwrite: bool = False,
     progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
     include_path: Sequence[str] = (),
+    backend: Backend = PLAIN,
 ) -> SweepResult:
     """Measure settings on development items and choose one under the preservation constraint.
 
@@ -74,6 +76,7 @@ def sweep(
         overwrite: Replace what is there.
         progress: Wraps loops, with a description.
         include_path: Folders with the user's own tasks.
+        backend: What scores the settings.
 
     Raises:
         GrainsError: no development examples, a layer the model lacks, or files in the way.
@@ -84,7 +87,7 @@ def sweep(
     if not recipe.data.development:
         raise GrainsError("a sweep needs development examples; set data.development above 0")
     open_recipe = recipe.variant("sweep", {"steering": {"layers": "auto", "strength": "auto"}})
-    loaded = LoadedModel.of(load_plain(model_args))
+    loaded = with_engine(LoadedModel.of(load_plain(model_args)), model_args, backend)
     for layer in layers or ():
         check_layer(layer, len(find_blocks(loaded.model)))
     drawn = load_examples(

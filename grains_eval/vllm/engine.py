@@ -53,7 +53,7 @@ class SteeredEngine:
     def __init__(self, llm: Any, rows: int, stages: int) -> None:
         self.llm, self.rows, self.stages = llm, rows, stages
         self.settings: tuple[Setting, ...] = ()
-        self.reports: list[dict[str, Any]] = self._ask("grains_report")
+        self.reports = self.ask_reports()
         check_reports(self.reports, ())
 
     def load(self, settings: Sequence[Setting]) -> None:
@@ -68,9 +68,10 @@ class SteeredEngine:
         check_reports(self.reports, wanted)
         self._ask("grains_load", pack(wanted))
         self.settings = wanted
-        self.reports = self._ask("grains_report")
+        self.reports = self.ask_reports()
         check_reports(self.reports, wanted, loaded=True)
         check_canary(self)
+        self.llm.reset_prefix_cache()
         self._ask("grains_load", pack(wanted))  # counts from zero
 
     def check_room(self, settings: Sequence[Setting]) -> None:
@@ -137,6 +138,10 @@ class SteeredEngine:
             GrainsError: a block moved others than it was sent, or ranks disagree.
         """
         return check_counts(self._ask("grains_counts"), self.settings)
+
+    def ask_reports(self) -> list[dict[str, Any]]:
+        """What every rank says of itself now."""
+        return self._ask("grains_report")
 
     def reference(self, on: bool, shift: float = 0.0) -> None:
         """Compute outside compiled code, by plain arithmetic, or as usual again."""

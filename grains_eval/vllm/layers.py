@@ -120,23 +120,32 @@ def wrap(block: nn.Module, index: int, hidden: int, tables: Tables) -> None:
 def _layout(output: Any, hidden: int) -> str:
     """`stream` or `pair` where a block's output is understood, else what it is."""
     if isinstance(output, Tensor):
-        return "stream" if output.ndim == 2 and output.shape[-1] == hidden else f"a tensor of {output.ndim} dimensions"
+        if _is_flat(output, hidden) or (output.ndim == 3 and output.shape[0] == 1 and output.shape[-1] == hidden):
+            return "stream"  # with a batch of one in front where the model is transformers' own
+        return f"a tensor of {output.ndim} dimensions"
     if isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], Tensor):
         first, second = output
-        if first.ndim == 2 and first.shape[-1] == hidden:
-            if second is None:
-                return "stream"
-            if isinstance(second, Tensor) and second.ndim == 2 and second.shape[-1] == hidden:
-                return "pair"
+        if _is_flat(first, hidden) and second is None:
+            return "stream"
+        if _is_flat(first, hidden) and isinstance(second, Tensor) and _is_flat(second, hidden):
+            return "pair"
     return f"a {type(output).__name__} that is no residual stream"
 
 
+def _is_flat(tensor: Tensor, hidden: int) -> bool:
+    return tensor.ndim == 2 and tensor.shape[-1] == hidden
+
+
 def _taken(output: Any) -> tuple[Tensor, Tensor | None]:
-    return (output, None) if isinstance(output, Tensor) else output
+    if isinstance(output, Tensor):
+        return output if output.ndim == 2 else output[0], None
+    return output
 
 
 def _put(output: Any, hidden: Tensor, residual: Tensor | None) -> Any:
-    return hidden if isinstance(output, Tensor) else (hidden, residual)
+    if isinstance(output, Tensor):
+        return hidden if output.ndim == 2 else hidden[None]
+    return hidden, residual
 
 
 def steer(block: Any, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:

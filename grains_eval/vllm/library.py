@@ -11,6 +11,11 @@ def sampling_parameters(**values: Any) -> Any:
     return import_module("vllm").SamplingParams(**values)
 
 
+def in_context(vllm_config: Any) -> Any:
+    """A context in which layers find their engine's configuration, as they do while they are compiled."""
+    return import_module("vllm.config").set_current_vllm_config(vllm_config)
+
+
 def run_without_graphs() -> None:
     """Let the step that is about to run be no replay of a CUDA graph (V1 runner, inside its forward context)."""
     graphs = import_module("vllm.config").CUDAGraphMode

@@ -16,7 +16,7 @@ import torch
 
 from grains_eval.vllm.attach import ATTRIBUTE
 from grains_eval.vllm.layers import Tables
-from grains_eval.vllm.library import run_without_graphs
+from grains_eval.vllm.library import in_context, run_without_graphs
 
 ARGUMENT = "grains_eval"  # in `SamplingParams.extra_args`
 
@@ -142,7 +142,10 @@ def follow_v1(kind: Any) -> None:
         steering.write(names, self.query_start_loc.np, batch.num_computed_tokens_cpu)
         if steering.tables.reference:
             run_without_graphs()
-        output = forward(self, *arguments, **keywords)
+            with in_context(self.vllm_config):
+                output = forward(self, *arguments, **keywords)
+        else:
+            output = forward(self, *arguments, **keywords)
         steering.clear()
         return output
 
@@ -164,13 +167,15 @@ def follow_v2(kind: Any) -> None:
         dummy = keywords.get("dummy_run", arguments[1] if len(arguments) > 1 else False)
         if not dummy:
             steering.follow(scheduler_output)
-        graphs = self.cudagraph_manager
-        if steering.tables.reference:
-            self.cudagraph_manager = None
-        try:
+        if not steering.tables.reference:
             output = execute(self, scheduler_output, *arguments, **keywords)
-        finally:
-            self.cudagraph_manager = graphs
+        else:
+            graphs, self.cudagraph_manager = self.cudagraph_manager, None
+            try:
+                with in_context(self.vllm_config):
+                    output = execute(self, scheduler_output, *arguments, **keywords)
+            finally:
+                self.cudagraph_manager = graphs
         steering.clear()
         return output
 

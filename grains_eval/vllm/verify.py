@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grains_eval.errors import GrainsError
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from grains_eval.vllm.engine import SteeredEngine
 
 _CANARY = 24  # tokens
-_PROMPT = 16  # of them, those that count as prompt
-_SHIFT = 0.5
+CANARY_PROMPT = 16  # of them, those that count as prompt
+CANARY_SHIFT = 0.5
 # nats by which a log-probability of the canary may be off where nothing is wrong, by the bytes of a number
 _ROUNDING: Mapping[int, float] = {4: 2e-3, 2: 0.25}
 
@@ -53,41 +54,79 @@ def check_reports(reports: Sequence[Mapping[str, Any]], settings: Sequence[Setti
         raise GrainsError(f"{name}: the ranks of this engine hold different vectors; start it again")
 
 
+@dataclass(frozen=True)
+class Canary:
+    """Log-probabilities of a short text in nats, `[settings, tokens]`, the plain model first.
+
+    Attributes:
+        usual: As requests are run.
+        plain: By plain arithmetic, outside compiled code.
+        shifted: The plain model's, with part of every block's output moved between the two tensors that it returns.
+    """
+
+    usual: Sequence[Sequence[float]]
+    plain: Sequence[Sequence[float]]
+    shifted: Sequence[float]
+
+
 def check_canary(engine: SteeredEngine) -> None:
     """Run a short text under every setting, as requests are run and by plain arithmetic, and compare.
 
-    Also moves part of every block's output between the two tensors that blocks of most models return: where their sum
-    is not the residual stream, the plain model's log-probabilities would change.
-
     Raises:
-        GrainsError: the model returns its residual stream in another way, or steering does not act as it should.
+        GrainsError: see `judge`.
     """
     settings = (Setting(), *engine.settings)
-    name = engine.reports[0]["model"]
-    tolerance = _ROUNDING[4 if _itemsize(engine.llm) >= 4 else 2]
-    usual = _logprobs(engine, settings)
+    tokens = canary_tokens(engine.llm.llm_engine.model_config)
+
+    def logprobs(tried: Sequence[Setting]) -> list[list[float]]:
+        count = len(tried)
+        parameters = [canary_parameters()] * count
+        found = engine.generate([tokens] * count, parameters, tried, [CANARY_PROMPT] * count, use_tqdm=False)
+        return [canary_logprobs(tokens, each) for each in found]
+
+    usual = logprobs(settings)
     engine.reference(True)
     try:
-        plain = _logprobs(engine, settings)
-        layouts = _layouts(engine)
-        engine.reference(True, _SHIFT)
-        shifted = _logprobs(engine, settings[:1])
+        plain = logprobs(settings)
+        reports = engine.ask_reports()
+        engine.reference(True, CANARY_SHIFT)
+        shifted = logprobs(settings[:1])[0]
     finally:
         engine.reference(False)
-    steered = {layer for setting in settings for layer in setting.layers}
-    for layer in sorted(steered):
+    judge(Canary(usual, plain, shifted), engine.settings, reports, engine.llm.llm_engine.model_config.dtype.itemsize)
+
+
+def judge(
+    canary: Canary, settings: Sequence[Setting], reports: Sequence[Mapping[str, Any]], bytes_per_number: int
+) -> None:
+    """Say whether an engine steers as it should.
+
+    Args:
+        canary: What was measured.
+        settings: What steered it, in order.
+        reports: Of every rank, after blocks ran outside compiled code.
+        bytes_per_number: Of the model's precision.
+
+    Raises:
+        GrainsError: a block's output is not understood, its two tensors do not add up to the residual stream, or
+            steering does not change the text as plain arithmetic on the stream does.
+    """
+    name = reports[0]["model"]
+    tolerance = _ROUNDING[4 if bytes_per_number >= 4 else 2]
+    layouts = {int(index): layout for report in reports for index, layout in report["layouts"].items()}
+    for layer in sorted({layer for setting in settings for layer in setting.layers}):
         if layouts.get(layer) not in ("stream", "pair"):
             raise GrainsError(
                 f"{name} cannot be steered in vLLM: block {layer} returns {layouts.get(layer, 'nothing that was seen')}"
             )
-    if _furthest(shifted[0], plain[0]) > tolerance:
+    if _furthest(canary.shifted, canary.plain[0]) > tolerance:
         raise GrainsError(
             f"{name} cannot be steered in vLLM: the two tensors that its blocks return do not add up to the residual "
             "stream; use grains_hf"
         )
-    for number, setting in enumerate(settings[1:], start=1):
-        due = [after - before for after, before in zip(plain[number], plain[0], strict=True)]
-        found = [after - before for after, before in zip(usual[number], usual[0], strict=True)]
+    for setting, usual, plain in zip(settings, canary.usual[1:], canary.plain[1:], strict=True):
+        due = [after - before for after, before in zip(plain, canary.plain[0], strict=True)]
+        found = [after - before for after, before in zip(usual, canary.usual[0], strict=True)]
         size = max(map(abs, due))
         if _furthest(found, due) > tolerance + 0.05 * size:
             raise GrainsError(
@@ -125,32 +164,20 @@ def check_counts(counts: Sequence[Mapping[str, Any]], settings: Sequence[Setting
     return found
 
 
-def _logprobs(engine: SteeredEngine, settings: Sequence[Setting]) -> list[list[float]]:
-    """Log-probabilities of the canary's tokens under each setting, nats."""
-    vocabulary = int(engine.llm.llm_engine.model_config.get_vocab_size())
-    # spread over the vocabulary; 7919 is prime
-    tokens = [(number + 1) * 7919 % vocabulary for number in range(_CANARY)]
-    parameters = sampling_parameters(temperature=0, prompt_logprobs=0, max_tokens=1, detokenize=False)
-    outputs = engine.generate(
-        [tokens] * len(settings),
-        [parameters] * len(settings),
-        settings,
-        [_PROMPT] * len(settings),
-        use_tqdm=False,
-    )
-    return [
-        [row[token].logprob for token, row in zip(tokens[1:], output.prompt_logprobs[1:], strict=True)]
-        for output in outputs
-    ]
+def canary_tokens(model_config: Any) -> list[int]:
+    """Token ids of the canary, spread over the vocabulary (7919 is prime)."""
+    vocabulary = int(model_config.get_vocab_size())
+    return [(number + 1) * 7919 % vocabulary for number in range(_CANARY)]
 
 
-def _layouts(engine: SteeredEngine) -> dict[int, str]:
-    reports: list[dict[str, Any]] = engine.llm.collective_rpc("grains_report")
-    return {int(index): layout for report in reports for index, layout in report["layouts"].items()}
+def canary_parameters() -> Any:
+    """Sampling parameters that ask for the log-probabilities of the canary's tokens."""
+    return sampling_parameters(temperature=0, prompt_logprobs=0, max_tokens=1, detokenize=False)
 
 
-def _itemsize(llm: Any) -> int:
-    return int(llm.llm_engine.model_config.dtype.itemsize)
+def canary_logprobs(tokens: Sequence[int], output: Any) -> list[float]:
+    """Log-probabilities of all tokens but the first."""
+    return [row[token].logprob for token, row in zip(tokens[1:], output.prompt_logprobs[1:], strict=True)]
 
 
 def _furthest(left: Sequence[float], right: Sequence[float]) -> float:

@@ -20,7 +20,7 @@ from grains_eval.types import SteeringConfig, SteeringVectors
 from tests.instances import instance
 from tests.vllm.families import LAYERS, WIDTH
 
-WORDS = "hello world what is the capital of france paris rome a red square yes no cat dog".split()
+WORDS = "hello world what is the capital of france paris rome a red square yes no cat dog".split()  # noqa: SIM905
 GENERATION = {"until": ["\x00"], "max_gen_toks": 6, "do_sample": False}
 ENGINE = {"dtype": "float32", "max_model_len": 256, "max_num_seqs": 64, "batch_size": "auto", "seed": 1}
 
