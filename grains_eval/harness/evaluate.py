@@ -34,7 +34,7 @@ def evaluate(
     """Run lm-eval on tasks.
 
     Args:
-        model: What `load_model` gave, a `grains_hf` or `grains_vllm` model, or the `--model_args` of `grains_hf` as string
+        model: What `load_model` gave, a `grains_hf` or `grains_vllm` model, or `--model_args` of `grains_hf` as string
             or mapping (`pretrained`, `vectors`, `strength`, …).
         tasks: Task or group names: ours, the harness's, or those in `include_path`.
         output_path: Folder for `results_*.json` and `samples_*.jsonl`, as `lm_eval --log_samples` writes them.

@@ -126,29 +126,41 @@ def choose(wanted: Any) -> Choice:
     return Choice(served, float(strength), prompt)
 
 
-def place(request: Any) -> Any:
-    """Send a request of the engine to the row and the part of the prefix cache that it asks for.
+def asked(parameters: Any) -> Choice:
+    """What sampling parameters ask for.
 
     Raises:
         GrainsError: see `choose`; the steering's own arguments; or a text that is scored as a whole under a position
             rule.
     """
+    arguments: dict[str, Any] = parameters.extra_args or {}
+    if ARGUMENT in arguments:
+        raise GrainsError(f"'{ARGUMENT}' is the steering's own; choose with {FIELD}")
+    choice = choose(arguments.get(FIELD))
+    scored = parameters.prompt_logprobs is not None
+    if choice.served is not None and choice.served.setting.by_position and scored and choice.prompt is None:
+        raise GrainsError(
+            f"where the prompt ends in a text that is scored as a whole is not known; say {FIELD}.prompt=<tokens>"
+        )
+    return choice
+
+
+def place(request: Any) -> Any:
+    """Send a request of the engine to the row and the part of the prefix cache that it asks for.
+
+    Raises:
+        GrainsError: see `asked`.
+    """
     parameters = request.sampling_params
     if parameters is None:
         return request
-    arguments: dict[str, Any] = dict(parameters.extra_args or {})
-    if ARGUMENT in arguments:
-        raise GrainsError(f"'{ARGUMENT}' is the steering's own; choose with {FIELD}")
-    choice = choose(arguments.pop(FIELD, None))
+    choice = asked(parameters)
+    arguments: dict[str, Any] = {k: v for k, v in (parameters.extra_args or {}).items() if k != FIELD}
     parameters.extra_args = arguments or None
     if choice.served is None or choice.strength == 0:
         return request
     setting, length = choice.served.setting, choice.prompt
     if length is None:
-        if setting.by_position and parameters.prompt_logprobs is not None:
-            raise GrainsError(
-                f"where the prompt ends in a text that is scored as a whole is not known; say {FIELD}.prompt=<tokens>"
-            )
         length = len(request.prompt_token_ids if request.prompt_embeds is None else request.prompt_embeds)
     digest = setting.digest()
     parameters.extra_args = {
@@ -205,8 +217,8 @@ def _read(inner: Any) -> Any:
         parameters = inner(self, *arguments, **keywords)
         wanted = (self.model_extra or {}).get(FIELD)
         if wanted is not None:
-            choose(wanted)
             parameters.extra_args = {**(parameters.extra_args or {}), FIELD: wanted}
+        asked(parameters)  # an error here is the client's
         return parameters
 
     return to_sampling_params

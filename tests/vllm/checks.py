@@ -23,6 +23,7 @@ from tests.vllm.families import LAYERS, WIDTH
 WORDS = "hello world what is the capital of france paris rome a red square yes no cat dog".split()  # noqa: SIM905
 GENERATION = {"until": ["\x00"], "max_gen_toks": 6, "do_sample": False}
 ENGINE = {"dtype": "float32", "max_model_len": 256, "max_num_seqs": 64, "batch_size": "auto", "seed": 1}
+ALONE = {"distributed_executor_backend": "uni"}
 
 
 def applied(seed: int, layers: Sequence[int], **changes: Any) -> AppliedArtifact:
@@ -69,6 +70,11 @@ def requests(kind: str, count: int = 12) -> list[Any]:
         else:
             made.append(instance(kind, {}, (context,), number=number))
     return made
+
+
+def in_one_process(set_variable: Any) -> None:
+    """Let an engine with `ALONE` run inside this process, which starts sooner."""
+    set_variable("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 
 @contextmanager
@@ -125,30 +131,41 @@ class Difference:
         return self.loglikelihood <= bound and self.same_answers == self.answers and self.greedy
 
 
-def compare(ours: Any, theirs: GrainsHF, tried: Mapping[str, Sequence[AppliedArtifact]]) -> dict[str, Difference]:
-    """Every setting of `tried` in one engine against `theirs`, the unsteered model first."""
+@dataclass(frozen=True)
+class Measured:
+    """What a model answers under each setting, the unsteered model first."""
+
+    scores: Mapping[str, Sequence[tuple[float, bool]]]
+    texts: Mapping[str, Sequence[str]]
+
+
+def measure(lm: Any, tried: Mapping[str, Sequence[AppliedArtifact]]) -> Measured:
+    """Log-likelihoods and greedy answers under every setting of `tried`; in one engine they share batches."""
     from grains_eval.harness.stacking import moving
     from grains_eval.harness.sweep import score_configurations
 
     named = {"unsteered": (), **tried}
     configurations = [moving([item.resolved for item in each]) for each in named.values()]
-    asked = requests("loglikelihood")
-    left = score_configurations(ours, asked, configurations, disable_tqdm=True)
-    right = score_configurations(theirs, asked, configurations, disable_tqdm=True)
-    answers = [_answers(lm, list(named.values())) for lm in (ours, theirs)]
+    scores = score_configurations(lm, requests("loglikelihood"), configurations, disable_tqdm=True)
+    texts = _answers(lm, list(named.values()))
+    return Measured(dict(zip(named, scores, strict=True)), dict(zip(named, texts, strict=True)))
+
+
+def compare(ours: Measured, theirs: Measured) -> dict[str, Difference]:
+    """Setting by setting."""
+    plain = torch.tensor([score for score, _ in theirs.scores["unsteered"]])
     found: dict[str, Difference] = {}
-    for number, name in enumerate(named):
-        mine, wanted = (torch.tensor([score for score, _ in side[number]]) for side in (left, right))
-        plain = torch.tensor([score for score, _ in right[0]])
-        texts = list(zip(answers[0][number], answers[1][number], strict=True))
+    for name, wanted in theirs.scores.items():
+        left, right = (torch.tensor([score for score, _ in side]) for side in (ours.scores[name], wanted))
+        texts = list(zip(ours.texts[name], theirs.texts[name], strict=True))
         found[name] = Difference(
-            _rms(mine - wanted),
-            _rms(wanted) * torch.finfo(torch.float32).eps,
-            _rms(wanted - plain),
+            _rms(left - right),
+            _rms(right) * torch.finfo(torch.float32).eps,
+            _rms(right - plain),
             # vLLM holds back a character that is not complete, Hugging Face prints it as unknown
             sum(one.rstrip("\ufffd") == other.rstrip("\ufffd") for one, other in texts),
             len(texts),
-            [greedy for _, greedy in left[number]] == [greedy for _, greedy in right[number]],
+            [greedy for _, greedy in ours.scores[name]] == [greedy for _, greedy in wanted],
         )
     return found
 

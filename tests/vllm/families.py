@@ -44,6 +44,9 @@ FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**{**_BASE, "tie_word_embeddings": True})),
 }
 
+# those whose blocks vLLM lets one steer; Cohere's are refused
+COMPARED = tuple(name for name in FAMILIES if name != "cohere")
+
 
 def build(name: str, folder: Path) -> Path:
     """Save the tiny model `name` and its tokenizer to `folder`."""
