@@ -28,7 +28,7 @@ class Block(nn.Module):
     def forward(self, hidden, residual=None):
         if self.kind == "pair":
             return hidden * 0.5, hidden + 1 if residual is None else residual + hidden
-        return {"stream": hidden * 2, "none": (hidden * 2, None), "list": [hidden], "wide": hidden[None]}[self.kind]
+        return {"stream": hidden * 2, "none": (hidden * 2, None), "list": [hidden], "wide": hidden[None, None]}[self.kind]
 
 
 @pytest.fixture
