@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ def engine_arguments(given: Mapping[str, Any], rows: int, stages: int) -> dict[s
     Raises:
         GrainsError: an argument that is taken by the steering.
     """
+    prefer_first_runner()
     if given.get("worker_extension_cls"):
         raise GrainsError("worker_extension_cls is what the steering is loaded through; leave it out")
     additional: dict[str, Any] = dict(given.get("additional_config") or {})
@@ -35,6 +37,14 @@ def engine_arguments(given: Mapping[str, Any], rows: int, stages: int) -> dict[s
         "additional_config": {**additional, **engine_config(rows, stages)},
         "worker_extension_cls": WORKER,
     }
+
+
+def prefer_first_runner() -> None:
+    """Let engines that are still to be started use vLLM's V1 model runner, unless the environment says otherwise.
+
+    V2 is followed too (`runner.follow_v2`), but needs Triton, so that the tests on a CPU do not run it.
+    """
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
 
 class SteeredEngine:

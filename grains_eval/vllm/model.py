@@ -118,6 +118,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         self.forget_documents()
         self.memo = None
         self._moved: dict[str, Counter[int]] = {}
+        self._sent: Counter[str] = Counter()
         self._pretrained = pretrained
         setting = _setting(self.applied)
         rows = int(bool(setting.stages)) if max_settings is None else int(max_settings)
@@ -254,7 +255,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
             memory = self._memory
             settings = list({each.digest(): each for each in self._settings()}.values())
         new = [index for index, key in enumerate(keys) if key not in memory]
-        for group in self._groups(settings):
+        for group in self._groups(settings) if new else ():
             self._load(group)
             for part in _parts(new, rows, len(group)):
                 # settings alternate: those of one request share a batch
@@ -268,6 +269,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
                     lora_request=self.lora_request,
                 )
                 for (index, setting), output in zip(sent, outputs, strict=True):
+                    self._sent[setting.digest()] += 1
                     memory.setdefault(keys[index], {})[setting.digest()] = parse(index, output)
         return [memory[key][active.digest()] for key in keys]
 
@@ -329,14 +331,23 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         """Per block, tokens that the active setting has moved so far, once for every vector.
 
         Raises:
-            GrainsError: a block that moved other tokens than it was sent.
+            GrainsError: a block that moved other tokens than it was sent, or none where requests have prompts to move.
         """
         if self.engine is None:
             return {}
-        digest = _setting(self.applied).digest()
-        found = Counter(self._moved.get(digest, Counter()))
-        found.update(self.engine.steered_tokens().get(digest, {}))
-        return dict(sorted(found.items()))
+        setting = _setting(self.applied)
+        digest = setting.digest()
+        found = dict.fromkeys(setting.layers, 0)
+        for counts in (self._moved.get(digest, {}), self.engine.steered_tokens().get(digest, {})):
+            for layer, count in counts.items():
+                found[layer] += count
+        in_prompts = {layer for stage in setting.stages if stage.positions != "generated" for layer in stage.deltas}
+        idle = [layer for layer in in_prompts if not found[layer]]
+        if idle and self._sent[digest]:
+            raise GrainsError(
+                f"block {idle[0]} moved no token of {self._sent[digest]} requests that were to be steered"
+            )
+        return found
 
     def get_model_info(self) -> dict[str, Any]:
         """What steered the run, and the counts that prove it.
@@ -355,7 +366,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         }
         if self.engine is None:
             return info
-        ranks = [{"rank": each["rank"], "blocks": each["blocks"]} for each in self.engine.reports]
+        ranks = [{name: each[name] for name in ("rank", "runner", "blocks")} for each in self.engine.reports]
         counts = {str(layer): count for layer, count in self.steered_tokens().items()}
         return {**info, "steered_ranks": ranks, "steered_tokens": counts}
 

@@ -19,7 +19,7 @@ from grains_eval.errors import GrainsError, unknown
 from grains_eval.harness.arguments import parse_steering
 from grains_eval.steering import resolve
 from grains_eval.vllm.attach import CONFIG_KEY, engine_config, steering_config
-from grains_eval.vllm.engine import WORKER
+from grains_eval.vllm.engine import WORKER, prefer_first_runner
 from grains_eval.vllm.runner import ARGUMENT
 from grains_eval.vllm.settings import Setting, salt, setting_of
 from grains_eval.vllm.verify import (
@@ -196,6 +196,7 @@ def _configured(inner: Any) -> Any:
         if CONFIG_KEY not in additional:
             if self.worker_extension_cls and self.worker_extension_cls != WORKER:
                 raise GrainsError("worker_extension_cls is what the steering is loaded through; leave it out")
+            prefer_first_runner()
             stages = max([1, *(len(each.setting.stages) for each in registered().values())])
             self.additional_config = {**additional, **engine_config(len(registered()), stages, served=True)}
             self.worker_extension_cls = WORKER

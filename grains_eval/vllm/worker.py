@@ -25,7 +25,12 @@ class SteeringWorker:
     def grains_report(self) -> dict[str, Any]:
         """What this rank steers."""
         model = self.model_runner.get_model()
-        found: dict[str, Any] = {"rank": int(self.rank), "model": type(model).__name__}
+        second = any(".worker.gpu.model_runner" in kind.__module__ for kind in type(self.model_runner).__mro__)
+        found: dict[str, Any] = {
+            "rank": int(self.rank),
+            "model": type(model).__name__,
+            "runner": "V2" if second else "V1",
+        }
         tables = _tables(self)
         if tables is None:
             return {**found, "obstacle": "the plugin did not run in this process"}

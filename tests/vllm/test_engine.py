@@ -128,6 +128,19 @@ def _tables(lm):
     return runner.get_model().grains_tables
 
 
+def test_requests_that_moved_nothing_end_the_run(ours):
+    setting = (checks.applied(1, (1,), strength=0.6),)
+    ours.steer(setting)
+    ours.loglikelihood(checks.requests("loglikelihood", 2), disable_tqdm=True)
+    assert ours.get_model_info()["steered_tokens"]["1"] > 0
+    for block in _tables(ours).blocks.values():
+        block.grains_moved.zero_()
+    _tables(ours).sent.zero_()
+    with pytest.raises(GrainsError, match="block 1 moved no token of 4 requests"):
+        ours.get_model_info()
+    ours.steer(())
+
+
 def test_whole_texts_and_their_position_rules(ours, theirs):
     setting = (checks.applied(1, (1, 3), strength=0.8),)
     asked = checks.requests("loglikelihood_rolling", 4)
@@ -279,7 +292,7 @@ def test_lm_eval_runs_it_by_name(folder, tmp_path):
     config = json.loads(file.read_text())["config"]
     assert config["steering"][0]["strength"] == 0.8
     assert set(config["steered_tokens"]) == {"1", "3"} and min(config["steered_tokens"].values()) > 50
-    assert config["steered_ranks"] == [{"rank": 0, "blocks": [0, 1, 2, 3]}]
+    assert config["steered_ranks"] == [{"rank": 0, "runner": "V1", "blocks": [0, 1, 2, 3]}]
     done = subprocess.run(
         [*command, "--model_args", f"{arguments},vectors={tmp_path / 'none'}"], env=variables, capture_output=True,
         text=True, check=False,

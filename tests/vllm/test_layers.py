@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from grains_eval.vllm.layers import new_tables, steer, steer_plainly, wrap
-from grains_eval.vllm.runner import ARGUMENT, Steering
+from grains_eval.vllm.runner import ARGUMENT, Steering, follow_v1, follow_v2
 from grains_eval.vllm.settings import setting_of
 from tests.vllm.checks import settings
 from tests.vllm.families import LAYERS, WIDTH
@@ -28,7 +28,9 @@ class Block(nn.Module):
     def forward(self, hidden, residual=None):
         if self.kind == "pair":
             return hidden * 0.5, hidden + 1 if residual is None else residual + hidden
-        return {"stream": hidden * 2, "none": (hidden * 2, None), "list": [hidden], "wide": hidden[None, None]}[self.kind]
+        return {"stream": hidden * 2, "none": (hidden * 2, None), "list": [hidden], "wide": hidden[None, None]}[
+            self.kind
+        ]
 
 
 @pytest.fixture
@@ -139,6 +141,54 @@ def test_a_request_meant_for_other_vectors_ends_the_step(tables):
     )
     with pytest.raises(RuntimeError, match="other vectors"):
         Steering(tables).follow(SimpleNamespace(finished_req_ids=[], scheduled_new_reqs=[new]))
+
+
+class FirstRunner:
+    """What of vLLM's V1 model runner is overridden."""
+
+    def __init__(self, tables):
+        self.model = SimpleNamespace(grains_tables=tables)
+        self.query_start_loc = SimpleNamespace(np=np.array([0, 3, 9, 0, 0]))
+        computed = np.array([7, 2, 0, 0])
+        self.input_batch = SimpleNamespace(req_ids=["a", "b"], num_reqs=2, num_computed_tokens_cpu=computed)
+
+    def get_model(self):
+        return self.model
+
+    def execute_model(self, scheduled):
+        return self._model_forward()
+
+    def _model_forward(self):
+        return self.model.grains_tables.slots[0, :10].tolist()
+
+
+class SecondRunner(FirstRunner):
+    """Of V2."""
+
+    cudagraph_manager = None
+
+    def prepare_inputs(self, scheduled):
+        found = {"req_ids": ["a", "b"], "query_start_loc_np": np.array([0, 3, 9]), "num_computed_tokens_np": [7, 2]}
+        return SimpleNamespace(**{name: np.array(each) if "np" in name else each for name, each in found.items()})
+
+    def execute_model(self, scheduled, dummy_run=False):
+        if not dummy_run:
+            self.prepare_inputs(scheduled)
+        return self._model_forward()
+
+
+@pytest.mark.parametrize(("kind", "follow"), [(FirstRunner, follow_v1), (SecondRunner, follow_v2)])
+def test_both_runners_are_followed(tables, kind, follow):
+    mine = type("Runner", (kind,), {})
+    follow(mine)
+    runner = mine(tables)
+    given = {"row": 1, "digest": LOADED[0].digest(), "prompt": 5, "strength": 1.0}
+    new = [SimpleNamespace(req_id="b", sampling_params=SimpleNamespace(extra_args={ARGUMENT: given}))]
+    found = runner.execute_model(SimpleNamespace(finished_req_ids=[], scheduled_new_reqs=new))
+    assert found == [0, 0, 0, 1, 1, 1, 1, 1, 1, 0]
+    assert not tables.slots.any()  # nothing is left for a dummy step
+    later = runner.execute_model(SimpleNamespace(finished_req_ids=["b"], scheduled_new_reqs=[]))
+    assert later == [0] * 10
 
 
 def _tensors(output):
