@@ -76,13 +76,20 @@ class SteeredEngine:
         wanted = tuple({each.digest(): each for each in settings if each.stages}.values())
         self.check_room(wanted)
         check_reports(self.reports, wanted)
-        self._ask("grains_load", pack(wanted))
-        self.settings = wanted
-        self.reports = self.ask_reports()
-        check_reports(self.reports, wanted, loaded=True)
-        check_canary(self)
+        self._fill(wanted)
+        try:
+            self.reports = self.ask_reports()
+            check_reports(self.reports, wanted, loaded=True)
+            check_canary(self)
+        except GrainsError:
+            self._fill(())  # what does not act as it should is not left in the rows
+            raise
         self.llm.reset_prefix_cache()
-        self._ask("grains_load", pack(wanted))  # counts from zero
+        self._fill(wanted)  # counts begin at zero
+
+    def _fill(self, settings: tuple[Setting, ...]) -> None:
+        self._ask("grains_load", pack(settings))
+        self.settings = settings
 
     def check_room(self, settings: Sequence[Setting]) -> None:
         """Refuse more than the tables were made for."""

@@ -90,7 +90,8 @@ class Steering:
             rule = rules[stage][row]
             inside = (rule == 0) | ((rule == 1) & (position < prompt)) | ((rule == 2) & (position >= prompt))
             slots[stage] = np.where(inside | ((rule == 3) & (position == prompt - 1)), row, 0)
-            tables.sent[stage] += torch.from_numpy(np.bincount(slots[stage], minlength=tables.rows + 1))
+            if not tables.reference:
+                tables.sent[stage] += torch.from_numpy(np.bincount(slots[stage], minlength=tables.rows + 1))
         _send(slots, tables.slots)
         _send(np.broadcast_to(strengths[owner], slots.shape).copy(), tables.strengths)
 
