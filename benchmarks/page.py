@@ -16,7 +16,10 @@ from benchmarks import common
 
 ROOT = Path(__file__).resolve().parent
 PAGES = (
-    *(ROOT.parent / "docs" / name for name in ("performance.md", "comparison.md", "models.md", "statistics.md")),
+    *(
+        ROOT.parent / "docs" / name
+        for name in ("performance.md", "comparison.md", "models.md", "statistics.md", "vllm.md")
+    ),
     *(ROOT.parent / "tasks" / "demo" / name / "README.md" for name in ("text_split", "text_shared", "image")),
 )
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-MODELS = {"grains_hf": "grains_eval.harness.model:GrainsHF"}
+MODELS = {
+    "grains_hf": "grains_eval.harness.model:GrainsHF",
+    "grains_vllm": "grains_eval.vllm.model:GrainsVLLM",
+}
 
 
 def register_models(module: "ModuleType") -> None:

@@ -49,15 +49,15 @@ def under_lm_eval() -> bool:
     return words[-1:] in (("lm_eval",), ("lm-eval",)) or words[-2:] == ("lm_eval", "__main__.py")
 
 
-def one_line_errors() -> None:
-    """Under lm-eval's own command line, let an expected error end in one line instead of a traceback."""
+def one_line_errors(model: str = "grains_hf") -> None:
+    """Under lm-eval's own command line, let an expected error of `model` end in one line instead of a traceback."""
     if not under_lm_eval():
         return
     inherited = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if isinstance(error, GrainsError):
-            sys.stderr.write(f"grains_hf: {' '.join(str(error).split())}\n")
+            sys.stderr.write(f"{model}: {' '.join(str(error).split())}\n")
             raise SystemExit(USER_ERROR)  # the interpreter's own code after a hook is 1
         inherited(kind, error, traceback)
 

@@ -73,6 +73,18 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", help="e.g. cuda, cuda:0, mps, cpu")
     group.add_argument("--batch_size", "-b", help="a number, auto or auto:N")
+    group.add_argument(
+        "--backend",
+        choices=("hf", "vllm"),
+        help="what scores and evaluates under many settings: the model itself (hf, the default) or a vLLM engine",
+    )
+    group.add_argument(
+        "--backend_args",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="further arguments of the vLLM engine, e.g. tensor_parallel_size=2,gpu_memory_utilization=0.5",
+    )
 
 
 def add_output_flags(parser: argparse.ArgumentParser, what: str, default: str | None = None) -> None:
@@ -139,6 +151,18 @@ def model_arguments(options: argparse.Namespace, defaults: dict[str, Any]) -> di
     if not merged.get("pretrained"):
         raise GrainsError("no model given; add --model_args pretrained=<folder or hub id>")
     return merged
+
+
+def chosen_backend(options: argparse.Namespace) -> Any:
+    """What `--backend` and `--backend_args` say.
+
+    Raises:
+        GrainsError: arguments for no engine.
+    """
+    from grains_eval.models.loading import parse_model_args
+    from grains_eval.study.backends import Backend
+
+    return Backend(options.backend or "hf", parse_model_args(",".join(options.backend_args)))
 
 
 def recipe_file(config: str) -> Path:

@@ -11,6 +11,7 @@ from grains_eval.cli.command import (
     add_model_flags,
     add_output_flags,
     add_recipe_flags,
+    chosen_backend,
     integers,
     model_arguments,
     names,
@@ -31,7 +32,7 @@ def _study(options: argparse.Namespace) -> tuple[Recipe, Session, OutputFolder]:
     from grains_eval.cli.terminal import bars, output
     from grains_eval.study.session import OutputFolder, Session
 
-    session = Session(model_args, options.include_path, output(), bars)
+    session = Session(model_args, options.include_path, output(), bars, backend=chosen_backend(options))
     place = OutputFolder(options.output_path, options.overwrite, getattr(options, "resume", False))
     return recipe, session, place
 
@@ -48,7 +49,10 @@ _OF_RUNS = {
     "groups": "the recipe's key is evaluation.groups: --set evaluation.groups=sampled",
     "clusters": "a task's own YAML says it (metadata.cluster_key); or compare the folders in OUTPUT_PATH/runs",
 }
-_OF_RECIPES = ("methods", "resume", "model_args", "device", "batch_size", "overrides", "include_path")
+_OF_RECIPES = (
+    *("methods", "resume", "model_args", "device", "batch_size", "backend", "backend_args"),
+    *("overrides", "include_path"),
+)
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:

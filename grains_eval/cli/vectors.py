@@ -10,6 +10,7 @@ from grains_eval.cli.command import (
     add_model_flags,
     add_output_flags,
     add_recipe_flags,
+    chosen_backend,
     model_arguments,
     recipe_file,
 )
@@ -33,7 +34,7 @@ def _build(options: argparse.Namespace) -> None:
     from grains_eval.study.distributed import is_first_process
     from grains_eval.study.session import OutputFolder, Session
 
-    session = Session(model_args, options.include_path, progress=bars)
+    session = Session(model_args, options.include_path, progress=bars, backend=chosen_backend(options))
     build_from_recipe(recipe, session, OutputFolder(options.output_path, options.overwrite))
     if is_first_process():
         show_folder(options.output_path, output())

@@ -14,7 +14,8 @@ from lm_eval.models.huggingface import HFLM
 from grains_eval.artifacts.save import check_writable
 from grains_eval.errors import GrainsError
 from grains_eval.examples import task_manager
-from grains_eval.harness.model import GrainsHF, SteeringMixin
+from grains_eval.harness.applied import AppliedMixin
+from grains_eval.harness.model import GrainsHF
 from grains_eval.models.loading import HarnessModel, LoadedModel, parse_model_args
 
 MODEL_FOLDER = 200  # characters of a folder's name, of 255 that file systems take
@@ -34,8 +35,8 @@ def evaluate(
     """Run lm-eval on tasks.
 
     Args:
-        model: What `load_model` gave, a `grains_hf` model, or its `--model_args` as string or mapping (`pretrained`,
-            `vectors`, `strength`, …).
+        model: What `load_model` gave, a `grains_hf` or `grains_vllm` model, or `--model_args` of `grains_hf` as string
+            or mapping (`pretrained`, `vectors`, `strength`, …).
         tasks: Task or group names: ours, the harness's, or those in `include_path`.
         output_path: Folder for `results_*.json` and `samples_*.jsonl`, as `lm_eval --log_samples` writes them.
         include_path: Folders with the user's own tasks.
@@ -57,7 +58,7 @@ def evaluate(
     arguments: dict[str, Any] = {}
     if isinstance(model, LoadedModel):
         model = model.lm
-    if isinstance(model, HFLM):
+    if isinstance(model, HFLM | AppliedMixin):
         lm = model
     elif not isinstance(model, str | Mapping):
         raise GrainsError(
@@ -81,14 +82,14 @@ def evaluate(
     results |= prompt_facts(lm, settings)
     if not arguments:  # lm-eval calls a model that was handed over by the name of its weights
         results["model_name"] = results["config"]["model"]
-    if isinstance(lm, SteeringMixin):
-        results["config"] |= {"model": "grains_hf", "model_args": arguments}
+    if isinstance(lm, AppliedMixin):
+        results["config"] |= {"model": lm.registered_name, "model_args": arguments}
     if output_path is not None:
         write_run(results, output_path)
     return results
 
 
-def prompt_facts(lm: HFLM, settings: Mapping[str, Any]) -> dict[str, Any]:
+def prompt_facts(lm: HFLM | AppliedMixin, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What `lm_eval` notes of how a run prompted, which `simple_evaluate` leaves to its command line.
 
     Args:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +21,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
 
 from grains_eval.errors import GrainsError, one_line_errors
-from grains_eval.examples.documents import doc_hash
+from grains_eval.harness.applied import STEERING_ARGUMENTS, AppliedMixin, warn_of_other_base
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.cache_key import cache_key
 from grains_eval.harness.command_line import check_output
@@ -31,18 +30,14 @@ from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesM
 from grains_eval.harness.prefix_sharing.loglikelihood import SharedContextMixin
 from grains_eval.harness.prefix_sharing.proof import describe
 from grains_eval.harness.prefix_sharing.stack import Configuration
-from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 from grains_eval.models.loading import check_names, is_vision_language, read_config, unknown_argument
 from grains_eval.models.processes import expect_cpu_processes
 from grains_eval.plugins import load_plugins
 from grains_eval.steering import applied, check_width
-
-logger = logging.getLogger(__name__)
-
-STEERING_ARGUMENTS = ("vectors", "strength", "layers", "unit", "operator", "positions", "plugins")
+from grains_eval.types import SteeringVectors
 
 
-class SteeringMixin(PromptingMixin, SharedContextMixin):
+class SteeringMixin(AppliedMixin, SharedContextMixin):
     """Adds steering and prompting to an lm-eval Hugging Face model; stands before it in the class's bases.
 
     Args:
@@ -60,6 +55,8 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
     Raises:
         GrainsError: an artifact that cannot be read or does not fit, or an argument that is not known.
     """
+
+    registered_name = "grains_hf"
 
     def __init__(
         self,
@@ -81,8 +78,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         if not isinstance(cast(Any, share_context), bool):
             raise GrainsError(f"share_context={share_context!r} is neither true nor false")
         self.share_context = share_context
-        self._documents: dict[tuple[str, Any], str] = {}
-        self._said: set[tuple[str, int]] = set()
+        self.forget_documents()
         adapters = [item.artifact.adapter for item in self.applied if item.artifact.adapter is not None]
         if len(adapters) + ("peft" in kwargs) > 1:
             raise GrainsError("only one adapter can be applied; drop peft= or all but one LoRA artifact")
@@ -94,8 +90,8 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
             self._attach(adapters[0])
         for item in self.applied:
             if item.artifact.vectors is not None:
-                check_width(self.model, item.artifact.vectors)
-            _warn_of_other_base(item, pretrained)
+                self.check_vectors(item.artifact.vectors)
+            warn_of_other_base(item, pretrained)
         self._join_processes()
 
     def _attach(self, adapter: Path) -> None:
@@ -118,11 +114,9 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
             return tuple(self.memo.configurations[self.memo.active])
         return tuple(item.resolved for item in self.applied if item.resolved is not None)
 
-    @property
-    def instruction(self) -> str | None:
-        """What prompting artifacts put in front of every prompt; None without any."""
-        texts = [item.artifact.instruction for item in self.applied if item.artifact.instruction is not None]
-        return SEPARATOR.join(texts) or None
+    def check_vectors(self, vectors: SteeringVectors) -> None:
+        """Refuse vectors that do not fit this model; see `steering.check_width`."""
+        check_width(self.model, vectors)
 
     def steer(self, applied: Sequence[AppliedArtifact]) -> None:
         """Replace the vectors that steer this model, keeping its weights; `()` is the plain model.
@@ -134,9 +128,9 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
             raise GrainsError("a LoRA artifact changes the weights; load a model of its own for it")
         for item in applied:
             if item.artifact.vectors is not None:
-                check_width(self.model, item.artifact.vectors)
+                self.check_vectors(item.artifact.vectors)
         self.applied = tuple(applied)
-        self._documents.clear()
+        self.forget_documents()
 
     @contextmanager
     def steering(self) -> Generator[None, None, None]:
@@ -175,31 +169,6 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         with self.steering():
             return super()._model_multimodal_generate(*arguments, **keywords)
 
-    def _observe(self, requests: Sequence[Instance]) -> None:
-        """Remember which documents were evaluated, and say how many of them built the vectors."""
-        if not any(_hashes(item) for item in self.applied):
-            return
-        for request in requests:
-            key = (str(request.task_name), request.doc_id)
-            if key not in self._documents:
-                self._documents[key] = doc_hash(request.doc)
-        for name, count in self._documents_used().items():
-            if count and (name, count) not in self._said:  # a sweep asks once a setting
-                self._said.add((name, count))
-                logger.warning(
-                    "%d evaluated documents were used to %s the vectors; grains-eval compare leaves them out",
-                    count,
-                    name,
-                )
-
-    def _documents_used(self) -> dict[str, int]:
-        used = {"build": set[str](), "tune": set[str]()}
-        for item in self.applied:
-            hashes = _hashes(item)
-            used["build"].update(hashes.get("build", ()), hashes.get("shots", ()))
-            used["tune"].update(hashes.get("development", ()))
-        return {name: sum(found in known for found in self._documents.values()) for name, known in used.items()}
-
     def barrier(self) -> None:
         """As `hf`; and every process learns which documents the others evaluated, for `get_model_info`."""
         super().barrier()
@@ -208,10 +177,6 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
             torch.distributed.all_gather_object(everywhere, self._documents)
             for documents in everywhere:
                 self._documents.update(documents)
-
-    def describe_steering(self) -> list[dict[str, Any]]:
-        """Every artifact with its fingerprint, layers, strength and method."""
-        return [item.describe() for item in self.applied]
 
     def get_model_info(self) -> dict[str, Any]:
         """As `hf`, plus what steered the run and how many evaluated documents were used to make it.
@@ -229,13 +194,6 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
             "evaluated_docs_used_to_build": used["build"],
             "evaluated_docs_used_to_tune": used["tune"],
         }
-
-    def _moves(self) -> list[dict[str, Any]]:
-        """What is applied, free of paths and of the documents behind it."""
-        return [
-            {key: value for key, value in item.items() if key not in {"vectors", "doc_hashes"}}
-            for item in self.describe_steering()
-        ]
 
     def steering_fingerprint(self) -> str:
         """Identifies the steering, the model by name and whether contexts are shared."""
@@ -309,15 +267,3 @@ class GrainsHFMultimodal(SteeringMixin, SharedImagesMixin, ImageLoglikelihoodMix
             scored = ImageLoglikelihoodMixin.loglikelihood(self, shown, disable_tqdm=disable_tqdm)
             answers.update(zip(seeing, scored, strict=True))
         return [answers[index] for index in range(len(requests))]
-
-
-def _hashes(item: AppliedArtifact) -> Mapping[str, Sequence[str]]:
-    return item.artifact.provenance.get("doc_hashes", {})
-
-
-def _warn_of_other_base(item: AppliedArtifact, pretrained: Any) -> None:
-    base = item.artifact.provenance.get("base_model")
-    if base and isinstance(pretrained, str) and str(base).rstrip("/") != pretrained.rstrip("/"):
-        if Path(pretrained).is_dir() and Path(str(base)).is_dir() and Path(pretrained).samefile(str(base)):
-            return
-        logger.warning("'%s' was built for %s but is applied to %s", item.source, base, pretrained)

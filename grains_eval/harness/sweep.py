@@ -19,13 +19,12 @@ from lm_eval.evaluator import evaluate, simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from grains_eval.errors import GrainsError
+from grains_eval.harness.applied import AppliedMixin
 from grains_eval.harness.arguments import AppliedArtifact
 from grains_eval.harness.evaluate import prompt_facts
-from grains_eval.harness.model import SteeringMixin
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo
 from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
-from grains_eval.steering import check_width
 
 Setting = Sequence[AppliedArtifact]
 """Artifacts with the strength, layers, ... they are applied with; empty for the unsteered model."""
@@ -43,7 +42,7 @@ _DEFAULTS = {
 
 
 def evaluate_settings(
-    lm: SteeringMixin,
+    lm: AppliedMixin,
     settings: Sequence[Setting],
     tasks: Sequence[str],
     *,
@@ -54,7 +53,7 @@ def evaluate_settings(
     """Run lm-eval once per setting, with the forward passes of all settings shared.
 
     Args:
-        lm: A `grains_hf` model; its own setting is put aside and comes back afterwards.
+        lm: A `grains_hf` or `grains_vllm` model; its own setting is put aside and comes back afterwards.
         settings: What to evaluate, one after another.
         tasks: Task or group names.
         task_manager: Finds the tasks; lm-eval's default if None.
@@ -78,7 +77,7 @@ def evaluate_settings(
                     f"'{item.source}' is a LoRA adapter, which a sweep cannot switch; evaluate it on its own"
                 )
             if item.artifact.vectors is not None:
-                check_width(lm.model, item.artifact.vectors)
+                lm.check_vectors(item.artifact.vectors)
     manager = TaskManager() if task_manager is None else task_manager
     loaded = _Loaded(manager, list(tasks))
     own = lm.applied
@@ -109,7 +108,7 @@ def evaluate_settings(
 
 
 def score_configurations(
-    lm: SteeringMixin,
+    lm: AppliedMixin,
     requests: Sequence[Instance],
     configurations: Sequence[Configuration],
     disable_tqdm: bool = False,
@@ -117,7 +116,7 @@ def score_configurations(
     """Score log-likelihood requests under many configurations as evaluations would, pictures included.
 
     Args:
-        lm: A `grains_hf` model; its own setting is put aside and comes back afterwards.
+        lm: A `grains_hf` or `grains_vllm` model; its own setting is put aside and comes back afterwards.
         requests: As a task makes them.
         configurations: What steers; the empty one is the unsteered model.
         disable_tqdm: Show no progress.
@@ -145,7 +144,7 @@ def _configuration(setting: Setting) -> tuple[Any, ...]:
     return tuple(item.resolved for item in setting if item.resolved is not None)
 
 
-def _complete(found: dict[str, Any], first: dict[str, Any], lm: SteeringMixin) -> dict[str, Any]:
+def _complete(found: dict[str, Any], first: dict[str, Any], lm: AppliedMixin) -> dict[str, Any]:
     """Add what `simple_evaluate` puts around `evaluate`'s results, with this setting's own description."""
     complete = {**{name: value for name, value in first.items() if name not in found}, **found}
     config = {**first.get("config", {}), **found.get("config", {})}

@@ -32,12 +32,19 @@ class LoadedModel:
         model: The Hugging Face model, in evaluation mode.
         tokenizer: Its tokenizer.
         processor: Its image processor, None for text models.
+        engine: The lm-eval model that scores in its stead, with the same weights; None where it scores by itself.
     """
 
     lm: HarnessModel
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     processor: ProcessorMixin | None = None
+    engine: HarnessModel | None = None
+
+    @property
+    def scorer(self) -> HarnessModel:
+        """What answers requests under steering settings."""
+        return self.lm if self.engine is None else self.engine
 
     @property
     def is_vision_language(self) -> bool:

@@ -201,4 +201,4 @@ def _score(
     loaded: LoadedModel, requests: Sequence[Instance], configurations: Sequence[Configuration], progress: Progress
 ) -> list[list[Score]]:
     """Per configuration and request, by the path that evaluations take, whatever that is for this model."""
-    return score_configurations(loaded.lm, requests, configurations, disable_tqdm=progress is silent)
+    return score_configurations(loaded.scorer, requests, configurations, disable_tqdm=progress is silent)

@@ -75,6 +75,8 @@ def run_all(
             failures[run.name] = str(error)
             continue
         note = {**_note(tasks, recipe, session.model_args, run, artifacts), "weights": weights}
+        if session.engine is not None:
+            note["scored_by"] = session.engine.registered_name
         if _is_there(folder / run.name, note, overwrite):
             logger.info("%s is there already", folder / run.name)
         else:
@@ -85,7 +87,7 @@ def run_all(
     if planned and planned[0].name in failures:
         raise GrainsError(f"the evaluation of '{planned[0].name}' failed: {failures[planned[0].name]}")
     there = {run.name: folder / run.name for run in planned if (folder / run.name / NOTE).is_file()}
-    if session.loaded.lm.rank == 0:
+    if session.loaded.scorer.rank == 0:
         lost = [run.name for run in planned if run.name not in there and run.name not in failures]
         failures.update(dict.fromkeys(lost, "its evaluation gave no results"))
     return there, failures
@@ -107,10 +109,12 @@ class _MissingRun:
     folder: Path
     note: Mapping[str, Any]
 
-    def keep(self, results: dict[str, Any], model_args: Mapping[str, Any]) -> None:
+    def keep(self, results: dict[str, Any], session: Session) -> None:
         """Write what an evaluation gave; nothing where another process of a distributed run reports."""
         if results:
-            config = {**results["config"], "model": "grains_hf", "model_args": {**model_args, **self.run.steering}}
+            arguments = {**session.model_args, **self.run.steering}
+            name = session.loaded.scorer.registered_name
+            config = {**results["config"], "model": name, "model_args": arguments}
             _write(self.folder, {**results, "config": config}, self.note)
 
 
@@ -137,7 +141,7 @@ def _evaluate_together(
     manager = task_manager(tasks, session.include_path, recipe.data.metadata)
 
     def keep(each: _MissingRun, results: dict[str, Any]) -> None:
-        each.keep(results, session.model_args)
+        each.keep(results, session)
         finished.add(each.run.name)
 
     batches = [missing, *([each] for each in missing)] if len(missing) > 1 else [missing]
@@ -146,7 +150,7 @@ def _evaluate_together(
         try:
             if left:
                 evaluate_settings(
-                    session.loaded.lm,
+                    session.loaded.scorer,
                     [each.artifacts for each in left],
                     tasks,
                     task_manager=manager,
@@ -163,16 +167,22 @@ def _evaluate_together(
 def _evaluate_alone(
     missing: Sequence[_MissingRun], recipe: Recipe, tasks: Sequence[str], session: Session
 ) -> dict[str, str]:
-    """Evaluate adapters and instructions, each with a model of its own; the reason for each that failed."""
+    """Evaluate adapters and instructions, each with a model of its own or on the engine; why those failed that did."""
     failures: dict[str, str] = {}
+    engine = session.engine
     for each in missing:
         try:
-            lm = load_lm({**session.model_args, **each.run.steering})
+            if engine is not None:
+                engine.steer(each.artifacts)
+            lm = engine or load_lm({**session.model_args, **each.run.steering})
             metadata = recipe.data.metadata
             results = evaluate(lm, tasks, include_path=session.include_path, metadata=metadata, **_settings(recipe))
-            each.keep(results, session.model_args)
+            each.keep(results, session)
         except _EXPECTED as error:
             failures[each.run.name] = " ".join(str(error).split())
+        finally:
+            if engine is not None:
+                engine.steer(())
     return failures
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.model import STEERING_ARGUMENTS, GrainsHF, SteeringMixin
+from grains_eval.harness.applied import STEERING_ARGUMENTS, AppliedMixin
+from grains_eval.harness.model import GrainsHF, SteeringMixin
 from grains_eval.models import LoadedModel
 from grains_eval.progress import Progress, silent
+from grains_eval.study.backends import PLAIN, Backend, load_engine
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Session:
         console: A rich console to print tables to; None prints nothing.
         progress: Goes through loops and shows how far they are.
         lm: The unsteered model as lm-eval holds it, once it is loaded.
+        backend: What evaluates, and scores the settings that are chosen among.
+        engine: The backend's engine once it is started; None where the model scores by itself.
     """
 
     model_args: Mapping[str, Any]
@@ -32,20 +36,24 @@ class Session:
     console: Any = None
     progress: Progress = silent
     lm: SteeringMixin | None = None
+    backend: Backend = PLAIN
+    engine: AppliedMixin | None = None
 
     def opened(self) -> Session:
-        """The same with the model loaded.
+        """The same with the model loaded and the backend's engine started.
 
         Raises:
-            GrainsError: see `load_plain`.
+            GrainsError: see `load_plain` and `load_engine`.
         """
-        return self if self.lm is not None else replace(self, lm=load_plain(self.model_args))
+        lm = self.lm if self.lm is not None else load_plain(self.model_args)
+        engine = self.engine if self.engine is not None else load_engine(self.model_args, self.backend)
+        return replace(self, lm=lm, engine=engine)
 
     @property
     def loaded(self) -> LoadedModel:
         """The model of an opened session."""
         assert self.lm is not None
-        return LoadedModel.of(self.lm)
+        return replace(LoadedModel.of(self.lm), engine=self.engine)
 
 
 @dataclass(frozen=True)

