@@ -103,9 +103,7 @@ def shut_down(lm: Any) -> None:
 def reference(folder: Path) -> GrainsHF:
     """The same model under Hugging Face."""
     # SDPA knows nothing of the soft caps of Gemma 2
-    return GrainsHF(
-        pretrained=str(folder), device="cpu", batch_size=4, dtype="float32", attn_implementation="eager"
-    )
+    return GrainsHF(pretrained=str(folder), device="cpu", batch_size=4, dtype="float32", attn_implementation="eager")
 
 
 @dataclass(frozen=True)
