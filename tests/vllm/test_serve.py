@@ -135,7 +135,12 @@ def test_the_harness_evaluates_a_steered_server(server):
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
     client = LocalCompletionsAPI(
-        model="tiny", base_url=server.url, tokenizer=str(server.folder), tokenizer_backend="huggingface", batch_size=4
+        model="tiny",
+        base_url=server.url,
+        tokenizer=str(server.folder),
+        tokenizer_backend="huggingface",
+        batch_size=4,
+        add_bos_token=True,  # as grains_hf does
     )
     theirs = checks.reference(server.folder)
     asked = checks.requests("loglikelihood", 6)
