@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from grains_eval.errors import GrainsError
-from grains_eval.steering import resolve
+from grains_eval.steering import OPERATORS, resolve
 from grains_eval.types import SteeringConfig, SteeringVectors
+from grains_eval.virtual_tokens import ResolvedTokens
 from grains_eval.vllm.settings import Setting, pack, salt, setting_of, unpack
 from tests.vllm.checks import settings
 
@@ -36,6 +37,15 @@ def test_steerings_share_a_stage_where_the_second_need_not_see_the_first():
 def test_heads_are_refused():
     with pytest.raises(GrainsError, match="attention_heads cannot be steered in vLLM"):
         setting_of((made(site="attention_heads"),))
+
+
+def test_virtual_tokens_and_operators_of_others_are_refused(monkeypatch):
+    monkeypatch.setitem(OPERATORS._entries, "mine", lambda hidden, delta: hidden - delta)
+    shown = ResolvedTokens({0: torch.ones(1, 2, 4)}, {0: torch.ones(1, 2, 4)}, (1,), (0.0,))
+    with pytest.raises(GrainsError, match="virtual tokens cannot be shown in vLLM"):
+        setting_of((shown,))
+    with pytest.raises(GrainsError, match="operator mine cannot act in vLLM, where add and add_renormalised can"):
+        setting_of((made(operator="mine"),))
 
 
 def test_settings_travel_whole():
