@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-families test-next test-vllm lint style types floors format build clean
+.PHONY: help demo test test-slow test-families test-next test-vllm lint style types floors format build clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -22,11 +22,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py grains_eval_lm
 demo: $(VENV)/.installed ## build a vector on the bundled models, evaluate with and without it, print the table
 	$(BIN)/grains-eval demo --overwrite $(ARGS)
 
-test: $(VENV)/.installed ## run the test suite (ARGS="-k name" to narrow it)
-	$(BIN)/python -m pytest $(ARGS)
+# Files stay together, so that each process makes a tiny model once.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+
+test: $(VENV)/.installed ## run the tests that take seconds (ARGS="-k name" to narrow it)
+	$(PYTEST) -m "not slow and not gpu and not vllm and not families" $(ARGS)
+
+test-slow: $(VENV)/.installed ## run the tests that train, serve or build end to end
+	$(PYTEST) -m "slow and not gpu and not vllm and not families" $(ARGS)
 
 test-families: $(VENV)/.installed ## check a sample of transformers' architectures (ARGS="-m families" for every one)
-	$(BIN)/python -m pytest tests/families -m "families and not slow" $(ARGS)
+	$(PYTEST) tests/families -m "families and not slow" $(ARGS)
 
 # The pre-release of lm_eval lies over the environment: everything else is the same.
 NEXT := $(VENV)-next
@@ -37,7 +43,7 @@ $(NEXT)/.installed: $(VENV)/.installed
 	@touch $@
 
 test-next: $(NEXT)/.installed ## run the tests that meet lm_eval on its pre-release
-	PYTHONPATH="$(CURDIR)/$(NEXT)" $(BIN)/python -m pytest -m "not gpu and not vllm and not slow" \
+	PYTHONPATH="$(CURDIR)/$(NEXT)" $(PYTEST) -m "not gpu and not vllm and not slow" \
 		tests/harness tests/examples tests/tasks tests/vectors/test_lora.py tests/packaging/test_hook.py $(ARGS)
 
 # vLLM pins torch and transformers, so it has an environment of its own; on the CPU, where its pictures' libraries are
