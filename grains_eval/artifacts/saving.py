@@ -24,16 +24,19 @@ from grains_eval.artifacts.layout import (
     ATTRIBUTIONS,
     CARD,
     CONFIG,
-    FORMAT_VERSION,
     PICTURES,
     RECIPE,
     TENSORS,
+    TOKENS,
     ArtifactConfig,
+    Origin,
+    format_of,
+    tensors_of,
 )
 from grains_eval.attribution_table import write_attributions
 from grains_eval.card import write_card
 from grains_eval.errors import GrainsError
-from grains_eval.types import Attribution, SteeringVectors, TokenSelection
+from grains_eval.types import Attribution, FoundTokens, SteeringVectors, TokenSelection
 
 _MOST_PICTURES = 5  # examples whose pictures are kept for heat maps
 _PACKAGES = ("grains-eval", "torch", "transformers", "lm_eval", "captum", "scikit-learn", "peft")
@@ -65,7 +68,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[st
 
 
 def save(
-    vectors: SteeringVectors | None,
+    vectors: SteeringVectors | FoundTokens | None,
     folder: str | Path,
     *,
     attributions: Sequence[Attribution] = (),
@@ -80,7 +83,7 @@ def save(
     """Write an artifact folder: first beside its place, then renamed, so that a failure leaves nothing half written.
 
     Args:
-        vectors: The vectors; None for a LoRA or prompting artifact.
+        vectors: The vectors or found tokens; None for a LoRA or prompting artifact.
         folder: Where to.
         attributions: Scores behind the vectors, one per example.
         selections: What was masked, in the same order.
@@ -104,26 +107,33 @@ def save(
         )
     check_replaceable(target)
     origin = {"versions": package_versions(), **(vectors.provenance if vectors else provenance or {})}
+    tokens = vectors if isinstance(vectors, FoundTokens) else None
+    if isinstance(vectors, FoundTokens):
+        vectors = None
     config = ArtifactConfig(
-        format_version=FORMAT_VERSION,
+        format_version=format_of(tokens),
         method=str(origin.get("method", "custom")),
         site=vectors.site if vectors else "block_output",
-        hidden_size=int(next(iter(vectors.directions.values())).shape[0]) if vectors else None,
-        layers=list(vectors.layers) if vectors else [],
+        hidden_size=_width(vectors, tokens),
+        layers=list(vectors.layers) if vectors else list(tokens.positive.layers) if tokens else [],
         scales=dict(vectors.scales) if vectors else {},
         statistics={k: {n: _finite(x) for n, x in v.items()} for k, v in vectors.statistics.items()} if vectors else {},
-        recommended=asdict(vectors.recommended) if vectors else {},
+        recommended=_setting(vectors, tokens),
         provenance=dict(origin),
         instruction=instruction,
+        found_tokens=None if tokens is None else _origins(tokens),
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    notes = {"format": "grains-eval", "format_version": str(config.format_version)}
     try:
-        (work / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+        shown = config.model_dump(mode="json", exclude={"found_tokens"} if tokens is None else None)
+        (work / CONFIG).write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
         if vectors is not None:
             tensors = {f"layers.{i}": vectors.directions[i].detach().float().cpu().contiguous() for i in vectors.layers}
-            notes = {"format": "grains-eval", "format_version": str(FORMAT_VERSION)}
             save_tensors(tensors, work / TENSORS, notes)
+        if tokens is not None:
+            save_tensors(tensors_of(tokens), work / TOKENS, notes)
         if attributions:
             write_attributions(work / ATTRIBUTIONS, attributions, selections)
         for example, images in enumerate(pictures[:_MOST_PICTURES]):
@@ -150,6 +160,27 @@ def save(
         shutil.rmtree(work, ignore_errors=True)
         raise
     return target
+
+
+def _width(vectors: SteeringVectors | None, tokens: FoundTokens | None) -> int | None:
+    if vectors is not None:
+        return int(next(iter(vectors.directions.values())).shape[0])
+    return None if tokens is None else int(tokens.positive.embeddings.shape[-1])
+
+
+def _setting(vectors: SteeringVectors | None, tokens: FoundTokens | None) -> dict[str, Any]:
+    if tokens is not None:
+        return asdict(tokens.recommended)
+    return {} if vectors is None else asdict(vectors.recommended)
+
+
+def _origins(tokens: FoundTokens) -> dict[str, list[Origin]]:
+    pools = {"positive": tokens.positive, "negative": tokens.negative}
+    return {
+        side: [Origin.model_validate({**asdict(one), "statistic": _finite(one.statistic)}) for one in pool.origins]
+        for side, pool in pools.items()
+        if pool is not None
+    }
 
 
 def _finite(value: float) -> float | None:

@@ -22,22 +22,28 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
 
 from grains_eval.errors import GrainsError, one_line_errors
-from grains_eval.harness.arguments import AppliedArtifact, parse_steering
+from grains_eval.harness.arguments import AppliedArtifact, check_artifact, parse_steering
 from grains_eval.harness.cache_key import cache_key
+from grains_eval.harness.insertion import Insertion, insertion, into_batch, out_of_batch
 from grains_eval.harness.multimodal import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
-from grains_eval.harness.shared_context import SharedContextMixin
+from grains_eval.harness.rows import Score
+from grains_eval.harness.shared_context import Request, SharedContextMixin
 from grains_eval.harness.shared_images import SharedImagesMixin
 from grains_eval.harness.sharing import describe
 from grains_eval.harness.stacking import Configuration
 from grains_eval.models.loading import check_names, is_vision_language, read_config, unknown_argument
 from grains_eval.models.processes import expect_cpu_processes
 from grains_eval.preferences.hashing import doc_hash
-from grains_eval.steering import applied, check_width
+from grains_eval.steering import applied
+from grains_eval.types import TokenConfig
 
 logger = logging.getLogger(__name__)
 
-STEERING_ARGUMENTS = ("vectors", "strength", "layers", "unit", "operator", "positions")
+STEERING_ARGUMENTS = (
+    *("vectors", "strength", "layers", "unit", "operator", "positions"),
+    *("tokens", "distance", "form"),
+)
 
 
 class SteeringMixin(PromptingMixin, SharedContextMixin):
@@ -51,6 +57,9 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         unit: `relative` or `absolute`.
         operator: A name in `steering.OPERATORS`.
         positions: `all`, `prompt`, `generated` or `last`.
+        tokens: Found tokens: how many virtual ones they become; default, as for the following, the artifact's.
+        distance: Tokens back to them.
+        form: `kv`, `embedding` or `text`.
         share_context: Compute a context once for all its continuations.
         **kwargs: As for `hf`.
 
@@ -67,13 +76,16 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         unit: str | None = None,
         operator: str | None = None,
         positions: str | None = None,
+        tokens: Any = None,
+        distance: Any = None,
+        form: str | None = None,
         share_context: bool = True,
         **kwargs: Any,
     ) -> None:
         one_line_errors()
         expect_cpu_processes()
         self._arguments = {"pretrained": pretrained, "share_context": share_context, **kwargs}
-        self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)
+        self.applied = parse_steering(vectors, strength, layers, unit, operator, positions, tokens, distance, form)
         if not isinstance(cast(Any, share_context), bool):
             raise GrainsError(f"share_context={share_context!r} is neither true nor false")
         self.share_context = share_context
@@ -89,8 +101,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         if adapters:
             self._attach(adapters[0])
         for item in self.applied:
-            if item.artifact.vectors is not None:
-                check_width(self.model, item.artifact.vectors)
+            check_artifact(self.model, item)
             _warn_of_other_base(item, pretrained)
         self._join_processes()
 
@@ -129,8 +140,7 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         if any(item.artifact.adapter is not None for item in (*self.applied, *applied)):
             raise GrainsError("a LoRA artifact changes the weights; load a model of its own for it")
         for item in applied:
-            if item.artifact.vectors is not None:
-                check_width(self.model, item.artifact.vectors)
+            check_artifact(self.model, item)
         self.applied = tuple(applied)
         self._documents.clear()
 
@@ -162,10 +172,35 @@ class SteeringMixin(PromptingMixin, SharedContextMixin):
         self._observe(requests)
         return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
-    def _model_generate(self, *arguments: Any, **keywords: Any) -> Any:
+    @property
+    def insertion(self) -> Insertion | None:
+        """What found tokens put into every prompt; None for none."""
+        items = [
+            (item.artifact.tokens, item.config)
+            for item in self.applied
+            if item.is_inserted and item.artifact.tokens is not None and isinstance(item.config, TokenConfig)
+        ]
+        return insertion(self.model, items) if items else None
+
+    def _loglikelihood_tokens(self, requests: list[Request], *arguments: Any, **keywords: Any) -> list[Score]:
+        inserted = self.insertion
+        if inserted is None:
+            return super()._loglikelihood_tokens(requests, *arguments, **keywords)
+        changed = [(strings, inserted.into(context), answer) for strings, context, answer in requests]
+        with inserted.known_to(self.model):
+            return super()._loglikelihood_tokens(changed, *arguments, **keywords)
+
+    def _model_generate(self, context: Any, max_length: int, *arguments: Any, **keywords: Any) -> Any:
         # here and not around all requests: what `hf` runs to find a batch size is no answer
+        inserted = self.insertion
         with self.steering():
-            return super()._model_generate(*arguments, **keywords)
+            if inserted is None:
+                return super()._model_generate(context, max_length, *arguments, **keywords)
+            ids, mask, columns = into_batch(inserted, context, keywords["attention_mask"])
+            grown = max_length + ids.shape[1] - context.shape[1]
+            with inserted.known_to(self.model):
+                found = super()._model_generate(ids, grown, *arguments, **{**keywords, "attention_mask": mask})
+            return out_of_batch(found, columns)
 
     def _model_multimodal_generate(self, *arguments: Any, **keywords: Any) -> Any:
         with self.steering():

@@ -31,7 +31,16 @@ from grains_eval.study.cache import AttributionCache
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.distributed import is_first_process, processes
 from grains_eval.study.loading import load_plain
-from grains_eval.study.making import METHOD_NAMES, METHODS, PROMPT, Job, instruction_of, leaves_open
+from grains_eval.study.making import (
+    FOUND,
+    METHOD_NAMES,
+    METHODS,
+    PROMPT,
+    TOKEN_CONTROLS,
+    Job,
+    instruction_of,
+    leaves_open,
+)
 from grains_eval.study.tune import Choice
 from grains_eval.types import Attribution, Kind, PreferenceExample
 from grains_eval.vectors import CONTROL_METHODS, BuildContext
@@ -41,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 # methods whose scores are worth splitting over processes
-ATTRIBUTING = frozenset({"grains", "negated"})
+ATTRIBUTING = frozenset({"grains", "negated", FOUND})
 
 
 def build_context_with_cache(
@@ -155,7 +164,7 @@ def kind_of(recipe: Recipe) -> Kind:
     """Whether a recipe makes a method or a control; tokens drawn at random make no claim either."""
     method = recipe.vectors.method
     by_chance = method in ATTRIBUTING and recipe.attribution.method == "random"
-    return "control" if method in CONTROL_METHODS or by_chance else "method"
+    return "control" if method in CONTROL_METHODS | TOKEN_CONTROLS or by_chance else "method"
 
 
 def provenance(

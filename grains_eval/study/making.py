@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from grains_eval import adapters
 from grains_eval.errors import GrainsError
 from grains_eval.recipes import Recipe, method_options
 from grains_eval.steering import check_width
-from grains_eval.study.development import DevelopmentSet
+from grains_eval.study.development import DevelopmentSet, preserved_accuracy
 from grains_eval.study.tune import Choice, CurvePoint, choose, choose_setting, curve, fixed_setting
-from grains_eval.types import Attribution, SteeringConfig, SteeringVectors, TokenSelection
+from grains_eval.types import Attribution, FoundTokens, SteeringConfig, SteeringVectors, TokenSelection
 from grains_eval.vectors import VECTOR_METHODS, BuildContext, run_method
+from grains_eval.vectors.found_tokens import Harmless, Pool, found_tokens
+from grains_eval.virtual_tokens import ResolvedTokens
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """What an artifact will hold: vectors or an adapter.
+    """What an artifact will hold: vectors, found tokens or an adapter.
 
     Attributes:
-        choice: The setting, and how it was chosen.
+        choice: The setting, and how it was chosen; None for found tokens, which have their own.
         notes: JSON values that join the provenance.
     """
 
-    choice: Choice
-    vectors: SteeringVectors | None = None
+    choice: Choice | None
+    vectors: SteeringVectors | FoundTokens | None = None
     attributions: tuple[Attribution, ...] = ()
     selections: tuple[TokenSelection, ...] = ()
     adapter: Path | None = None
@@ -61,6 +64,33 @@ def make_vectors(job: Job) -> Made:
     choice = choose_setting(context.loaded, built.vectors, job.development, context.recipe, context.progress)
     vectors = replace(built.vectors, recommended=choice.config)
     return Made(choice, vectors, built.attributions, built.selections)
+
+
+def make_tokens(job: Job, pool: Pool = "attribution", tested: bool = True) -> Made:
+    """Found tokens, with the setting of the method's options; see `found_tokens.found_tokens`.
+
+    Raises:
+        GrainsError: there is nothing to find.
+    """
+    built = found_tokens(job.context, harmless(job), pool, tested)
+    return Made(None, built.tokens, built.attributions, built.selections, notes=built.notes)
+
+
+def harmless(job: Job) -> Harmless | None:
+    """Whether preserved development items are kept where a token is shown; None where there are none.
+
+    They are kept where accuracy fell by no more than `evaluation.margin`, or by one item where that is finer.
+    """
+    items = job.development.preserved
+    if not items:
+        return None
+    loaded, margin = job.context.loaded, job.context.recipe.evaluation.margin
+
+    def kept(tokens: Sequence[ResolvedTokens]) -> list[bool]:
+        before, *after = preserved_accuracy(loaded, items, [(), *((one,) for one in tokens)], job.context.progress)
+        return [accuracy >= before - max(margin, 1 / len(items)) - 1e-12 for accuracy in after]
+
+    return kept
 
 
 def make_adapter(job: Job) -> Made:
@@ -107,11 +137,20 @@ def instruction_of(recipe: Recipe) -> str:
 PROMPT = "prompt"
 METHODS: Mapping[str, Callable[[Job], Made]] = {
     **dict.fromkeys(VECTOR_METHODS, make_vectors),
+    "found_tokens": make_tokens,
+    "blind_tokens": partial(make_tokens, pool="random", tested=False),
+    "random_pool_tokens": partial(make_tokens, pool="random"),
+    "every_token": partial(make_tokens, pool="every"),
     "lora": make_adapter,
 }
 METHOD_NAMES = (*METHODS, PROMPT)
+FOUND = "found_tokens"
+TOKEN_METHODS = frozenset({FOUND, "blind_tokens", "random_pool_tokens", "every_token"})
+TOKEN_CONTROLS = TOKEN_METHODS - {FOUND}
 
 
 def leaves_open(recipe: Recipe) -> bool:
     """Whether the recipe's method chooses something on development items."""
+    if recipe.vectors.method in TOKEN_METHODS:
+        return bool(recipe.evaluation.preserve)
     return recipe.vectors.method == "lora" or fixed_setting(recipe) is None

@@ -88,7 +88,7 @@ def run_all(
         notes[run.name] = {**_note(tasks, recipe, model_args, run, artifacts), "weights": weights}
         if _is_there(folder / run.name, notes[run.name], overwrite):
             logger.info("%s is there already", folder / run.name)
-        elif all(item.artifact.vectors is not None for item in artifacts):
+        elif all(item.is_shown for item in artifacts):
             shared.append((run, artifacts))
         else:
             alone.append(run)
