@@ -89,13 +89,8 @@ def _found(config: Mapping[str, Any]) -> Iterator[str]:
     evidence: Mapping[str, Any] = config["provenance"].get("transfer", {})
     for side, name in (("positive", "favour the preferred response"), ("negative", "favour the other")):
         if sides.get(side):
-            lines = [
-                f"Tokens that {name}:",
-                "",
-                "| word | found | positions | distances | largest t |",
-                "|---|---|---|---|---|",
-            ]
-            yield "\n".join([*lines, *_words(sides[side])])
+            head = ["| word | found | positions | distances | largest t |", "|---|---|---|---|---|"]
+            yield "\n".join([f"Tokens that {name}:", "", *head, *_words(sides[side])])
         if evidence.get(side):
             seen = evidence[side]
             yield (
@@ -106,8 +101,8 @@ def _found(config: Mapping[str, Any]) -> Iterator[str]:
                 + "."
             )
     yield (
-        "`form=text` puts the most frequent of these words into the prompt, `form=embedding` a soft token made of their "
-        "embeddings; both stand at the found distance from its end. positions: from the beginning of the prompt, from "
+        "`form=text` puts the most frequent of these words into the prompt, `form=embedding` a soft token made of "
+        "their embeddings; both stand at the found distance from its end. positions: from the beginning of the prompt, from "
         "0; distances: tokens to its end."
     )
 

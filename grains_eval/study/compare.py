@@ -24,6 +24,7 @@ from grains_eval.study.figures import development_curves, development_tables, to
 from grains_eval.study.loading import load_lm
 from grains_eval.study.methods import Controls, default_methods, method_recipe, moves, write_controls
 from grains_eval.study.runs import PlannedRun, run_all
+from grains_eval.study.token_controls import write_token_controls
 from grains_eval.vectors.context import silent
 
 logger = logging.getLogger(__name__)
@@ -160,7 +161,9 @@ def compare_variants(
             logger.warning("%s failed: %s", name, failures[name])
     if not set(variants) & set(built):
         raise GrainsError(f"no method could be built; {next(iter(variants))}: {failures[next(iter(variants))]}")
-    extra = _controls(built, wanted, loaded, drawn, output / "vectors", progress) if controls else Controls()
+    extra = Controls()
+    if controls:
+        extra = _controls(built, wanted, loaded, drawn, output / "vectors", progress, include_path)
     if VOCABULARY not in variants and VOCABULARY in built and not moves(load(built[VOCABULARY])):
         extra = replace(extra, notes=(*extra.notes, f"{VOCABULARY}: left out, since it moves nothing"))
         del built[VOCABULARY]
@@ -212,8 +215,29 @@ def _controls(
     examples: Mapping[str, Examples],
     folder: Path,
     progress: Callable[[Sequence[Any], str], Iterable[Any]],
+    include_path: Sequence[str],
 ) -> Controls:
-    """Controls of the first variant whose vectors move something, at its setting."""
+    """Controls of the first variant whose vectors move something and of the first found tokens, at their settings."""
+    of_vectors = _vector_controls(built, recipes, loaded, examples, folder, progress)
+    first = next((name for name, place in built.items() if open_artifact(place).tokens is not None), None)
+    if first is None:
+        return of_vectors
+    made = write_token_controls(
+        first, built[first], recipes[first], loaded, examples[first], folder, progress, include_path
+    )
+    return Controls(
+        (*of_vectors.names, *made.names), {**of_vectors.bands, **made.bands}, (*of_vectors.notes, *made.notes)
+    )
+
+
+def _vector_controls(
+    built: Mapping[str, Path],
+    recipes: Mapping[str, Recipe],
+    loaded: LoadedModel,
+    examples: Mapping[str, Examples],
+    folder: Path,
+    progress: Callable[[Sequence[Any], str], Iterable[Any]],
+) -> Controls:
     idle: list[str] = []
     for name, place in built.items():
         vectors = None if name == VOCABULARY else open_artifact(place).vectors

@@ -66,13 +66,13 @@ def make_vectors(job: Job) -> Made:
     return Made(choice, vectors, built.attributions, built.selections)
 
 
-def make_tokens(job: Job, pool: Pool = "attribution", tested: bool = True) -> Made:
+def make_tokens(job: Job, pool: Pool = "attribution", tested: bool = True, both_sides: bool = True) -> Made:
     """Found tokens, with the setting of the method's options; see `found_tokens.found_tokens`.
 
     Raises:
         GrainsError: there is nothing to find.
     """
-    built = found_tokens(job.context, harmless(job), pool, tested)
+    built = found_tokens(job.context, harmless(job), pool, tested, both_sides)
     return Made(None, built.tokens, built.attributions, built.selections, notes=built.notes)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import process_time
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat
@@ -69,7 +70,11 @@ class BuiltTokens:
 
 
 def found_tokens(
-    context: BuildContext, harmless: Harmless | None = None, pool: Pool = "attribution", tested: bool = True
+    context: BuildContext,
+    harmless: Harmless | None = None,
+    pool: Pool = "attribution",
+    tested: bool = True,
+    both_sides: bool = True,
 ) -> BuiltTokens:
     """Find the tokens of both sides.
 
@@ -78,6 +83,7 @@ def found_tokens(
         harmless: Says of virtual tokens whether preserved items are kept; None where the recipe preserves nothing.
         pool: Where candidates come from: the top ones by attribution, as many drawn at random, or every token.
         tested: Whether transfer decides among them; without it every candidate joins the token.
+        both_sides: Whether those that favour `y-` are wanted too; untested ones have no side.
 
     Raises:
         GrainsError: no token qualifies, or none transfers: then there is nothing to find.
@@ -86,7 +92,7 @@ def found_tokens(
     attributions = _attributions(context) if pool == "attribution" else ()
     candidates = {
         sign: _candidates(context, options, pool, attributions, sign, tested)
-        for sign in ((1.0, -1.0) if tested else (1.0,))
+        for sign in ((1.0, -1.0) if tested and both_sides else (1.0,))
     }
     if not candidates[1.0]:
         raise GrainsError(
@@ -156,6 +162,7 @@ def _tested(
     context: BuildContext, options: Options, candidates: list[Candidate], sign: float, harmless: Harmless | None
 ) -> tuple[list[int], list[float], dict[str, Any]]:
     """Indices of the candidates that are kept, the `t` of each candidate, and what was seen as JSON values."""
+    started = process_time()
     alone = each_alone(read_tokens(context, candidates))
     tests = transfer_statistics(transfer(context, alone), candidates, units(context.examples), sign)
     statistics = [test.statistic for test in tests]
@@ -166,6 +173,7 @@ def _tested(
         "largest_t": statistics[best],
         "adjusted_p": adjusted,
         "harmful": 0,
+        "cpu_seconds": process_time() - started,
     }
     if adjusted > options.alpha:
         report["reason"] = (
