@@ -102,8 +102,8 @@ def _found(config: Mapping[str, Any]) -> Iterator[str]:
             )
     yield (
         "`form=text` puts the most frequent of these words into the prompt, `form=embedding` a soft token made of "
-        "their embeddings; both stand at the found distance from its end. positions: from the beginning of the prompt, from "
-        "0; distances: tokens to its end."
+        "their embeddings; both stand at the found distance from its end. positions: from the beginning of the "
+        "prompt, from 0; distances: tokens to its end."
     )
 
 

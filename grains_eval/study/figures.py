@@ -32,7 +32,9 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
         layers.setdefault(blocks, []).append(point)
 
     def line(blocks: str, key: str, bounds: bool) -> Series:
-        row = sorted([{**unsteered, "strength": 0.0}, *layers[blocks]], key=lambda point: point["strength"])
+        # the unsteered model is at no finite strength of found tokens
+        first = [] if unsteered["strength"] is None else [{**unsteered, "strength": 0.0}]
+        row = sorted([*first, *layers[blocks]], key=lambda point: point["strength"])
         return Series(
             blocks,
             [point["strength"] for point in row],
@@ -41,11 +43,12 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
             [point["upper"] for point in row] if bounds else (),
         )
 
+    unit = "log of a multiplicity" if unsteered["strength"] is None else settings[0].get("unit", "relative")
     note = f"{unsteered['n']} development examples, none of them reported."
     drawn = [
         Curve(
             f"{name}: preference accuracy on development examples",
-            f"strength ({settings[0].get('unit', 'relative')})",
+            f"strength ({unit})",
             "share preferring y+",
             tuple(line(blocks, "accuracy", len(layers) == 1) for blocks in layers),
             note=note,
@@ -55,7 +58,7 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
         drawn.append(
             Curve(
                 f"{name}: log-likelihood of the preferred response on development examples",
-                f"strength ({settings[0].get('unit', 'relative')})",
+                f"strength ({unit})",
                 "mean log p(y+ | x), nats",
                 tuple(line(blocks, "log_p_chosen", False) for blocks in layers),
                 note="Where it falls, y+ is preferred for being less unlikely than y-, not for being likely.",
@@ -65,7 +68,7 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
         drawn.append(
             Curve(
                 f"{name}: accuracy on preserved development items",
-                f"strength ({settings[0].get('unit', 'relative')})",
+                f"strength ({unit})",
                 "accuracy",
                 tuple(line(blocks, "preserved", False) for blocks in layers),
                 note="Items of the preserved tasks that are left out of the report.",

@@ -6,8 +6,9 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from io import StringIO
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ from grains_eval.study.cache import AttributionCache
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.figures import strength_curves
 from grains_eval.study.loading import load_plain
+from grains_eval.study.making import TOKEN_METHODS, Job, make_tokens
+from grains_eval.study.token_sweep import token_choices
 from grains_eval.study.tune import Choice, CurvePoint, choose, curve, grid
+from grains_eval.types import FoundTokens, SteeringConfig, TokenConfig
 from grains_eval.vectors import run_method
 from grains_eval.vectors.context import silent
 
@@ -56,6 +60,8 @@ def sweep(
     strengths: Sequence[float] | None = None,
     top_k: Sequence[int] | None = None,
     examples: Sequence[int] | None = None,
+    tokens: Sequence[int] | None = None,
+    distances: Sequence[int] | None = None,
     overwrite: bool = False,
     progress: Callable[[Sequence[Any], str], Iterable[Any]] = silent,
     include_path: Sequence[str] = (),
@@ -69,8 +75,10 @@ def sweep(
         console: A rich console to print the tables to.
         layers: Blocks to try, each alone; default: as for `auto`.
         strengths: Strengths to try; default: the recipe's grid.
-        top_k: Numbers of tokens to try; default: the recipe's.
+        top_k: Numbers of selected tokens to try; default: the recipe's. Not of found tokens.
         examples: Numbers of build examples to try; the smaller sets are parts of the larger. Default: the recipe's.
+        tokens: Of found tokens: numbers of virtual tokens to try; default: the recipe's.
+        distances: Of found tokens: distances to try; default: those that they were found at.
         overwrite: Replace what is there.
         progress: Wraps loops, with a description.
         include_path: Folders with the user's own tasks.
@@ -83,6 +91,11 @@ def sweep(
         raise GrainsError(f"'{output / found[0]}' exists; choose another --output_path or pass --overwrite")
     if not recipe.data.development:
         raise GrainsError("a sweep needs development examples; set data.development above 0")
+    of_tokens = recipe.vectors.method in TOKEN_METHODS
+    foreign = {"top_k": top_k} if of_tokens else {"tokens": tokens, "distances": distances}
+    for name, given in foreign.items():
+        if given is not None:
+            raise GrainsError(f"--{name} does not apply to method {recipe.vectors.method}; leave it out")
     open_recipe = recipe.variant("sweep", {"steering": {"layers": "auto", "strength": "auto"}})
     loaded = LoadedModel.of(load_plain(model_args))
     for layer in layers or ():
@@ -94,12 +107,31 @@ def sweep(
     choices: dict[str, Choice] = {}
     cache = AttributionCache(output / "attributions.partial", recipe.seed, weights_fingerprint(loaded.model))
     for count in examples or [recipe.data.examples]:
+        if of_tokens:
+            part = Examples(drawn.build[:count], drawn.development)
+            context = build_context_with_cache(loaded, part.build, recipe, cache, progress)
+            built = make_tokens(Job(context, development, output)).vectors
+            assert isinstance(built, FoundTokens)
+            found = token_choices(
+                loaded,
+                built,
+                development,
+                recipe.evaluation,
+                progress,
+                layers=layers,
+                strengths=strengths,
+                tokens=tokens,
+                distances=distances,
+            )
+            choices |= {f"{name}, examples={count}": choice for name, choice in found.items()}
+            continue
         for k in top_k or [recipe.attribution.top_k]:
             variant = open_recipe.variant("sweep", {"attribution": {"top_k": k}})
             name = f"top_k={k}, examples={count}"
             part = Examples(drawn.build[:count], drawn.development)
             choices[name] = _measure(loaded, variant, part, development, layers, strengths, cache, progress)
     best = max(choices, key=lambda name: choices[name].point.rank)
+    key = "vectors.options" if of_tokens else "steering"
     _write(output, choices, best, development)
     shutil.rmtree(cache.folder, ignore_errors=True)
     if console is not None:
@@ -108,7 +140,7 @@ def sweep(
         config = choices[best].config
         blocks = "all" if config.layers is None else "/".join(map(str, config.layers))
         console.print(f"chosen: {best}, layers={blocks}, strength={config.strength:g}: {choices[best].reason}")
-        console.print("fix it in the recipe's steering section, or give layers= and strength= to grains_hf")
+        console.print(f"fix it in the recipe's {key} section, or give layers= and strength= to grains_hf")
         console.print(f"curves: {output / 'sweep.html'}")
     return SweepResult(choices, best)
 
@@ -155,14 +187,18 @@ def table(name: str, choice: Choice) -> Table:
 
 
 def _row(name: str, point: CurvePoint) -> dict[str, Any]:
-    config = asdict(replace(point.config, layers=None if point.config.layers is None else tuple(point.config.layers)))
-    return {"varied": name, **config, **point.numbers()}
+    return {"varied": name, **_setting(point.config), **point.numbers()}
+
+
+def _setting(config: SteeringConfig | TokenConfig) -> dict[str, Any]:
+    """As JSON values, which know no infinity: found tokens that are off have no strength."""
+    return {**asdict(config), "strength": config.strength if isfinite(config.strength) else None}
 
 
 def _write(output: Path, choices: Mapping[str, Choice], best: str, development: DevelopmentSet) -> None:
     rows = [_row(name, point) for name, choice in choices.items() for point in choice.points]
     summary = {
-        "chosen": {"varied": best, **asdict(choices[best].config), "reason": choices[best].reason},
+        "chosen": {"varied": best, **_setting(choices[best].config), "reason": choices[best].reason},
         "notes": list(development.notes),
         "points": rows,
     }
