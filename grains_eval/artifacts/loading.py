@@ -144,7 +144,7 @@ def _read_tokens(folder: Path, config: ArtifactConfig, sides: Mapping[str, Seque
     ):
         missing = sorted(expected ^ set(tensors)) or ["the positive side"]
         raise GrainsError(f"'{folder}': {CONFIG} and {TOKENS} disagree about {missing[0]}; build the tokens again")
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items(), key=lambda each: each[0].startswith("negative")):
         side, _, part = name.partition(".")
         count, at_end = len(sides[side]), part == "embeddings"
         model = tensors[f"positive.{part}"].shape[1:]

@@ -222,9 +222,12 @@ def _apply_tokens(source: str, artifact: Artifact, found: FoundTokens, given: di
 
 def _number(name: str, value: Any, kind: Callable[[Any], Any]) -> Any:
     try:
-        return kind(value)
-    except (TypeError, ValueError) as error:
+        found = kind(value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise GrainsError(f"{name}={value} is not a {'number' if kind is float else 'whole number'}") from error
+    if isinstance(value, float) and kind is int and found != value:
+        raise GrainsError(f"{name}={value} is not a whole number")
+    return found
 
 
 def parse_layers(value: Any) -> tuple[int, ...] | None:
