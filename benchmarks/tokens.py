@@ -15,7 +15,8 @@ from functools import partial
 import torch
 
 from benchmarks import common
-from benchmarks.overhead import decode, forward
+from benchmarks.overhead import forward
+from grains_eval.models.forward import fork
 from grains_eval.virtual_tokens import ResolvedTokens, layout, shown
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--prompts", type=int, nargs="+", default=[32, 512])
-    parser.add_argument("--new-tokens", type=int, default=8)
+    parser.add_argument("--new-tokens", type=int, default=16)
     parser.set_defaults(repeats=31)
     arguments = parser.parse_args()
     if arguments.smoke:
@@ -60,7 +61,7 @@ def main() -> None:
             for length in arguments.prompts:
                 ids = torch.randint(4, arguments.vocabulary, (1, length), device=arguments.device)
                 works = {
-                    "decoded token": partial(_decode, model, ids, arguments.new_tokens),
+                    "decoded token": partial(_decode, model, *_prefilled(model, ids), arguments.new_tokens),
                     "forward pass": partial(forward, model, ids),
                 }
                 for what, work in works.items():
@@ -85,9 +86,20 @@ def main() -> None:
     common.report("tokens", rows, arguments)
 
 
-def _decode(model, ids, tokens, hooks=nullcontext):
-    """Decode after a prompt whose own pass is shared by `tokens` steps, the part that a forward pass times."""
-    return decode(model, ids, tokens, hooks)
+def _prefilled(model, ids):
+    """The cache of a prompt and the token after it."""
+    with torch.no_grad():
+        output = model(ids, use_cache=True)
+    return output.past_key_values, output.logits[:, -1:].argmax(-1)
+
+
+def _decode(model, cache, token, tokens, hooks=nullcontext):
+    """Greedy steps after a cached prompt; showing begins and ends once, as it does around `generate`."""
+    own = fork(cache)
+    with torch.no_grad(), hooks():
+        for _ in range(tokens):
+            token = model(token, past_key_values=own, use_cache=True).logits[:, -1:].argmax(-1)
+    return token
 
 
 if __name__ == "__main__":
