@@ -19,13 +19,12 @@ from lm_eval.evaluator import evaluate, simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.arguments import AppliedArtifact
+from grains_eval.harness.arguments import AppliedArtifact, check_artifact
 from grains_eval.harness.evaluate import prompt_facts
 from grains_eval.harness.model import SteeringMixin
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo
 from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
-from grains_eval.steering import check_width
 
 Setting = Sequence[AppliedArtifact]
 """Artifacts with the strength, layers, ... they are applied with; empty for the unsteered model."""
@@ -77,8 +76,12 @@ def evaluate_settings(
                 raise GrainsError(
                     f"'{item.source}' is a LoRA adapter, which a sweep cannot switch; evaluate it on its own"
                 )
-            if item.artifact.vectors is not None:
-                check_width(lm.model, item.artifact.vectors)
+            if item.is_inserted:
+                raise GrainsError(
+                    f"'{item.source}' stands in the prompt, which a sweep cannot switch; evaluate it on its own, or "
+                    "use form=kv"
+                )
+            check_artifact(lm.model, item)
     manager = TaskManager() if task_manager is None else task_manager
     loaded = _Loaded(manager, list(tasks))
     own = lm.applied
