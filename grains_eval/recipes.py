@@ -31,7 +31,7 @@ Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
 
 
-def _one_is_a_list(value: Any) -> Any:
+def one_is_a_list(value: Any) -> Any:
     """`14` is `[14]`."""
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -141,7 +141,7 @@ class VectorsConfig(Section):
 class SteeringSection(Section):
     """How the vector is applied; `auto` is chosen on development items."""
 
-    layers: Annotated[Auto | Literal["all"] | list[int], BeforeValidator(_one_is_a_list)] = "auto"
+    layers: Annotated[Auto | Literal["all"] | list[int], BeforeValidator(one_is_a_list)] = "auto"
     strength: Auto | FiniteFloat = "auto"
     unit: Unit = "relative"
     operator: str = "add_renormalised"

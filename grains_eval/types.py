@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import inf, isfinite
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Site = Literal["block_output", "attention_heads"]
 Unit = Literal["relative", "absolute"]
 Positions = Literal["all", "prompt", "generated", "last"]
+# How a found token is given to a model: as keys and values, as a soft token in the prompt, or as its words.
+Form = Literal["kv", "embedding", "text"]
 # What an artifact stands in a comparison for: a claim; a control, which nothing is claimed for; or a method with a
 # possible confound projected out, which nothing is claimed for either and which rivals no method.
 Kind = Literal["method", "control", "projection"]
@@ -170,6 +172,103 @@ class SteeringVectors:
     def layers(self) -> tuple[int, ...]:
         """Layers that have a direction, ascending."""
         return tuple(sorted(self.directions))
+
+
+@dataclass(frozen=True)
+class TokenOrigin:
+    """A token of a build prompt that was found.
+
+    Attributes:
+        word: The token as text.
+        token_id: Its id; -1 for a visual token or one of no vocabulary.
+        position: Where it stood in its prompt, from 0.
+        distance: Tokens from there to the end of the prompt.
+        example: Id of its example.
+        statistic: `t` of the change of preference of other examples; NaN where nothing was tested.
+    """
+
+    word: str
+    token_id: int
+    position: int
+    distance: int
+    example: str
+    statistic: float = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPool:
+    """`M` found tokens of one side with what attention keeps of each.
+
+    Attributes:
+        keys: `{block: [M, heads, width] float32}`, key-value heads, before rotary position embedding.
+        values: `{block: [M, heads, width] float32}`.
+        embeddings: `[M, hidden] float32`.
+        origins: Where each stood.
+    """
+
+    keys: Mapping[int, Tensor]
+    values: Mapping[int, Tensor]
+    embeddings: Tensor
+    origins: tuple[TokenOrigin, ...]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Blocks that have keys, ascending."""
+        return tuple(sorted(self.keys))
+
+
+@dataclass(frozen=True)
+class TokenConfig:
+    """How found tokens act on a model.
+
+    Attributes:
+        layers: Blocks whose attention sees them; None means every block. Of form `kv` alone.
+        strength: Natural log of a multiplicity, added to the attention logit: 0 is one token, `ln 3` three, minus
+            infinity none. Of form `kv` alone, but for minus infinity.
+        tokens: Virtual tokens that the found ones are averaged into.
+        distance: Tokens from each query (forms `embedding` and `text`: from the end of the prompt) back to the token;
+            None is the upper median of the found tokens' own. Without effect on form `kv` where positions are learned.
+        form: `kv`, `embedding` or `text`.
+
+    Raises:
+        GrainsError: a value of another kind.
+    """
+
+    layers: tuple[int, ...] | None = None
+    strength: float = 0.0
+    tokens: int = 1
+    distance: int | None = None
+    form: Form = "kv"
+
+    def __post_init__(self) -> None:
+        if not isinstance(cast(Any, self.strength), Real) or self.strength != self.strength or self.strength == inf:
+            raise GrainsError(f"strength={self.strength!r} is no number below infinity; 0 is one token, -inf none")
+        if not isinstance(cast(Any, self.tokens), Integral) or self.tokens < 1:
+            raise GrainsError(f"tokens={self.tokens!r} is no number of virtual tokens; give 1 or more")
+        if self.distance is not None and (not isinstance(cast(Any, self.distance), Integral) or self.distance < 0):
+            raise GrainsError(f"distance={self.distance!r} is no number of tokens; give 0 or more")
+        if self.form not in get_args(Form):
+            raise unknown(self.form, get_args(Form), "form")
+        if self.form != "kv" and (self.layers is not None or self.strength not in (0, -inf)):
+            given = "layers" if self.layers is not None else "strength"
+            raise GrainsError(f"form={self.form} is part of the prompt, where {given} has no meaning; use form=kv")
+
+
+@dataclass(frozen=True, eq=False)
+class FoundTokens:
+    """Tokens that attribution found, for both sides.
+
+    Attributes:
+        positive: Those that favour `y+`, which a model is shown.
+        negative: Those that favour `y-`; None where none was found.
+        recommended: The setting used where the user gives none.
+        provenance: Everything that says where the tokens come from (JSON values only).
+    """
+
+    positive: TokenPool
+    negative: TokenPool | None = None
+    recommended: TokenConfig = TokenConfig()
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ def write_card(config: Mapping[str, Any], name: str) -> str:
     parts = [f"---\n{_metadata(config).to_yaml()}\n---", f"# {name}", *_description(config)]
     model = f"pretrained={origin.get('base_model') or 'MODEL'},dtype={origin.get('dtype') or 'auto'}"
     parts.append(f"```\nlm_eval --model grains_hf --tasks TASK --model_args {model},vectors=<this folder>\n```")
-    if config["layers"]:
+    if config.get("found_tokens"):
+        parts.extend(_found(config))
+    elif config["layers"]:
         parts.append(_setting(config["recommended"], origin.get("chosen_by")))
         parts.extend(["\n".join(_statistics(config)), _legend(config)])
     elif origin.get("chosen_by"):
@@ -79,6 +81,12 @@ def _description(config: Mapping[str, Any]) -> Iterator[str]:
     if config["instruction"] is not None:
         yield "A prompting baseline: this instruction is put in front of every prompt."
         yield f"> {config['instruction']}"
+    elif config.get("found_tokens"):
+        yield (
+            f"Found tokens for {base}, made with `{config['method']}` from {examples}: keys and values of "
+            f"{len(config['layers'])} blocks, as the model itself computed them, which it then sees as one more token "
+            "at a fixed distance."
+        )
     elif config["layers"]:
         yield (
             f"Steering vectors for {base}, made with `{config['method']}` from {examples}: directions of "
@@ -86,6 +94,55 @@ def _description(config: Mapping[str, Any]) -> Iterator[str]:
         )
     else:
         yield f"A LoRA adapter for {base} (`adapter/`, readable by peft), trained on {examples}."
+
+
+def _found(config: Mapping[str, Any]) -> Iterator[str]:
+    """Setting, words and evidence of found tokens."""
+    setting: Mapping[str, Any] = config["recommended"]
+    layers = setting["layers"]
+    blocks = "all blocks" if layers is None else f"block{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
+    distance = "at the distance they were found at" if setting["distance"] is None else f"at {setting['distance']}"
+    yield (
+        f"Recommended: form `{setting['form']}`, {blocks}, strength {setting['strength']:g} (log of a multiplicity), "
+        f"{setting['tokens']} virtual token{'s' * (setting['tokens'] > 1)} {distance}."
+    )
+    sides: Mapping[str, list[Mapping[str, Any]]] = config["found_tokens"]
+    evidence: Mapping[str, Any] = config["provenance"].get("transfer", {})
+    for side, name in (("positive", "favour the preferred response"), ("negative", "favour the other")):
+        if sides.get(side):
+            head = ["| word | found | positions | distances | largest t |", "|---|---|---|---|---|"]
+            yield "\n".join([f"Tokens that {name}:", "", *head, *_words(sides[side])])
+        if evidence.get(side):
+            seen = evidence[side]
+            yield (
+                f"Of {seen['candidates']} candidates the best moved the preference of other examples with t "
+                f"{_number(seen['largest_t'])} (p {seen['adjusted_p']:.2g}, adjusted for their number)"
+                + (f"; {seen['harmful']} were out for harming preserved items" if seen.get("harmful") else "")
+                + (f"; {seen['reason']}" if seen.get("reason") else "")
+                + "."
+            )
+    yield (
+        "`form=text` puts the most frequent of these words into the prompt, `form=embedding` a soft token made of "
+        "their embeddings; both stand at the found distance from its end. positions: from the beginning of the "
+        "prompt, from 0; distances: tokens to its end."
+    )
+
+
+def _words(origins: list[Mapping[str, Any]]) -> Iterator[str]:
+    """One row per word, the most frequent first."""
+    by_word: dict[str, list[Mapping[str, Any]]] = {}
+    for one in origins:
+        by_word.setdefault(one["word"], []).append(one)
+    for word, found in sorted(by_word.items(), key=lambda item: (-len(item[1]), item[0])):
+        largest = max((one["statistic"] for one in found if one["statistic"] is not None), default=None)
+        shown = f"`{word}`" if word.strip() else "–"
+        spans = [_span([one[key] for one in found]) for key in ("position", "distance")]
+        yield f"| {shown} | {len(found)} | {' | '.join(spans)} | {_number(largest)} |"
+
+
+def _span(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _setting(recommended: Mapping[str, Any], chosen_by: str | None) -> str:

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
-from grains_eval.types import Attribution, Site, SteeringVectors, TokenSelection
+from grains_eval.types import Attribution, FoundTokens, Site, SteeringVectors, TokenPool, TokenSelection
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_FIRST = 1  # of artifacts that older versions read too: all but found tokens
 CONFIG = "steering_config.json"
 TENSORS = "steering_vectors.safetensors"
+TOKENS = "found_tokens.safetensors"
 ATTRIBUTIONS = "attributions.parquet"
 RECIPE = "recipe.yaml"
 CARD = "README.md"
 ADAPTER = "adapter"
 IMAGES = "pictures"  # as it is called in artifacts that are there
+
+
+class Origin(BaseModel):
+    """Where a found token stood; see `types.TokenOrigin`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    word: str
+    token_id: int
+    position: int
+    distance: Annotated[int, Field(ge=0)]
+    example: str
+    statistic: float | None = None
 
 
 class ArtifactConfig(BaseModel):
@@ -40,21 +57,23 @@ class ArtifactConfig(BaseModel):
     recommended: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
     instruction: str | None = None
+    found_tokens: dict[str, list[Origin]] | None = None
 
 
 @dataclass(frozen=True)
 class ArtifactContents:
-    """What a folder is written from; exactly one of `vectors`, `adapter` and `instruction` is there.
+    """What a folder is written from; exactly one of `vectors`, `tokens`, `adapter` and `instruction` is there.
 
     Attributes:
         vectors: Steering vectors.
         adapter: A peft folder to copy in (LoRA baseline).
         instruction: The behaviour as a system instruction (prompting baseline).
-        provenance: Where all of it comes from, as JSON values; None takes that of the vectors.
+        provenance: Where all of it comes from, as JSON values; None takes that of the vectors or tokens.
         recipe: The recipe's YAML as run.
         attributions: Scores behind the vectors, one per example.
         selections: What was masked, in the same order.
         images: The images of each example, in the same order; those of the first examples are kept.
+        tokens: Found tokens.
     """
 
     vectors: SteeringVectors | None = None
@@ -65,17 +84,19 @@ class ArtifactContents:
     attributions: Sequence[Attribution] = ()
     selections: Sequence[TokenSelection] = ()
     images: Sequence[Sequence[Image]] = ()
+    tokens: FoundTokens | None = None
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded folder; exactly one of `vectors`, `adapter` and `instruction` is there.
+    """A loaded folder; exactly one of `vectors`, `tokens`, `adapter` and `instruction` is there.
 
     Attributes:
         method: Name of the method that made it.
         vectors: Steering vectors.
         adapter: Folder of a peft adapter (LoRA baseline).
         instruction: The behaviour as a system instruction (prompting baseline).
+        tokens: Found tokens.
         provenance: Base model, seed, recipe hash, doc hashes, package versions.
     """
 
@@ -84,10 +105,36 @@ class Artifact:
     adapter: Path | None
     instruction: str | None
     provenance: Mapping[str, Any]
+    tokens: FoundTokens | None = None
 
 
-def fingerprint(vectors: SteeringVectors) -> str:
-    """16 hex digits over site, scales and every number of the directions."""
+def format_of(tokens: FoundTokens | None) -> int:
+    """The oldest format that holds it."""
+    return _FIRST if tokens is None else FORMAT_VERSION
+
+
+def tensors_of(tokens: FoundTokens) -> dict[str, Tensor]:
+    """What `found_tokens.safetensors` holds: `SIDE.keys.BLOCK`, `SIDE.values.BLOCK` and `SIDE.embeddings`, float32."""
+    found: dict[str, Tensor] = {}
+    for side in ("positive", "negative"):
+        pool: TokenPool | None = getattr(tokens, side)
+        if pool is not None:
+            found |= {f"{side}.keys.{layer}": states for layer, states in pool.keys.items()}
+            found |= {f"{side}.values.{layer}": states for layer, states in pool.values.items()}
+            found[f"{side}.embeddings"] = pool.embeddings
+    return {name: states.detach().float().cpu().contiguous() for name, states in found.items()}
+
+
+def fingerprint(vectors: SteeringVectors | FoundTokens) -> str:
+    """16 hex digits over site, scales and every number of the directions; or over all of found tokens."""
+    if isinstance(vectors, FoundTokens):
+        digest = hashlib.sha256(b"found tokens")
+        for name, states in sorted(tensors_of(vectors).items()):
+            digest.update(name.encode())
+            digest.update(states.numpy().tobytes())
+        origins = [asdict(one) for pool in (vectors.positive, vectors.negative) if pool for one in pool.origins]
+        digest.update(json.dumps(origins, sort_keys=True).encode())
+        return digest.hexdigest()[:16]
     digest = hashlib.sha256(vectors.site.encode())
     for layer in vectors.layers:
         digest.update(f"{layer}:{vectors.scales.get(layer)}".encode())

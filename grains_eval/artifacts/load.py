@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from grains_eval.artifacts.layout import (
     ADAPTER,
@@ -20,11 +21,13 @@ from grains_eval.artifacts.layout import (
     IMAGES,
     RECIPE,
     TENSORS,
+    TOKENS,
     Artifact,
     ArtifactConfig,
+    Origin,
 )
 from grains_eval.errors import GrainsError
-from grains_eval.types import SteeringConfig, SteeringVectors
+from grains_eval.types import FoundTokens, SteeringConfig, SteeringVectors, TokenConfig, TokenOrigin, TokenPool
 
 _PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".npz"}
 
@@ -53,7 +56,7 @@ def locate(source: str | Path) -> Path:
             snapshot_download(
                 name,
                 revision=revision or None,
-                allow_patterns=[CONFIG, TENSORS, RECIPE, CARD, ATTRIBUTIONS, f"{ADAPTER}/*", f"{IMAGES}/*"],
+                allow_patterns=[CONFIG, TENSORS, TOKENS, RECIPE, CARD, ATTRIBUTIONS, f"{ADAPTER}/*", f"{IMAGES}/*"],
             )
         )
     except (OSError, ValueError) as error:
@@ -101,6 +104,9 @@ def open_artifact(source: str | Path) -> Artifact:
         return Artifact(config.method, None, adapter, None, config.provenance)
     if config.instruction is not None:
         return Artifact(config.method, None, None, config.instruction, config.provenance)
+    if config.found_tokens is not None:
+        tokens = _read_tokens(folder, config, config.found_tokens)
+        return Artifact(config.method, None, None, None, config.provenance, tokens)
     return Artifact(config.method, _read_vectors(folder, config), None, None, config.provenance)
 
 
@@ -108,19 +114,72 @@ def load_vectors(source: str | Path) -> SteeringVectors:
     """Load steering vectors from a folder or hub id.
 
     Raises:
-        GrainsError: see `open_artifact`; or the artifact holds an adapter or a prompt instead of vectors.
+        GrainsError: see `open_artifact`; or the artifact holds something else than vectors.
     """
-    vectors = open_artifact(source).vectors
+    artifact = open_artifact(source)
+    vectors = artifact.vectors
+    if artifact.tokens is not None:
+        raise GrainsError(f"'{source}' holds found tokens, no vectors; evaluate it with grains_hf")
     if vectors is None:
         raise GrainsError(f"'{source}' holds no vectors but an adapter or an instruction; evaluate it with grains_hf")
     return vectors
 
 
-def _read_vectors(folder: Path, config: ArtifactConfig) -> SteeringVectors:
+def _tensors(file: Path, what: str) -> dict[str, Tensor]:
     try:
-        tensors = load_file(folder / TENSORS)
+        return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise GrainsError(f"'{folder / TENSORS}' is missing or damaged: {error}; build the vectors again") from error
+        raise GrainsError(f"'{file}' is missing or damaged: {error}; build the {what} again") from error
+
+
+def _read_tokens(folder: Path, config: ArtifactConfig, sides: Mapping[str, Sequence[Origin]]) -> FoundTokens:
+    tensors = _tensors(folder / TOKENS, "tokens")
+    parts = [f"{part}.{layer}" for part in ("keys", "values") for layer in config.layers] + ["embeddings"]
+    expected = {f"{side}.{part}" for side in sides for part in parts}
+    if (
+        "positive" not in sides
+        or not set(sides) <= {"positive", "negative"}
+        or not config.layers
+        or expected != set(tensors)
+    ):
+        missing = sorted(expected ^ set(tensors)) or ["the positive side"]
+        raise GrainsError(f"'{folder}': {CONFIG} and {TOKENS} disagree about {missing[0]}; build the tokens again")
+    for name, tensor in sorted(tensors.items(), key=lambda each: each[0].startswith("negative")):
+        side, _, part = name.partition(".")
+        count, at_end = len(sides[side]), part == "embeddings"
+        model = tensors[f"positive.{part}"].shape[1:]
+        if not count or tensor.shape[0] != count or tensor.ndim != (2 if at_end else 3) or tensor.shape[1:] != model:
+            raise GrainsError(
+                f"'{folder}': {name} has shape {list(tensor.shape)}, expected {count} found tokens of "
+                f"{'[hidden]' if at_end else '[heads, width]'}, alike on both sides; build the tokens again"
+            )
+        if not tensor.isfinite().all():
+            raise GrainsError(f"'{folder}': {name} holds numbers that are not finite; build the tokens again")
+    pools = {
+        side: TokenPool(
+            {layer: tensors[f"{side}.keys.{layer}"] for layer in config.layers},
+            {layer: tensors[f"{side}.values.{layer}"] for layer in config.layers},
+            tensors[f"{side}.embeddings"],
+            tuple(_origin(one) for one in origins),
+        )
+        for side, origins in sides.items()
+    }
+    try:
+        settings: dict[str, Any] = {**config.recommended, "layers": _tuple(config.recommended.get("layers"))}
+        recommended = TokenConfig(**settings)
+    except (TypeError, GrainsError) as error:
+        raise GrainsError(f"'{folder}': the recommended setting is damaged: {error}") from error
+    provenance = {"method": config.method, **config.provenance}
+    return FoundTokens(pools["positive"], pools.get("negative"), recommended, provenance)
+
+
+def _origin(given: Origin) -> TokenOrigin:
+    statistic = float("nan") if given.statistic is None else given.statistic
+    return TokenOrigin(given.word, given.token_id, given.position, given.distance, given.example, statistic)
+
+
+def _read_vectors(folder: Path, config: ArtifactConfig) -> SteeringVectors:
+    tensors = _tensors(folder / TENSORS, "vectors")
     expected = {f"layers.{layer}" for layer in config.layers}
     if expected != set(tensors) or not expected:
         missing = sorted(expected ^ set(tensors)) or ["every layer"]

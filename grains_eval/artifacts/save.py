@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -22,16 +23,19 @@ from grains_eval.artifacts.layout import (
     ATTRIBUTIONS,
     CARD,
     CONFIG,
-    FORMAT_VERSION,
     IMAGES,
     RECIPE,
     TENSORS,
+    TOKENS,
     ArtifactConfig,
     ArtifactContents,
+    Origin,
+    format_of,
+    tensors_of,
 )
 from grains_eval.errors import GrainsError
 from grains_eval.files import whole_folder
-from grains_eval.types import SteeringVectors
+from grains_eval.types import FoundTokens, SteeringVectors
 from grains_eval.versions import package_versions
 
 _MOST_EXAMPLES = 5  # whose images are kept for heat maps
@@ -78,36 +82,57 @@ def save_artifact(contents: ArtifactContents, folder: str | Path, *, overwrite: 
 
 def _config(contents: ArtifactContents) -> ArtifactConfig:
     """What `steering_config.json` will hold."""
-    vectors, origin = contents.vectors, contents.provenance
+    vectors, tokens, origin = contents.vectors, contents.tokens, contents.provenance
     if origin is None:
-        origin = vectors.provenance if vectors is not None else {}
+        origin = vectors.provenance if vectors is not None else tokens.provenance if tokens is not None else {}
     origin = {"versions": package_versions(), **origin}
     named = ArtifactConfig(
-        format_version=FORMAT_VERSION,
+        format_version=format_of(tokens),
         method=str(origin.get("method", "custom")),
         provenance=origin,
         instruction=contents.instruction,
     )
-    if vectors is None:
-        return named
-    described = {
-        "site": vectors.site,
-        "hidden_size": int(next(iter(vectors.directions.values())).shape[0]),
-        "layers": list(vectors.layers),
-        "scales": dict(vectors.scales),
-        "statistics": {k: {n: _finite(x) for n, x in v.items()} for k, v in vectors.statistics.items()},
-        "recommended": asdict(vectors.recommended),
-    }
+    described: dict[str, Any] = {}
+    if vectors is not None:
+        described = {
+            "site": vectors.site,
+            "hidden_size": int(next(iter(vectors.directions.values())).shape[0]),
+            "layers": list(vectors.layers),
+            "scales": dict(vectors.scales),
+            "statistics": {k: {n: _finite(x) for n, x in v.items()} for k, v in vectors.statistics.items()},
+            "recommended": asdict(vectors.recommended),
+        }
+    if tokens is not None:
+        described = {
+            "hidden_size": int(tokens.positive.embeddings.shape[-1]),
+            "layers": list(tokens.positive.layers),
+            "recommended": asdict(tokens.recommended),
+            "found_tokens": _origins(tokens),
+        }
     return named.model_copy(update=described)
+
+
+def _origins(tokens: FoundTokens) -> dict[str, list[Origin]]:
+    pools = {"positive": tokens.positive, "negative": tokens.negative}
+    return {
+        side: [Origin.model_validate({**asdict(one), "statistic": _finite(one.statistic)}) for one in pool.origins]
+        for side, pool in pools.items()
+        if pool is not None
+    }
 
 
 def _write(contents: ArtifactContents, config: ArtifactConfig, folder: Path, name: str) -> None:
     """Fill an empty folder; `name` is the heading of its card."""
-    (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    unused = {"found_tokens"} if contents.tokens is None else None  # which older versions do not know
+    shown = config.model_dump(mode="json", exclude=unused)
+    (folder / CONFIG).write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
+    notes = {"format": "grains-eval", "format_version": str(config.format_version)}
     if contents.vectors is not None:
         directions = contents.vectors.directions
         tensors = {f"layers.{i}": directions[i].detach().float().cpu().contiguous() for i in contents.vectors.layers}
-        save_tensors(tensors, folder / TENSORS, {"format": "grains-eval", "format_version": str(config.format_version)})
+        save_tensors(tensors, folder / TENSORS, notes)
+    if contents.tokens is not None:
+        save_tensors(tensors_of(contents.tokens), folder / TOKENS, notes)
     if contents.attributions:
         write_attributions(folder / ATTRIBUTIONS, contents.attributions, contents.selections)
     for example, images in enumerate(contents.images[:_MOST_EXAMPLES]):

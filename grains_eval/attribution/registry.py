@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from grains_eval.attribution.objective import Objective
+from grains_eval.attribution.transfer import Transfer
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.recipes import AttributionConfig
 from grains_eval.registry import Registry
@@ -43,7 +44,8 @@ Scores = Callable[[Problem], Tensor]
 # (example index, token positions) -> [n, L, H]: what masking each token alone takes from the last prompt token's state
 TokenDeltas = Callable[[int, Sequence[int]], Tensor]
 Selection = Callable[
-    [Sequence[Attribution], Sequence[EncodedExample], AttributionConfig, TokenDeltas], list[TokenSelection]
+    [Sequence[Attribution], Sequence[EncodedExample], AttributionConfig, TokenDeltas, Transfer],
+    list[TokenSelection],
 ]
 
 

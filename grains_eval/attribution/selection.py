@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 
 from grains_eval.attribution.registry import SELECTIONS, TokenDeltas, selection
+from grains_eval.attribution.transfer import Transfer, best_of_examples, transfer_statistics
 from grains_eval.errors import pick
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.recipes import AttributionConfig
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 # the share of examples that hold a token says little below this many examples
 _ENOUGH_FOR_FREQUENCY = 8
 _ENOUGH_FOR_AGREEMENT = 24
+
+# of the examples whose tokens transfer best
+_TRANSFER_SHARE = 0.5
 
 
 def shared_tokens(encoded: Sequence[EncodedExample], threshold: float) -> frozenset[int]:
@@ -56,9 +60,10 @@ def select_top_k(
     encoded: Sequence[EncodedExample],
     config: AttributionConfig,
     token_deltas: TokenDeltas,
+    transfer: Transfer,
 ) -> list[TokenSelection]:
     """The paper's selection: the `top_k` tokens of each sign."""
-    del token_deltas
+    del token_deltas, transfer
     shared = shared_tokens(encoded, config.max_document_frequency)
     return [rank(a, e, config, shared, config.top_k) for a, e in zip(attributions, encoded, strict=True)]
 
@@ -69,6 +74,7 @@ def select_by_agreement(
     encoded: Sequence[EncodedExample],
     config: AttributionConfig,
     token_deltas: TokenDeltas,
+    transfer: Transfer,
 ) -> list[TokenSelection]:
     """Of the top `candidates` tokens of each sign, keep the `top_k` whose own delta agrees best with other examples'.
 
@@ -76,6 +82,7 @@ def select_by_agreement(
     averaged over those examples and over blocks. An extension of the paper: plain top-k also takes content words,
     real causes of one answer whose deltas point elsewhere.
     """
+    del transfer
     if len(encoded) < _ENOUGH_FOR_AGREEMENT:
         logger.warning("selection by agreement needs %d examples; there are %d", _ENOUGH_FOR_AGREEMENT, len(encoded))
     shared = shared_tokens(encoded, config.max_document_frequency)
@@ -107,15 +114,56 @@ def _most_agreeing(positions: Sequence[tuple[int, ...]], token_deltas: TokenDelt
     return chosen
 
 
+@selection("transfer")
+def select_by_transfer(
+    attributions: Sequence[Attribution],
+    encoded: Sequence[EncodedExample],
+    config: AttributionConfig,
+    token_deltas: TokenDeltas,
+    transfer: Transfer,
+) -> list[TokenSelection]:
+    """Of the top `candidates` tokens of each sign, the `top_k` that move other examples most, of half the examples.
+
+    A token's own keys and values are shown to the other prompts; what counts is the t statistic of the change of their
+    preference, clusters left out. The other half of the examples selects nothing. An extension of the paper.
+    """
+    del token_deltas
+    shared = shared_tokens(encoded, config.max_document_frequency)
+    several = config.candidates or 3 * config.top_k
+    ranked = [rank(a, e, config, shared, several) for a, e in zip(attributions, encoded, strict=True)]
+    independent = units(encoded)
+    sides: list[dict[int, list[int]]] = []
+    for side, sign in (("positive", 1.0), ("negative", -1.0)):
+        candidates = [(index, position) for index, one in enumerate(ranked) for position in getattr(one, side)]
+        kept: dict[int, list[int]] = {}
+        if candidates:
+            tests = transfer_statistics(transfer(candidates), candidates, independent, sign)
+            statistics = [test.statistic for test in tests]
+            best = best_of_examples(candidates, statistics, len(encoded), _TRANSFER_SHARE, per_example=config.top_k)
+            for index in best:
+                kept.setdefault(candidates[index][0], []).append(candidates[index][1])
+        sides.append(kept)
+    return [TokenSelection(*(tuple(kept.get(index, ())) for kept in sides)) for index in range(len(encoded))]
+
+
+def units(encoded: Sequence[EncodedExample]) -> list[Hashable]:
+    """Per example, what it must not be tested on: its cluster, or its document."""
+    return [
+        ("cluster", one.example.cluster) if one.example.cluster is not None else ("document", one.example.doc_hash)
+        for one in encoded
+    ]
+
+
 def select(
     attributions: Sequence[Attribution],
     encoded: Sequence[EncodedExample],
     config: AttributionConfig,
     token_deltas: TokenDeltas,
+    transfer: Transfer,
 ) -> list[TokenSelection]:
     """Select tokens for all examples together.
 
     Raises:
         GrainsError: an unknown selection.
     """
-    return pick(SELECTIONS, config.selection, "selection")(attributions, encoded, config, token_deltas)
+    return pick(SELECTIONS, config.selection, "selection")(attributions, encoded, config, token_deltas, transfer)

@@ -197,6 +197,8 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     grid.add_argument("--strengths", type=numbers, metavar="0.5,1", help="strengths")
     grid.add_argument("--top_k", type=integers, metavar="5,10", help="numbers of tokens")
     grid.add_argument("--examples", type=integers, metavar="25,50", help="numbers of build examples")
+    grid.add_argument("--tokens", type=integers, metavar="1,2", help="found tokens: numbers of virtual tokens")
+    grid.add_argument("--distances", type=integers, metavar="5,10", help="found tokens: tokens back to them")
     add_output_flags(parser, "where curves and the chosen setting go", "runs/sweep")
 
 
@@ -204,7 +206,15 @@ def _sweep(options: argparse.Namespace) -> None:
     study = _study(options)
     from grains_eval.study.sweep import SweepGrid, sweep
 
-    sweep(*study, SweepGrid(options.layers, options.strengths, options.top_k, options.examples))
+    tried = SweepGrid(
+        layers=options.layers,
+        strengths=options.strengths,
+        top_k=options.top_k,
+        examples=options.examples,
+        tokens=options.tokens,
+        distances=options.distances,
+    )
+    sweep(*study, tried)
 
 
 def _ablate_arguments(parser: argparse.ArgumentParser) -> None:

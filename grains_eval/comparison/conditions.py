@@ -17,7 +17,7 @@ Results = Mapping[str, Any]
 
 # Model arguments that the comparison is about.
 STEERING_ARGUMENTS = frozenset({
-    "vectors", "strength", "layers", "unit", "operator", "positions",
+    "vectors", "strength", "layers", "unit", "operator", "positions", "tokens", "distance", "form", "plugins",
 })  # fmt: skip
 # Model arguments that say where and how fast a model runs.
 _HARMLESS_ARGUMENTS = frozenset({

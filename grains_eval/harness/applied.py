@@ -15,7 +15,10 @@ from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
 
 logger = logging.getLogger(__name__)
 
-STEERING_ARGUMENTS = ("vectors", "strength", "layers", "unit", "operator", "positions", "plugins")
+STEERING_ARGUMENTS = (
+    *("vectors", "strength", "layers", "unit", "operator", "positions"),
+    *("tokens", "distance", "form", "plugins"),
+)
 
 
 class AppliedMixin(PromptingMixin):

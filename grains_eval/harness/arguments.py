@@ -7,19 +7,29 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from transformers import PreTrainedModel
 
 from grains_eval.artifacts.layout import Artifact, fingerprint
 from grains_eval.artifacts.load import open_artifact
 from grains_eval.errors import GrainsError, pick
-from grains_eval.steering import OPERATORS, ResolvedSteering, resolve
-from grains_eval.types import SteeringConfig
+from grains_eval.models.blocks import hidden_size
+from grains_eval.steering import OPERATORS, ResolvedSteering, check_width, resolve
+from grains_eval.types import Form, FoundTokens, SteeringConfig, TokenConfig
+from grains_eval.virtual_tokens import ResolvedTokens, check_fit, layout
+from grains_eval.virtual_tokens.merging import merged, resolve_tokens
 
 logger = logging.getLogger(__name__)
 
 _UNITS = {"relative": "relative", "absolute": "absolute"}
+_FORMS = {name: name for name in get_args(Form)}
+_OF_VECTORS = ("unit", "operator", "positions")
+_OF_TOKENS = ("tokens", "distance", "form")
 _POSITIONS = {name: name for name in ("all", "prompt", "generated", "last")}
 
 
@@ -30,18 +40,28 @@ class AppliedArtifact:
     Attributes:
         source: Folder or hub id as given.
         artifact: What it holds.
-        config: How vectors are applied; None for adapters and instructions.
-        resolved: Hook-ready form; None where nothing moves (strength 0, or no vectors).
+        config: How vectors or found tokens are applied; None for adapters and instructions.
+        resolved: Hook-ready form; None where nothing moves (strength 0, or no vectors, or tokens in the prompt).
     """
 
     source: str
     artifact: Artifact
-    config: SteeringConfig | None
-    resolved: ResolvedSteering | None
+    config: SteeringConfig | TokenConfig | None
+    resolved: ResolvedSteering | ResolvedTokens | None
+
+    @property
+    def is_inserted(self) -> bool:
+        """Whether found tokens stand in the prompt itself, as an embedding or as words."""
+        return isinstance(self.config, TokenConfig) and self.config.form != "kv" and self.config.strength > -inf
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether all that it does is in `resolved`, so that one pass can hold several of its kind."""
+        return (self.artifact.vectors is not None or self.artifact.tokens is not None) and not self.is_inserted
 
     def describe(self) -> dict[str, Any]:
         """What the results JSON says of it."""
-        vectors, provenance = self.artifact.vectors, self.artifact.provenance
+        vectors, provenance = self.artifact.vectors or self.artifact.tokens, self.artifact.provenance
         described: dict[str, Any] = {
             "vectors": self.source,
             "method": self.artifact.method,
@@ -52,7 +72,8 @@ class AppliedArtifact:
             "doc_hashes": provenance.get("doc_hashes", {}),
         }
         if vectors is not None and self.config is not None:
-            layers = vectors.layers if self.config.layers is None else self.config.layers
+            known = vectors.positive.layers if isinstance(vectors, FoundTokens) else vectors.layers
+            layers = known if self.config.layers is None else self.config.layers
             described |= {**asdict(self.config), "layers": list(layers), "fingerprint": fingerprint(vectors)}
         if self.artifact.adapter is not None:
             weights = (self.artifact.adapter / "adapter_model.safetensors").read_bytes()
@@ -62,6 +83,30 @@ class AppliedArtifact:
         return described
 
 
+def check_artifact(model: PreTrainedModel, item: AppliedArtifact) -> None:
+    """Refuse an artifact that does not fit the model.
+
+    Raises:
+        GrainsError: another width or depth, a model that shows no virtual token exactly, or a distance that would have
+            no effect.
+    """
+    if item.artifact.vectors is not None:
+        check_width(model, item.artifact.vectors)
+    if item.artifact.tokens is None or not isinstance(item.config, TokenConfig):
+        return
+    if isinstance(item.resolved, ResolvedTokens):
+        places = layout(model)
+        check_fit(places, item.resolved)
+        if item.config.distance is not None and not places.is_rotary:
+            raise GrainsError(
+                f"{type(model).__name__} has learned positions, which a token's keys bring along: distance= has no "
+                "effect on form=kv; leave it out, or use form=embedding or form=text"
+            )
+    width, own = item.artifact.tokens.positive.embeddings.shape[-1], hidden_size(model)
+    if item.config.form == "embedding" and width != own:
+        raise GrainsError(f"found tokens have embeddings of width {width} but the model needs {own}; build them for it")
+
+
 def parse_steering(
     vectors: str | None,
     strength: Any = None,
@@ -69,6 +114,9 @@ def parse_steering(
     unit: Any = None,
     operator: Any = None,
     positions: Any = None,
+    tokens: Any = None,
+    distance: Any = None,
+    form: Any = None,
 ) -> tuple[AppliedArtifact, ...]:
     """Read the artifacts and settle how each is applied; what is not given comes from the artifact's recommendation.
 
@@ -79,12 +127,16 @@ def parse_steering(
         unit: `relative` or `absolute`.
         operator: A name in `steering.OPERATORS`.
         positions: `all`, `prompt`, `generated` or `last`.
+        tokens: Found tokens: number of virtual ones; so are all that follow.
+        distance: Tokens back to them.
+        form: `kv`, `embedding` or `text`.
 
     Raises:
         GrainsError: settings without vectors, a count that does not fit, or a value that is not allowed.
     """
     given = {
         "strength": strength, "layers": layers, "unit": unit, "operator": operator, "positions": positions,
+        "tokens": tokens, "distance": distance, "form": form,
     }  # fmt: skip
     if vectors is None or vectors == "":
         extra = [name for name, value in given.items() if value is not None]
@@ -94,12 +146,12 @@ def parse_steering(
     # a folder may have a plus in its name
     sources = [str(vectors)] if Path(str(vectors)).exists() else str(vectors).split("+")
     artifacts = [open_artifact(source) for source in sources]
-    # one value for all holds for those that have vectors, if any does
-    some = any(artifact.vectors is not None for artifact in artifacts)
+    # one value for all holds for those that it can apply to, if there are any
     settings = {name: _spread(name, value, len(sources)) for name, value in given.items()}
     for name, value in given.items():
-        if some and not (isinstance(value, str) and "+" in value):
-            settings[name] = [None if artifact.vectors is None else value for artifact in artifacts]
+        fits = [_takes(artifact, name) for artifact in artifacts]
+        if any(fits) and not (isinstance(value, str) and "+" in value):
+            settings[name] = [value if fit else None for fit in fits]
     return tuple(
         _apply(source, artifact, {name: values[index] for name, values in settings.items()})
         for index, (source, artifact) in enumerate(zip(sources, artifacts, strict=True))
@@ -115,7 +167,21 @@ def _spread(name: str, value: Any, count: int) -> list[Any]:
     return parts
 
 
+def _takes(artifact: Artifact, name: str) -> bool:
+    """Whether an artifact has a setting of that name."""
+    if artifact.tokens is not None:
+        return name not in _OF_VECTORS
+    return artifact.vectors is not None and name not in _OF_TOKENS
+
+
 def _apply(source: str, artifact: Artifact, given: dict[str, Any]) -> AppliedArtifact:
+    if artifact.tokens is not None or artifact.vectors is not None:
+        foreign = [name for name, value in given.items() if value is not None and not _takes(artifact, name)]
+        if foreign:
+            what = "found tokens" if artifact.tokens is not None else "steering vectors"
+            raise GrainsError(f"'{source}' holds {what}; '{foreign[0]}' does not apply")
+    if artifact.tokens is not None:
+        return _apply_tokens(source, artifact, artifact.tokens, given)
     if artifact.vectors is None:
         extra = [name for name, value in given.items() if value is not None]
         if extra:
@@ -125,10 +191,7 @@ def _apply(source: str, artifact: Artifact, given: dict[str, Any]) -> AppliedArt
         return AppliedArtifact(source, artifact, None, None)
     changes: dict[str, Any] = {}
     if given["strength"] is not None:
-        try:
-            changes["strength"] = float(given["strength"])
-        except (TypeError, ValueError) as error:
-            raise GrainsError(f"strength={given['strength']} is not a number") from error
+        changes["strength"] = _number("strength", given["strength"], float)
     if given["layers"] is not None:
         changes["layers"] = parse_layers(given["layers"])
     for name, table in (("unit", _UNITS), ("operator", OPERATORS), ("positions", _POSITIONS)):
@@ -139,6 +202,33 @@ def _apply(source: str, artifact: Artifact, given: dict[str, Any]) -> AppliedArt
     if config.strength == 0 and "strength" not in changes:
         logger.warning("'%s' recommends strength 0: nothing is steered; give strength= to steer all the same", source)
     return AppliedArtifact(source, artifact, config, resolve(artifact.vectors, config))
+
+
+def _apply_tokens(source: str, artifact: Artifact, found: FoundTokens, given: dict[str, Any]) -> AppliedArtifact:
+    changes: dict[str, Any] = {}
+    for name, kind in (("strength", float), ("tokens", int), ("distance", int)):
+        if given[name] is not None:
+            changes[name] = _number(name, given[name], kind)
+    if given["form"] is not None:
+        changes["form"] = pick(_FORMS, str(given["form"]), "form")
+    if given["layers"] is not None:
+        changes["layers"] = parse_layers(given["layers"])
+    recommended = found.recommended
+    if changes.get("form", recommended.form) != "kv":  # what is recommended for keys and values has no meaning there
+        recommended = replace(recommended, layers=None, strength=0.0)
+    config = replace(recommended, **changes)
+    merged(found.positive, config.tokens)  # refuses a number that was not found, in every form
+    return AppliedArtifact(source, artifact, config, resolve_tokens(found, config))
+
+
+def _number(name: str, value: Any, kind: Callable[[Any], Any]) -> Any:
+    try:
+        found = kind(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise GrainsError(f"{name}={value} is not a {'number' if kind is float else 'whole number'}") from error
+    if isinstance(value, float) and kind is int and found != value:
+        raise GrainsError(f"{name}={value} is not a whole number")
+    return found
 
 
 def parse_layers(value: Any) -> tuple[int, ...] | None:

@@ -35,7 +35,7 @@ HARMLESS = frozenset(
         # from where they are fetched, by whom
         *("token", "cache_dir", "local_files_only", "force_download", "proxies"),
         # the steering, which is in the key as it is applied
-        *("vectors", "strength", "layers", "unit", "operator", "positions"),
+        *("vectors", "strength", "layers", "unit", "operator", "positions", "tokens", "distance", "form"),
         # in the key by their content
         "plugins",
     }

@@ -22,19 +22,21 @@ from lm_eval.utils import simple_parse_args_string
 
 from grains_eval.errors import GrainsError, one_line_errors
 from grains_eval.harness.applied import STEERING_ARGUMENTS, AppliedMixin, warn_of_other_base
-from grains_eval.harness.arguments import AppliedArtifact, parse_steering
+from grains_eval.harness.arguments import AppliedArtifact, check_artifact, parse_steering
 from grains_eval.harness.cache_key import cache_key
 from grains_eval.harness.command_line import check_output
 from grains_eval.harness.images import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
+from grains_eval.harness.insertion import Insertion, insertion, into_batch, out_of_batch
 from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
-from grains_eval.harness.prefix_sharing.loglikelihood import SharedContextMixin
+from grains_eval.harness.prefix_sharing.loglikelihood import Request, SharedContextMixin
 from grains_eval.harness.prefix_sharing.proof import describe
 from grains_eval.harness.prefix_sharing.stack import Configuration
+from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.models.loading import check_names, is_vision_language, read_config, unknown_argument
 from grains_eval.models.processes import expect_cpu_processes
 from grains_eval.plugins import load_plugins
-from grains_eval.steering import applied, check_width
-from grains_eval.types import SteeringVectors
+from grains_eval.steering import applied
+from grains_eval.types import TokenConfig
 
 
 class SteeringMixin(AppliedMixin, SharedContextMixin):
@@ -48,6 +50,9 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
         unit: `relative` or `absolute`.
         operator: A name in `steering.OPERATORS`.
         positions: `all`, `prompt`, `generated` or `last`.
+        tokens: Found tokens: how many virtual ones they become; default, as for the following, the artifact's.
+        distance: Tokens back to them.
+        form: `kv`, `embedding` or `text`.
         share_context: Compute a context once for all its continuations.
         plugins: Modules or `.py` files with operators of the user's own, joined by `+`.
         **kwargs: As for `hf`.
@@ -67,6 +72,9 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
         unit: str | None = None,
         operator: str | None = None,
         positions: str | None = None,
+        tokens: Any = None,
+        distance: Any = None,
+        form: str | None = None,
         share_context: bool = True,
         plugins: str | None = None,
         **kwargs: Any,
@@ -74,7 +82,7 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
         load_plugins(plugins.split("+") if plugins else ())
         expect_cpu_processes()
         self._arguments = {"pretrained": pretrained, "share_context": share_context, **kwargs}
-        self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)
+        self.applied = parse_steering(vectors, strength, layers, unit, operator, positions, tokens, distance, form)
         if not isinstance(cast(Any, share_context), bool):
             raise GrainsError(f"share_context={share_context!r} is neither true nor false")
         self.share_context = share_context
@@ -89,8 +97,7 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
         if adapters:
             self._attach(adapters[0])
         for item in self.applied:
-            if item.artifact.vectors is not None:
-                self.check_vectors(item.artifact.vectors)
+            self.check_artifact(item)
             warn_of_other_base(item, pretrained)
         self._join_processes()
 
@@ -114,9 +121,9 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
             return tuple(self.memo.configurations[self.memo.active])
         return tuple(item.resolved for item in self.applied if item.resolved is not None)
 
-    def check_vectors(self, vectors: SteeringVectors) -> None:
-        """Refuse vectors that do not fit this model; see `steering.check_width`."""
-        check_width(self.model, vectors)
+    def check_artifact(self, item: AppliedArtifact) -> None:
+        """Refuse an artifact that does not fit this model; see `arguments.check_artifact`."""
+        check_artifact(self.model, item)
 
     def steer(self, applied: Sequence[AppliedArtifact]) -> None:
         """Replace the vectors that steer this model, keeping its weights; `()` is the plain model.
@@ -127,8 +134,7 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
         if any(item.artifact.adapter is not None for item in (*self.applied, *applied)):
             raise GrainsError("a LoRA artifact changes the weights; load a model of its own for it")
         for item in applied:
-            if item.artifact.vectors is not None:
-                self.check_vectors(item.artifact.vectors)
+            self.check_artifact(item)
         self.applied = tuple(applied)
         self.forget_documents()
 
@@ -160,10 +166,35 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
         self._observe(requests)
         return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
-    def _model_generate(self, *arguments: Any, **keywords: Any) -> Any:
+    @property
+    def insertion(self) -> Insertion | None:
+        """What found tokens put into every prompt; None for none."""
+        items = [
+            (item.artifact.tokens, item.config)
+            for item in self.applied
+            if item.is_inserted and item.artifact.tokens is not None and isinstance(item.config, TokenConfig)
+        ]
+        return insertion(self.model, items) if items else None
+
+    def _loglikelihood_tokens(self, requests: list[Request], *arguments: Any, **keywords: Any) -> list[Score]:
+        inserted = self.insertion
+        if inserted is None:
+            return super()._loglikelihood_tokens(requests, *arguments, **keywords)
+        changed = [(strings, inserted.into(context), answer) for strings, context, answer in requests]
+        with inserted.known_to(self.model):
+            return super()._loglikelihood_tokens(changed, *arguments, **keywords)
+
+    def _model_generate(self, context: Any, max_length: int, *arguments: Any, **keywords: Any) -> Any:
         # here and not around all requests: what `hf` runs to find a batch size is no answer
+        inserted = self.insertion
         with self.steering():
-            return super()._model_generate(*arguments, **keywords)
+            if inserted is None:
+                return super()._model_generate(context, max_length, *arguments, **keywords)
+            ids, mask, columns = into_batch(inserted, context, keywords["attention_mask"])
+            grown = max_length + ids.shape[1] - context.shape[1]
+            with inserted.known_to(self.model):
+                found = super()._model_generate(ids, grown, *arguments, **{**keywords, "attention_mask": mask})
+            return out_of_batch(found, columns)
 
     def _model_multimodal_generate(self, *arguments: Any, **keywords: Any) -> Any:
         with self.steering():

@@ -76,8 +76,12 @@ def evaluate_settings(
                 raise GrainsError(
                     f"'{item.source}' is a LoRA adapter, which a sweep cannot switch; evaluate it on its own"
                 )
-            if item.artifact.vectors is not None:
-                lm.check_vectors(item.artifact.vectors)
+            if item.is_inserted:
+                raise GrainsError(
+                    f"'{item.source}' stands in the prompt, which a sweep cannot switch; evaluate it on its own, or "
+                    "use form=kv"
+                )
+            lm.check_artifact(item)
     manager = TaskManager() if task_manager is None else task_manager
     loaded = _Loaded(manager, list(tasks))
     own = lm.applied

@@ -43,7 +43,7 @@ def build_from_recipe(
     examples: Examples | None = None,
     scores: Path | None = None,
 ) -> Path:
-    """Build what a recipe describes, vectors, adapter or instruction, into an artifact folder.
+    """Build what a recipe describes, vectors, found tokens, adapter or instruction, into an artifact folder.
 
     Attributions are kept in `<output_path>.partial` until the artifact is written, so that the same call after an
     interrupt goes on where it stopped. Under `torchrun` or `accelerate launch` the processes share the attributions;
@@ -157,6 +157,7 @@ def _build(recipe: Recipe, session: Session, output: OutputFolder, examples: Exa
     }
     contents = ArtifactContents(
         vectors=result.vectors,
+        tokens=result.tokens,
         adapter=result.adapter,
         provenance=origin,
         recipe=recipe.to_yaml(),
@@ -166,7 +167,8 @@ def _build(recipe: Recipe, session: Session, output: OutputFolder, examples: Exa
     )
     save_artifact(contents, output.path, overwrite=output.overwrite)
     shutil.rmtree(work, ignore_errors=True)
-    setting = f" with {asdict(result.vectors.recommended)}" if result.vectors else ""
+    steering = result.vectors or result.tokens
+    setting = f" with {asdict(steering.recommended)}" if steering else ""
     logger.info("wrote %s%s", output.path, setting)
 
 

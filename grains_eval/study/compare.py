@@ -25,6 +25,7 @@ from grains_eval.study.provenance import model_identity
 from grains_eval.study.report_parts import development_curves, development_tables, token_maps
 from grains_eval.study.runs import PlannedRun, run_all
 from grains_eval.study.session import OutputFolder, Session
+from grains_eval.study.token_controls import write_token_controls
 
 logger = logging.getLogger(__name__)
 
@@ -118,10 +119,9 @@ def compare_variants(
     controls = _controls(
         built,
         recipes,
-        session.loaded,
+        session,
         {name: variant.examples for name, variant in wanted.items()},
         output.path / "vectors",
-        session.progress,
     )
     if VOCABULARY not in variants and VOCABULARY in built and not moves(load_vectors(built[VOCABULARY])):
         controls = replace(controls, notes=(*controls.notes, f"{VOCABULARY}: left out, since it moves nothing"))
@@ -206,12 +206,29 @@ def _build_all(variants: Mapping[str, _Variant], session: Session, output: Outpu
 def _controls(
     built: Mapping[str, Path],
     recipes: Mapping[str, Recipe],
+    session: Session,
+    examples: Mapping[str, Examples],
+    folder: Path,
+) -> Controls:
+    """Controls of the first variant whose vectors move something and of the first found tokens, at their settings."""
+    of_vectors = _vector_controls(built, recipes, session.loaded, examples, folder, session.progress)
+    first = next((name for name, place in built.items() if open_artifact(place).tokens is not None), None)
+    if first is None:
+        return of_vectors
+    made = write_token_controls(first, built[first], recipes[first], session, examples[first], folder)
+    return Controls(
+        (*of_vectors.names, *made.names), {**of_vectors.bands, **made.bands}, (*of_vectors.notes, *made.notes)
+    )
+
+
+def _vector_controls(
+    built: Mapping[str, Path],
+    recipes: Mapping[str, Recipe],
     loaded: LoadedModel,
     examples: Mapping[str, Examples],
     folder: Path,
     progress: Progress,
 ) -> Controls:
-    """Controls of the first variant whose vectors move something, at its setting."""
     idle: list[str] = []
     for name, place in built.items():
         vectors = None if name == VOCABULARY else open_artifact(place).vectors

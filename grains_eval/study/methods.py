@@ -1,8 +1,8 @@
-"""Every method by name, whatever it makes: steering vectors, an adapter or an instruction."""
+"""Every method by name, whatever it makes: steering vectors, found tokens, an adapter or an instruction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 from grains_eval.errors import pick, unknown
 from grains_eval.recipes import Recipe, method_options
 from grains_eval.steering import check_width
-from grains_eval.study.development import DevelopmentSet
+from grains_eval.study.development import DevelopmentSet, preserved_accuracy
 from grains_eval.study.tune import Choice, CurvePoint, choose, choose_setting, curve, fixed_setting
-from grains_eval.types import Attribution, SteeringConfig, SteeringVectors, TokenSelection
+from grains_eval.types import Attribution, FoundTokens, SteeringConfig, SteeringVectors, TokenSelection
 from grains_eval.vectors import METHODS, BuildContext, lora, run_method
+from grains_eval.vectors.found_tokens import BuiltTokens, Harmless
+from grains_eval.virtual_tokens import ResolvedTokens
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,25 @@ class MethodInputs:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What a method gives back: vectors or an adapter, with the chosen setting.
+    """What a method gives back: vectors, found tokens or an adapter, with the chosen setting.
 
     Attributes:
-        choice: The setting, and how it was chosen.
+        choice: The setting, and how it was chosen; None for found tokens, which have their own.
         vectors: Vectors that recommend the setting.
         attributions: Scores behind the vectors, one per example.
         selections: What was masked, in the same order.
         adapter: A peft folder.
         notes: JSON values that join the provenance.
+        tokens: Found tokens.
     """
 
-    choice: Choice
+    choice: Choice | None
     vectors: SteeringVectors | None = None
     attributions: tuple[Attribution, ...] = ()
     selections: tuple[TokenSelection, ...] = ()
     adapter: Path | None = None
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tokens: FoundTokens | None = None
 
 
 def build_vectors(inputs: MethodInputs) -> MethodResult:
@@ -64,6 +68,35 @@ def build_vectors(inputs: MethodInputs) -> MethodResult:
     choice = choose_setting(context.loaded, built.vectors, inputs.development, context.recipe, context.progress)
     vectors = replace(built.vectors, recommended=choice.config)
     return MethodResult(choice, vectors, built.attributions, built.selections)
+
+
+def build_tokens(inputs: MethodInputs) -> MethodResult:
+    """Found tokens by the recipe's method, with the setting of its options.
+
+    Raises:
+        GrainsError: there is nothing to find.
+    """
+    context = inputs.context
+    built: BuiltTokens = METHODS[context.recipe.vectors.method].function(context, harmless(context, inputs.development))
+    return MethodResult(None, None, built.attributions, built.selections, notes=built.notes, tokens=built.tokens)
+
+
+def harmless(context: BuildContext, development: DevelopmentSet) -> Harmless | None:
+    """Whether preserved development items are kept where a token is shown; None where there are none.
+
+    They are kept where accuracy fell by no more than `evaluation.margin`, or by one item where that is finer.
+    """
+    items = development.preserved
+    if not items:
+        return None
+    lost = max(context.recipe.evaluation.margin, 1 / len(items)) + 1e-12
+
+    def kept(tokens: Sequence[ResolvedTokens]) -> list[bool]:
+        configurations = [(), *((one,) for one in tokens)]
+        before, *after = preserved_accuracy(context.loaded, items, configurations, context.progress)
+        return [accuracy >= before - lost for accuracy in after]
+
+    return kept
 
 
 def train_adapter(inputs: MethodInputs) -> MethodResult:
@@ -96,12 +129,18 @@ def train_adapter(inputs: MethodInputs) -> MethodResult:
 
 
 # by what an artifact holds; an instruction needs neither model nor examples and is not built
-BUILDERS: Mapping[str, Callable[[MethodInputs], MethodResult]] = {"vectors": build_vectors, "adapter": train_adapter}
+BUILDERS: Mapping[str, Callable[[MethodInputs], MethodResult]] = {
+    "vectors": build_vectors,
+    "tokens": build_tokens,
+    "adapter": train_adapter,
+}
 
 
 def leaves_open(recipe: Recipe) -> bool:
     """Whether the recipe's method chooses something on development items."""
     makes = pick(METHODS, recipe.vectors.method, METHODS.what).makes
+    if makes == "tokens":
+        return bool(recipe.evaluation.preserve)
     return makes == "adapter" or (makes == "vectors" and fixed_setting(recipe) is None)
 
 

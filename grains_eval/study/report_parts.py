@@ -32,7 +32,9 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
         by_layer.setdefault(where, []).append(point)
 
     def line(where: str, key: str, bounds: bool) -> Series:
-        row = sorted([{**unsteered, "strength": 0.0}, *by_layer[where]], key=lambda point: point["strength"])
+        # the unsteered model is at no finite strength of found tokens
+        first = [] if unsteered["strength"] is None else [{**unsteered, "strength": 0.0}]
+        row = sorted([*first, *by_layer[where]], key=lambda point: point["strength"])
         return Series(
             where,
             [point["strength"] for point in row],
@@ -41,11 +43,12 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
             [point["upper"] for point in row] if bounds else (),
         )
 
+    unit = "log of a multiplicity" if unsteered["strength"] is None else settings[0].get("unit", "relative")
     note = f"{unsteered['n']} development examples, none of them reported."
     drawn = [
         Curve(
             f"{name}: preference accuracy on development examples",
-            f"strength ({settings[0].get('unit', 'relative')})",
+            f"strength ({unit})",
             "share preferring y+",
             tuple(line(where, "accuracy", len(by_layer) == 1) for where in by_layer),
             note=note,
@@ -55,7 +58,7 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
         drawn.append(
             Curve(
                 f"{name}: log-likelihood of the preferred response on development examples",
-                f"strength ({settings[0].get('unit', 'relative')})",
+                f"strength ({unit})",
                 "mean log p(y+ | x), nats",
                 tuple(line(where, "log_p_chosen", False) for where in by_layer),
                 note="Where it falls, y+ is preferred for being less unlikely than y-, not for being likely.",
@@ -65,7 +68,7 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
         drawn.append(
             Curve(
                 f"{name}: accuracy on preserved development items",
-                f"strength ({settings[0].get('unit', 'relative')})",
+                f"strength ({unit})",
                 "accuracy",
                 tuple(line(where, "preserved", False) for where in by_layer),
                 note="Items of the preserved tasks that are left out of the report.",

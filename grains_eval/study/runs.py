@@ -81,7 +81,7 @@ def run_all(
             logger.info("%s is there already", folder / run.name)
         else:
             missing.append(_MissingRun(run, artifacts, folder / run.name, note))
-    together = [each for each in missing if all(item.artifact.vectors is not None for item in each.artifacts)]
+    together = [each for each in missing if all(item.is_shown for item in each.artifacts)]
     failures |= _evaluate_together(together, recipe, tasks, session)
     failures |= _evaluate_alone([each for each in missing if each not in together], recipe, tasks, session)
     if planned and planned[0].name in failures:
@@ -131,7 +131,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 def _evaluate_together(
     missing: Sequence[_MissingRun], recipe: Recipe, tasks: Sequence[str], session: Session
 ) -> dict[str, str]:
-    """Evaluate the plain model and vectors in one pass; where that fails, one after another, to know which one fails.
+    """Evaluate the plain model, vectors and found tokens in one pass; where that fails, one after another.
 
     Returns:
         The reason for each run that failed.
@@ -167,7 +167,7 @@ def _evaluate_together(
 def _evaluate_alone(
     missing: Sequence[_MissingRun], recipe: Recipe, tasks: Sequence[str], session: Session
 ) -> dict[str, str]:
-    """Evaluate adapters and instructions, each with a model of its own or on the engine; why those failed that did."""
+    """Evaluate what changes weights or prompts, with a model of its own or on the engine; why those failed that did."""
     failures: dict[str, str] = {}
     engine = session.engine
     for each in missing:

@@ -6,14 +6,15 @@ import csv
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from io import StringIO
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, pick
 from grains_eval.examples import Examples, load_examples
 from grains_eval.files import write_together
 from grains_eval.models.blocks import find_blocks
@@ -22,11 +23,15 @@ from grains_eval.report.html import render_curves
 from grains_eval.steering import check_layer
 from grains_eval.study.cache import AttributionCache, build_context_with_cache
 from grains_eval.study.development import DevelopmentSet, development_set
+from grains_eval.study.methods import harmless
 from grains_eval.study.provenance import weights_fingerprint
 from grains_eval.study.report_parts import strength_curves
 from grains_eval.study.session import OutputFolder, Session
+from grains_eval.study.token_sweep import token_choices
 from grains_eval.study.tune import Choice, CurvePoint, choose, curve, grid
-from grains_eval.vectors import BuildContext, run_method
+from grains_eval.types import SteeringConfig, TokenConfig
+from grains_eval.vectors import METHODS, BuildContext, run_method
+from grains_eval.vectors.found_tokens import BuiltTokens
 
 FILES = ("sweep.json", "sweep.csv", "sweep.html")
 
@@ -51,14 +56,18 @@ class SweepGrid:
     Attributes:
         layers: Layers, each alone; None as for `auto`.
         strengths: Strengths; None takes the recipe's grid.
-        top_k: Numbers of tokens; None takes the recipe's.
+        top_k: Numbers of selected tokens; None takes the recipe's. Not of found tokens.
         examples: Numbers of build examples; the smaller sets are parts of the larger. None takes the recipe's.
+        tokens: Of found tokens: numbers of virtual tokens; None takes the recipe's.
+        distances: Of found tokens: tokens back to them; None takes those that they were found at.
     """
 
     layers: Sequence[int] | None = None
     strengths: Sequence[float] | None = None
     top_k: Sequence[int] | None = None
     examples: Sequence[int] | None = None
+    tokens: Sequence[int] | None = None
+    distances: Sequence[int] | None = None
 
 
 def sweep(recipe: Recipe, session: Session, output: OutputFolder, tried: SweepGrid) -> SweepResult:
@@ -78,6 +87,10 @@ def sweep(recipe: Recipe, session: Session, output: OutputFolder, tried: SweepGr
         raise GrainsError(f"'{folder / found[0]}' exists; choose another --output_path or pass --overwrite")
     if not recipe.data.development:
         raise GrainsError("a sweep needs development examples; set data.development above 0")
+    makes_tokens = pick(METHODS, recipe.vectors.method, METHODS.what).makes == "tokens"
+    for name in ("top_k",) if makes_tokens else ("tokens", "distances"):
+        if getattr(tried, name) is not None:
+            raise GrainsError(f"--{name} does not apply to method {recipe.vectors.method}; leave it out")
     session = session.opened()
     loaded = session.loaded
     for layer in tried.layers or ():
@@ -90,6 +103,11 @@ def sweep(recipe: Recipe, session: Session, output: OutputFolder, tried: SweepGr
     choices: dict[str, Choice] = {}
     for count in counts:
         part = Examples(drawn.build[:count], drawn.development)
+        if makes_tokens:
+            context = build_context_with_cache(loaded, part.build, recipe, cache, session.progress)
+            found = _choose_tokens(context, development, tried)
+            choices |= {f"{name}, examples={count}": choice for name, choice in found.items()}
+            continue
         for k in tried.top_k or [recipe.attribution.top_k]:
             opened = {"steering": {"layers": "auto", "strength": "auto"}, "attribution": {"top_k": k}}
             context = build_context_with_cache(
@@ -112,13 +130,28 @@ def _choose(context: BuildContext, development: DevelopmentSet, tried: SweepGrid
     return choose(points, context.recipe.evaluation)
 
 
+def _choose_tokens(context: BuildContext, development: DevelopmentSet, tried: SweepGrid) -> Mapping[str, Choice]:
+    """Find tokens once and measure every setting of them."""
+    built: BuiltTokens = METHODS[context.recipe.vectors.method].function(context, harmless(context, development))
+    return token_choices(
+        context,
+        built.tokens,
+        development,
+        layers=tried.layers,
+        strengths=tried.strengths,
+        tokens=tried.tokens,
+        distances=tried.distances,
+    )
+
+
 def _print(console: Any, choices: Mapping[str, Choice], best: str, folder: Path) -> None:
     for name, choice in choices.items():
         console.print(table(name, choice))
     config = choices[best].config
     layers = "all" if config.layers is None else "/".join(map(str, config.layers))
     console.print(f"chosen: {best}, layers={layers}, strength={config.strength:g}: {choices[best].reason}")
-    console.print("fix it in the recipe's steering section, or give layers= and strength= to grains_hf")
+    section = "vectors.options" if isinstance(config, TokenConfig) else "steering"
+    console.print(f"fix it in the recipe's {section} section, or give layers= and strength= to grains_hf")
     console.print(f"curves: {folder / 'sweep.html'}")
 
 
@@ -148,14 +181,18 @@ def table(name: str, choice: Choice) -> Table:
 
 
 def _row(name: str, point: CurvePoint) -> dict[str, Any]:
-    config = asdict(replace(point.config, layers=None if point.config.layers is None else tuple(point.config.layers)))
-    return {"varied": name, **config, **point.numbers()}
+    return {"varied": name, **_setting(point.config), **point.numbers()}
+
+
+def _setting(config: SteeringConfig | TokenConfig) -> dict[str, Any]:
+    """As JSON values, which know no infinity: found tokens that are off have no strength."""
+    return {**asdict(config), "strength": config.strength if isfinite(config.strength) else None}
 
 
 def _write(output: Path, choices: Mapping[str, Choice], best: str, development: DevelopmentSet) -> None:
     rows = [_row(name, point) for name, choice in choices.items() for point in choice.points]
     summary = {
-        "chosen": {"varied": best, **asdict(choices[best].config), "reason": choices[best].reason},
+        "chosen": {"varied": best, **_setting(choices[best].config), "reason": choices[best].reason},
         "notes": list(development.notes),
         "points": rows,
     }

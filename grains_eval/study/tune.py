@@ -16,7 +16,7 @@ from grains_eval.progress import Progress, silent
 from grains_eval.recipes import Evaluation, Recipe
 from grains_eval.steering import resolve
 from grains_eval.study.development import DevelopmentSet, chosen_lengths, preference_logprobs, preserved_accuracy
-from grains_eval.types import SteeringConfig, SteeringVectors
+from grains_eval.types import SteeringConfig, SteeringVectors, TokenConfig
 from grains_eval.vectors import own_steering, steering_section
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class CurvePoint:
     """One setting, measured on development items.
 
     Attributes:
-        config: The setting; strength 0 is the unsteered model.
+        config: The setting; strength 0, of found tokens minus infinity, is the unsteered model.
         accuracy: Share of examples with `log p(y+ | x) > log p(y- | x)`.
         lower: Lower end of its 95 % Wilson interval.
         upper: Upper end.
@@ -42,7 +42,7 @@ class CurvePoint:
         preserved_n: Number of those.
     """
 
-    config: SteeringConfig
+    config: SteeringConfig | TokenConfig
     accuracy: float
     lower: float
     upper: float
@@ -75,7 +75,7 @@ class Choice:
         points: The curve behind it, the unsteered model first; empty where nothing was chosen.
     """
 
-    config: SteeringConfig
+    config: SteeringConfig | TokenConfig
     reason: str | None
     points: tuple[CurvePoint, ...] = ()
 
@@ -155,6 +155,21 @@ def curve(
     tried = [SteeringConfig(strength=0.0), *settings]
     resolved = [resolve(vectors, setting) for setting in tried]
     configurations: list[Configuration] = [() if one is None else (one,) for one in resolved]
+    return measured(loaded, development, tried, configurations, progress)
+
+
+def measured(
+    loaded: LoadedModel,
+    development: DevelopmentSet,
+    tried: Sequence[SteeringConfig | TokenConfig],
+    configurations: Sequence[Configuration],
+    progress: Progress = silent,
+) -> list[CurvePoint]:
+    """Measure configurations, the unsteered model first, that stand for the settings `tried`.
+
+    Raises:
+        GrainsError: no development examples.
+    """
     logprobs = preference_logprobs(loaded, development.preference, configurations, progress)
     lengths = chosen_lengths(loaded, development.preference)
     preserved = preserved_accuracy(loaded, development.preserved, configurations, progress)
@@ -194,6 +209,7 @@ def choose(points: Sequence[CurvePoint], evaluation: Evaluation) -> Choice:
     so: there is no fallback to an unconstrained choice.
     """
     unsteered, settings = points[0], list(points[1:])
+    off = unsteered.config.strength
     watched = unsteered.preserved == unsteered.preserved
     lost = max(evaluation.margin, 1 / unsteered.preserved_n) if unsteered.preserved_n else evaluation.margin
     keeping = [p for p in settings if not watched or p.preserved >= unsteered.preserved - lost - 1e-12]
@@ -208,18 +224,18 @@ def choose(points: Sequence[CurvePoint], evaluation: Evaluation) -> Choice:
     refused = refused.replace("settings were", "setting was") if len(keeping) - len(allowed) == 1 else refused
     refused = refused if len(keeping) > len(allowed) else ""
     if not allowed:
-        reason = f"none of {len(settings)} settings was {constraint}: strength 0, the unsteered model{refused}"
+        reason = f"none of {len(settings)} settings was {constraint}: strength {off:g}, the unsteered model{refused}"
         logger.warning("%s", reason)
-        return Choice(replace(settings[0].config, strength=0.0), reason, tuple(points))
+        return Choice(replace(settings[0].config, strength=off), reason, tuple(points))
     best = max(allowed, key=lambda point: point.rank)
     if best.lower <= unsteered.lower:
         reason = (
-            f"strength 0, since none of {len(settings)} settings, {constraint}, prefers y+ more often than the "
+            f"strength {off:g}, since none of {len(settings)} settings, {constraint}, prefers y+ more often than the "
             f"unsteered model on {best.n} development examples ({best.accuracy:.3f} against {unsteered.accuracy:.3f})"
             f"{refused}"
         )
         logger.warning("%s", reason)
-        return Choice(replace(best.config, strength=0.0), reason, tuple(points))
+        return Choice(replace(best.config, strength=off), reason, tuple(points))
     reason = (
         f"among {len(settings)} settings on {best.n} development examples, {constraint}: preference accuracy "
         f"{best.accuracy:.3f} (95 % lower bound {best.lower:.3f}), unsteered {unsteered.accuracy:.3f}; "

@@ -36,7 +36,7 @@ def run_method(context: BuildContext) -> BuiltVectors:
     name = context.recipe.vectors.method
     method = pick(METHODS, name, METHODS.what)
     if method.makes != "vectors":
-        raise GrainsError(f"method '{name}' makes no vectors but an {method.makes}; `grains-eval build` makes it")
+        raise GrainsError(f"method '{name}' makes no vectors; `grains-eval build` makes its {method.makes}")
     if not context.examples:
         raise GrainsError("there are no examples to build from")
     built: BuiltVectors = method.function(context)

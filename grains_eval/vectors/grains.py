@@ -9,6 +9,7 @@ from torch import Tensor
 
 from grains_eval.attribution import select
 from grains_eval.attribution.baselines import prompt_baseline
+from grains_eval.attribution.transfer import Candidate
 from grains_eval.errors import GrainsError
 from grains_eval.models import EncodedExample
 from grains_eval.models.activations import PromptStates, median_norms, prompt_states, response_states
@@ -17,6 +18,7 @@ from grains_eval.types import SteeringVectors, TokenSelection
 from grains_eval.vectors.context import BuildContext, BuiltVectors
 from grains_eval.vectors.direction import direction
 from grains_eval.vectors.registry import vector_method
+from grains_eval.vectors.transfer import each_alone, read_tokens, transfer
 
 
 @vector_method("grains", is_attributing=True)
@@ -37,7 +39,10 @@ def grains(context: BuildContext) -> BuiltVectors:
         last = prompt_states(context.loaded.model, example, rows).last
         return last[:1] - last[1:]
 
-    selections = select(attributions, context.examples, config, token_deltas)
+    def transferred(candidates: Sequence[Candidate]) -> Tensor:
+        return transfer(context, each_alone(read_tokens(context, candidates)))
+
+    selections = select(attributions, context.examples, config, token_deltas, transferred)
     return BuiltVectors(contrast(context, selections), tuple(attributions), tuple(selections))
 
 

@@ -12,7 +12,7 @@ from grains_eval.vectors.context import BuildContext, BuiltVectors
 from grains_eval.vectors.own_steering import OwnSteering
 
 # what an artifact of the method holds; `study.methods` knows how each is made
-Makes = Literal["vectors", "adapter", "instruction"]
+Makes = Literal["vectors", "tokens", "adapter", "instruction"]
 Build = Callable[[BuildContext], BuiltVectors]
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -63,12 +63,13 @@ def rotate(function: Callable[..., Any], states: Tensor, angles: Angles) -> Tens
     cos, sin = angles
     width = cos.shape[-1]
     states = states.expand(max(len(states), len(cos)), -1, -1, -1)
+    query = states[:, :1]  # the function wants one too
     if width < states.shape[-1]:
         try:
-            return function(states, states, cos, sin)[1]  # it knows what to leave, or has one angle for two dimensions
+            return function(query, states, cos, sin)[1]  # it knows what to leave, or has one angle for two dimensions
         except RuntimeError:
-            return torch.cat([function(states[..., :width], states[..., :width], cos, sin)[1], states[..., width:]], -1)
-    return function(states, states, cos, sin)[1]
+            return torch.cat([function(query[..., :width], states[..., :width], cos, sin)[1], states[..., width:]], -1)
+    return function(query, states, cos, sin)[1]
 
 
 def rotate_back(function: Callable[..., Any], states: Tensor, angles: Angles) -> Tensor:

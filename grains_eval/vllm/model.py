@@ -26,7 +26,7 @@ from grains_eval.harness.images import shows_images
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo
 from grains_eval.models.loading import read_config
 from grains_eval.steering import resolve
-from grains_eval.types import SteeringConfig, SteeringVectors
+from grains_eval.types import SteeringConfig
 from grains_eval.vllm.engine import SteeredEngine, engine_arguments
 from grains_eval.vllm.library import sampling_parameters
 from grains_eval.vllm.settings import Setting, setting_of
@@ -135,8 +135,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         super().__init__(pretrained=pretrained, **kwargs)
         self.engine = SteeredEngine(self.model, rows, stages) if rows else None
         for item in self.applied:
-            if item.artifact.vectors is not None and item.resolved is not None:
-                self.check_vectors(item.artifact.vectors)
+            self.check_artifact(item)
             warn_of_other_base(item, pretrained)
         if setting.stages:
             self._load([setting])
@@ -164,14 +163,17 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         self._memo = memo
         self._memory: dict[Hashable, dict[str, Any]] = {}
 
-    def check_vectors(self, vectors: SteeringVectors) -> None:
-        """Refuse vectors that do not fit this engine.
+    def check_artifact(self, item: AppliedArtifact) -> None:
+        """Refuse an artifact that does not fit this engine.
 
         Raises:
-            GrainsError: another width, a layer out of range, a site that cannot be steered here, or a plain engine.
+            GrainsError: found tokens, another width, a layer out of range, a site that cannot be steered here, or a
+                plain engine.
         """
-        whole = setting_of((resolve(vectors, SteeringConfig(strength=1.0)),))
-        check_reports(self._steerable().reports, [whole])
+        _check_kind(item)
+        if item.artifact.vectors is not None and item.resolved is not None:
+            whole = setting_of((resolve(item.artifact.vectors, SteeringConfig(strength=1.0)),))
+            check_reports(self._steerable().reports, [whole])
 
     def steer(self, applied: Sequence[AppliedArtifact]) -> None:
         """Replace the vectors that steer this engine, keeping its weights; `()` is the plain model.
@@ -180,8 +182,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
             GrainsError: vectors that do not fit or cannot act here.
         """
         for item in applied:
-            if item.artifact.vectors is not None and item.resolved is not None:
-                self.check_vectors(item.artifact.vectors)
+            self.check_artifact(item)
         setting = _setting(applied)
         if setting.stages:
             self._load([setting])
@@ -386,12 +387,19 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         super()._observe(requests)
 
 
+def _check_kind(item: AppliedArtifact) -> None:
+    """Refuse what an engine cannot apply."""
+    if item.artifact.adapter is not None:
+        raise GrainsError(
+            f"'{item.source}' is a LoRA artifact; give lora_local_path={item.artifact.adapter} instead of vectors"
+        )
+    if item.artifact.tokens is not None:
+        raise GrainsError(f"'{item.source}' holds found tokens, which {NAME} cannot show; use grains_hf")
+
+
 def _setting(applied: Sequence[AppliedArtifact]) -> Setting:
     for item in applied:
-        if item.artifact.adapter is not None:
-            raise GrainsError(
-                f"'{item.source}' is a LoRA artifact; give lora_local_path={item.artifact.adapter} instead of vectors"
-            )
+        _check_kind(item)
     return setting_of(
         [item.resolved for item in applied], " + ".join(f"'{item.source}'" for item in applied) or "the vectors"
     )

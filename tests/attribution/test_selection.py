@@ -26,11 +26,15 @@ def no_deltas(index, positions):
     raise AssertionError("top-k needs no deltas")
 
 
+def no_transfer(candidates):
+    raise AssertionError("nothing is shown to other examples")
+
+
 def one(scores, k, ids=None, **kwargs):
     config = AttributionConfig(top_k=k, **kwargs.pop("config", {}))
     example = encoded(linear_model(), ids or list(range(1, len(scores) + 1)), 5, 6)
     example = replace(example, is_image=torch.tensor(kwargs.get("is_image", [False] * len(scores))))
-    return select([attribution(scores, **kwargs)], [example], config, no_deltas)[0]
+    return select([attribution(scores, **kwargs)], [example], config, no_deltas, no_transfer)[0]
 
 
 def test_top_k_by_sign_largest_first():
@@ -59,11 +63,11 @@ def test_words_that_most_prompts_share_are_no_candidates_but_pictures_are():
     assert shared_tokens(examples, 0.4) == {1, 2}
     assert shared_tokens(examples[:3], 0.4) == frozenset(), "three examples say nothing about frequency"
     scores = [attribution([0.0, 5.0, 1.0]) for _ in examples]
-    selections = select(scores, examples, AttributionConfig(top_k=1), no_deltas)
+    selections = select(scores, examples, AttributionConfig(top_k=1), no_deltas, no_transfer)
     assert all(selection == TokenSelection((2,), ()) for selection in selections)
     pictures = [replace(example, is_image=torch.tensor([False, True, False])) for example in examples]
     images = [replace(score, is_image=torch.tensor([False, True, False])) for score in scores]
-    selections = select(images, pictures, AttributionConfig(top_k=1), no_deltas)
+    selections = select(images, pictures, AttributionConfig(top_k=1), no_deltas, no_transfer)
     assert all(selection == TokenSelection((1,), ()) for selection in selections)
 
 
@@ -78,7 +82,7 @@ def test_agreement_prefers_the_token_whose_delta_recurs():
         delta[2] = torch.ones(2, 16)
     scores = [attribution([0.0, 5.0, 1.0]) for _ in examples]
     config = AttributionConfig(top_k=1, candidates=2, selection="agreement")
-    found = select(scores, examples, config, lambda index, positions: deltas[index][list(positions)])
+    found = select(scores, examples, config, lambda index, positions: deltas[index][list(positions)], no_transfer)
     assert all(selection.positive == (2,) for selection in found)
-    plain = select(scores, examples, AttributionConfig(top_k=1), no_deltas)
+    plain = select(scores, examples, AttributionConfig(top_k=1), no_deltas, no_transfer)
     assert all(selection.positive == (1,) for selection in plain)

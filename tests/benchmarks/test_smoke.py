@@ -28,6 +28,7 @@ BENCHMARKS = [
     "overhead",
     "proof",
     "sweep",
+    "tokens",
 ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers as hf
 
+from grains_eval.types import FoundTokens, TokenConfig, TokenOrigin, TokenPool
 from grains_eval.virtual_tokens import ResolvedTokens
 from tests import tiny
 
@@ -104,3 +105,18 @@ def by_hand(model: hf.PreTrainedModel, tokens: ResolvedTokens, is_rotary: bool) 
         yield
     finally:
         home.eager_attention_forward = original
+
+
+def some_found(model: hf.PreTrainedModel, count: int = 4, seed: int = 2, **provenance: Any) -> FoundTokens:
+    """Found tokens of random keys and values, the same words on both sides."""
+    tokens = some_tokens(model, count, seed=seed)
+    other = some_tokens(model, count, seed=seed + 50)
+    width = model.get_input_embeddings().weight.shape[-1]
+    soft = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+    origins = tuple(TokenOrigin(f"w{i}", 40 + i % 2, i, 2 + i, f"e{i}", 3.0 - i) for i in range(count))
+    return FoundTokens(
+        TokenPool(tokens.keys, tokens.values, soft, origins),
+        TokenPool(other.keys, other.values, soft.flip(0), origins),
+        TokenConfig(),
+        {"method": "found_tokens", **provenance},
+    )
