@@ -18,6 +18,7 @@ from typing import Any, cast
 from grains_eval.errors import GrainsError, unknown
 from grains_eval.harness.arguments import parse_steering
 from grains_eval.steering import resolve
+from grains_eval.types import SteeringConfig
 from grains_eval.vllm.attach import CONFIG_KEY, engine_config, steering_config
 from grains_eval.vllm.engine import WORKER, prefer_first_runner
 from grains_eval.vllm.runner import ARGUMENT
@@ -75,15 +76,15 @@ def registered() -> dict[str, Served]:
         name, given, source = part.strip().rpartition("=")
         name = name if given else PurePath(source).name
         if not source or not name:
-            raise GrainsError(f"{VARIABLE}: '{part}' is no folder and no name=folder")
+            raise GrainsError(f"{VARIABLE}: '{part}' is neither a folder nor name=folder")
         if name in found:
             raise GrainsError(f"{VARIABLE}: the name '{name}' is given twice; write other=folder")
         applied = parse_steering(source)
-        if len(applied) != 1 or applied[0].artifact.vectors is None or applied[0].config is None:
+        config = applied[0].config
+        if len(applied) != 1 or applied[0].artifact.vectors is None or not isinstance(config, SteeringConfig):
             raise GrainsError(
                 f"{VARIABLE}: '{source}' holds no vectors, or several joined by +; give one folder a name"
             )
-        config = applied[0].config
         one = resolve(applied[0].artifact.vectors, replace(config, strength=1.0))
         found[name] = Served(len(found) + 1, setting_of((one,), f"'{source}'"), config.strength)
     return found

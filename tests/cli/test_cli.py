@@ -213,7 +213,7 @@ def test_compare_hands_its_flags_to_the_comparison(monkeypatch):
         (
             "--sd 0.4 --difference 0.03 --n 500",
             [
-                "a difference of 0.03 needs 1,539 items for power 0.8",
+                "a difference of 0.03 needs 1,594 items for power 0.8",
                 "500 items find a difference of 0.03 with power 0.34",
                 "500 items find a difference of 0.0537 with power 0.8",
             ],
