@@ -198,12 +198,15 @@ def against_controls(
     targets: Collection[str],
     alpha: float,
     rows_of: Callable[[Run, Run, Sequence[str] | None, Sequence[str] | None], list[Row]],
+    beside: Mapping[str, Collection[str]],
 ) -> tuple[AgainstControl, ...]:
     """Each method that is better than the baseline, compared with the control that gained most.
 
-    Vectors with the vocabulary direction projected out are left aside: a tie with them speaks for the method.
+    Where controls stand beside methods (`beside`), those at a method's own setting count, and those that stand beside
+    none. Vectors with the vocabulary direction projected out are left aside: a tie with them speaks for the method.
     """
     by_name = {run.name: run for run in runs}
+    placed = {name for names in beside.values() for name in names}
     found: list[tuple[str, str, Row]] = []
     for row in chosen:
         mine = row.comparison
@@ -213,6 +216,7 @@ def against_controls(
             other.comparison
             for other in chosen
             if other.comparison.method in controlled
+            and other.comparison.method not in placed.difference(beside.get(mine.method, placed))
             and "projection" not in by_name[other.comparison.method].kinds
             and (other.comparison.task, other.comparison.metric) == (mine.task, mine.metric)
         ]

@@ -50,6 +50,7 @@ def compare_runs(
     groups: Groups = "fixed",
     prompts_may_differ: Collection[str] | bool = False,
     controls: Collection[str] | None = None,
+    beside: Mapping[str, Collection[str]] | None = None,
     bands: Mapping[str, Sequence[str]] | None = None,
     failures: Mapping[str, str] | None = None,
     keep_going: bool = False,
@@ -85,6 +86,7 @@ def compare_runs(
             them the clusters.
         prompts_may_differ: Runs that prompt differently by design; prompting artifacts are recognised.
         controls: Names of control runs; default: those whose artifacts say that they are.
+        beside: Method to the controls at its own setting; those of other methods alone are no rivals of it.
         bands: Control label to the runs that are its draws.
         failures: Reason by method, for methods without a run: each becomes a row.
         keep_going: Turn a run that cannot be compared into such a row instead of raising.
@@ -163,7 +165,7 @@ def compare_runs(
     judged = judge_rows(kept, margin, alpha=alpha)
     verdicts = _shown_losses(judged, comparisons, alpha)
     remarks.extend(dict.fromkeys(_ask_direction(c) for c in undirected))
-    rivals = against_controls(chosen, runs, controlled, roles.targets, alpha, rows_of)
+    rivals = against_controls(chosen, runs, controlled, roles.targets, alpha, rows_of, beside or {})
     report = ReportData(
         title=title or _title([run.name for run in others], baseline.name),
         headline=headline(

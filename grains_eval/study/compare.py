@@ -20,7 +20,7 @@ from grains_eval.report import compare_runs
 from grains_eval.report.data import ReportData
 from grains_eval.report.write import refuse_existing
 from grains_eval.study.build import build_from_recipe, model_identity
-from grains_eval.study.controls import Controls, moves, write_controls
+from grains_eval.study.controls import Controls, moves, write_all_controls
 from grains_eval.study.loading import load_lm
 from grains_eval.study.methods import default_methods, method_recipe
 from grains_eval.study.report_parts import development_curves, development_tables, token_maps
@@ -99,7 +99,7 @@ def compare_variants(
 
     Args:
         recipe: The behaviour: examples, tasks, margins and the number of control draws.
-        variants: Recipes by name, the most important first: controls stand beside the first that moves anything.
+        variants: Recipes by name, the most important first; controls stand beside each setting that moves anything.
         model_args: lm-eval's model arguments.
         output_path: Where vectors, runs and the report go.
         console: A rich console to print the tables to.
@@ -161,7 +161,9 @@ def compare_variants(
             logger.warning("%s failed: %s", name, failures[name])
     if not set(variants) & set(built):
         raise GrainsError(f"no method could be built; {next(iter(variants))}: {failures[next(iter(variants))]}")
-    extra = _controls(built, wanted, loaded, drawn, output / "vectors", progress) if controls else Controls()
+    extra = Controls()
+    if controls:
+        extra = write_all_controls(built, wanted, drawn, VOCABULARY, loaded, output / "vectors", progress)
     if VOCABULARY not in variants and VOCABULARY in built and not moves(load_vectors(built[VOCABULARY])):
         extra = replace(extra, notes=(*extra.notes, f"{VOCABULARY}: left out, since it moves nothing"))
         del built[VOCABULARY]
@@ -182,6 +184,7 @@ def compare_variants(
         targets=recipe.evaluation.tasks,
         preserve=recipe.evaluation.preserve,
         bands=extra.bands,
+        beside=extra.beside,
         failures={**failures, **failed},
         keep_going=True,
         title=title or f"{recipe.name}: {', '.join(variants)}",
@@ -204,27 +207,3 @@ def _is_same(
     # prompting is built from no examples
     used = (origin.get("doc_hashes") or {}).get("build") or examples.doc_hashes()["build"]
     return used == examples.doc_hashes()["build"] and all(origin.get(key) == value for key, value in wanted.items())
-
-
-def _controls(
-    built: Mapping[str, Path],
-    recipes: Mapping[str, Recipe],
-    loaded: LoadedModel,
-    examples: Mapping[str, Examples],
-    folder: Path,
-    progress: Callable[[Sequence[Any], str], Iterable[Any]],
-) -> Controls:
-    """Controls of the first variant whose vectors move something, at its setting."""
-    idle: list[str] = []
-    for name, place in built.items():
-        vectors = None if name == VOCABULARY else open_artifact(place).vectors
-        if vectors is not None and moves(vectors):
-            made = write_controls(
-                name, place, built.get(VOCABULARY), recipes[name], loaded, examples[name], folder, progress
-            )
-            passed = f"; {', '.join(idle)} move{'s' * (len(idle) == 1)} nothing, and unsteered runs are no controls"
-            note = f"random, negated and projected controls stand beside {name}, at its setting{passed if idle else ''}"
-            return replace(made, notes=(note, *made.notes))
-        if vectors is not None:
-            idle.append(name)
-    return Controls(notes=(f"no controls: {', '.join(idle)} move{'s' * (len(idle) == 1)} nothing",) if idle else ())

@@ -71,6 +71,22 @@ def test_the_rival_is_the_control_that_gained_most(tmp_path: Path) -> None:
     assert (rival.method, rival.control) == ("grains", "strong")
 
 
+def test_the_rivals_of_a_method_stand_at_its_own_setting_or_beside_none(tmp_path: Path) -> None:
+    kinds = dict.fromkeys(("own", "other", "words"), "control")
+    shares = {"grains": (60, 0), "caa": (60, 0), "lora": (60, 0), "own": (0, 20), "other": (0, 50), "words": (0, 10)}
+    gaining(shares, tmp_path, **kinds)
+    names = ("baseline", *shares)
+    beside = {"grains": ("own",), "caa": ("other",)}
+    report = compare_runs([tmp_path / name for name in names], beside=beside)
+    assert {item.method: item.control for item in report.against_controls} == {
+        "grains": "own",
+        "caa": "other",
+        "lora": "other",  # it has no setting
+    }
+    report = compare_runs([tmp_path / name for name in names], beside={"grains": (), "caa": ("own", "other")})
+    assert {item.method: item.control for item in report.against_controls}["grains"] == "words"
+
+
 def test_the_headline_says_when_a_control_does_as_well(tmp_path: Path) -> None:
     tied = gaining({"grains": (40, 0), "vocabulary": (0, 41)}, tmp_path / "tied", vocabulary="control")
     said = "But on t acc grains is not shown to be better than its strongest control, vocabulary: −0.5 ("
