@@ -97,13 +97,22 @@ def with_tuned(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 
 def pool(report: ReportData, recipe: Recipe, vectors: Path, seed: int, into: dict[str, Pool]) -> None:
-    """Add one seed's rows; draws of a control are averaged item by item."""
+    """Add one seed's rows; draws of a control are averaged item by item.
+
+    Of the controls, those beside the recipe's own method are kept: each seed tunes the other methods to a setting of
+    its own, so that what stands beside them differs from seed to seed.
+    """
     target, preserved = recipe.evaluation.tasks[0], recipe.evaluation.preserve[0]
-    draws = {member: band.label for band in report.bands for member in band.members}
+    own, *others = methods = default_methods(with_tuned(recipe, {}))
+    draws = {member: band.label.removesuffix(f" beside {own}") for band in report.bands for member in band.members}
+    elsewhere = {name for name, label in draws.items() if " beside " in label}
+    elsewhere |= {f"{other}_{kind}" for other in others for kind in ("negated", "without_vocabulary")} - set(methods)
     found: dict[str, list[Any]] = {}
     kept: dict[str, list[float]] = {}
     for row in report.rows:
         name = draws.get(row.comparison.method, row.comparison.method)
+        if row.comparison.method in elsewhere:
+            continue
         if row.comparison.task == target:
             found.setdefault(name, []).append(row.metrics[0])
         elif row.comparison.task == preserved:

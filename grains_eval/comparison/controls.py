@@ -72,11 +72,17 @@ def control_names(runs: Sequence[Run], given: Collection[str] | None, strict: bo
 
 
 def against_controls(
-    rows: Sequence[Row], runs: Sequence[Run], controls: Collection[str], targets: Collection[str], analysis: Analysis
+    rows: Sequence[Row],
+    runs: Sequence[Run],
+    controls: Collection[str],
+    targets: Collection[str],
+    analysis: Analysis,
+    beside: Mapping[str, Collection[str]],
 ) -> tuple[tuple[AgainstControl, ...], list[str]]:
     """Each method that is better than the baseline, compared with the control that gained most; and notes.
 
-    Vectors with the vocabulary direction projected out are not counted as rivals: that a method is as good without that
+    Where controls stand beside methods (`beside`), those at a method's own setting count, and those that stand beside
+    none. Vectors with the vocabulary direction projected out are not counted as rivals: that a method is as good without that
     direction is in its favour.
 
     Args:
@@ -85,8 +91,10 @@ def against_controls(
         controls: Names of control runs.
         targets: Tasks that were to improve.
         analysis: How runs are compared.
+        beside: Method to the controls at its own setting.
     """
     by_name = {run.name: run for run in runs}
+    placed = {name for names in beside.values() for name in names}
     found: list[AgainstControl] = []
     notes: list[str] = []
     for row in rows:
@@ -97,6 +105,7 @@ def against_controls(
             other.comparison
             for other in rows
             if other.comparison.method in controls
+            and other.comparison.method not in placed.difference(beside.get(mine.method, placed))
             and "projection" not in by_name[other.comparison.method].kinds
             and other.key == row.key
         ]

@@ -76,7 +76,7 @@ def compare_all(
     rows = adjust(_ordered(rows, roles), controls, alpha=analysis.alpha)
     chosen = headline_rows(rows, question.headline_metrics)
     undirected = [row.comparison for row in chosen if row.comparison.higher_is_better is None]
-    rivals, on_rivals = against_controls(chosen, runs, controls, roles.targets, analysis)
+    rivals, on_rivals = against_controls(chosen, runs, controls, roles.targets, analysis, question.beside)
     notes += [*roles.notes, *map(_ask_direction, undirected), *on_rivals]
     return Findings(
         runs=tuple(runs),

@@ -72,6 +72,7 @@ class Question:
         margin: Loss on preserved tasks that still counts as kept, as a share (0.01 is one point).
         headline_metrics: The metric that the headline names, by task; default: accuracy where there is one.
         controls: Names of control runs; default: those whose artifacts say that they are.
+        beside: Method to the controls at its own setting; those of other methods alone are not its rivals.
 
     Raises:
         GrainsError: the margin is not above 0 and below 1.
@@ -82,6 +83,7 @@ class Question:
     margin: float = 0.01
     headline_metrics: Mapping[str, str] = field(default_factory=dict[str, str])
     controls: Collection[str] | None = None
+    beside: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]])
 
     def __post_init__(self) -> None:
         """Refuse invalid values."""

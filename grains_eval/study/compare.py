@@ -12,14 +12,12 @@ from grains_eval.artifacts.load import load_vectors, open_artifact
 from grains_eval.comparison.settings import Analysis, Question
 from grains_eval.errors import GrainsError
 from grains_eval.examples import Examples, load_examples
-from grains_eval.models import LoadedModel
-from grains_eval.progress import Progress
 from grains_eval.recipes import Recipe
 from grains_eval.report import compare_runs
 from grains_eval.report.data import ReportData, Supplement
 from grains_eval.report.write import refuse_existing
 from grains_eval.study.build import build_from_recipe
-from grains_eval.study.controls import Controls, moves, write_controls
+from grains_eval.study.controls import Controls, moves, write_all_controls
 from grains_eval.study.methods import default_methods, method_recipe
 from grains_eval.study.provenance import model_identity
 from grains_eval.study.report_parts import development_curves, development_tables, token_maps
@@ -94,7 +92,7 @@ def compare_variants(
 
     Args:
         recipe: The behaviour: examples, tasks, margins and the number of control draws.
-        variants: Recipes by name, the most important first: controls stand beside the first that moves anything.
+        variants: Recipes by name, the most important first; controls stand beside each setting that moves anything.
         session: The model, the user's tasks, console and progress display.
         output: Where vectors, runs and the report go.
         analysis: How runs are compared; what the recipe says of groups comes on top.
@@ -135,7 +133,9 @@ def compare_variants(
         output.path,
         session.console,
         analysis=replace(analysis, groups=evaluation.groups),
-        question=Question(evaluation.tasks, evaluation.preserve, evaluation.margin, evaluation.metrics),
+        question=Question(
+            evaluation.tasks, evaluation.preserve, evaluation.margin, evaluation.metrics, beside=controls.beside
+        ),
         supplement=replace(
             supplement,
             title=supplement.title or f"{recipe.name}: {', '.join(variants)}",
@@ -210,35 +210,15 @@ def _controls(
     examples: Mapping[str, Examples],
     folder: Path,
 ) -> Controls:
-    """Controls of the first variant whose vectors move something and of the first found tokens, at their settings."""
-    of_vectors = _vector_controls(built, recipes, session.loaded, examples, folder, session.progress)
+    """Controls at every setting at which vectors move something, and of the first found tokens."""
+    of_vectors = write_all_controls(built, recipes, examples, VOCABULARY, session.loaded, folder, session.progress)
     first = next((name for name, place in built.items() if open_artifact(place).tokens is not None), None)
     if first is None:
         return of_vectors
     made = write_token_controls(first, built[first], recipes[first], session, examples[first], folder)
     return Controls(
-        (*of_vectors.names, *made.names), {**of_vectors.bands, **made.bands}, (*of_vectors.notes, *made.notes)
+        (*of_vectors.names, *made.names),
+        {**of_vectors.bands, **made.bands},
+        {**of_vectors.beside, **made.beside},
+        (*of_vectors.notes, *made.notes),
     )
-
-
-def _vector_controls(
-    built: Mapping[str, Path],
-    recipes: Mapping[str, Recipe],
-    loaded: LoadedModel,
-    examples: Mapping[str, Examples],
-    folder: Path,
-    progress: Progress,
-) -> Controls:
-    idle: list[str] = []
-    for name, place in built.items():
-        vectors = None if name == VOCABULARY else open_artifact(place).vectors
-        if vectors is not None and moves(vectors):
-            made = write_controls(
-                name, place, built.get(VOCABULARY), recipes[name], loaded, examples[name], folder, progress
-            )
-            passed = f"; {', '.join(idle)} move{'s' * (len(idle) == 1)} nothing, and unsteered runs are no controls"
-            note = f"random, negated and projected controls stand beside {name}, at its setting{passed if idle else ''}"
-            return replace(made, notes=(note, *made.notes))
-        if vectors is not None:
-            idle.append(name)
-    return Controls(notes=(f"no controls: {', '.join(idle)} move{'s' * (len(idle) == 1)} nothing",) if idle else ())

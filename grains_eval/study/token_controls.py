@@ -98,9 +98,11 @@ def write_token_controls(
     kept = {label: tuple(name for name in each if name in written) for label, each in bands.items()}
     if EVERY in written:
         notes.append(_cost(method, found, open_artifact(folder / EVERY).provenance))
+    names = (*singles, *(name for each in bands.values() for name in each))
     return Controls(
-        tuple(name for name in (*singles, *(name for each in bands.values() for name in each)) if name in written),
+        tuple(name for name in names if name in written),
         {label: names for label, names in kept.items() if names},
+        {method: tuple(name for name in names if name in written)},
         (f"token controls stand beside {method}, at its setting", *notes),
     )
 

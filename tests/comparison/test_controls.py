@@ -92,3 +92,21 @@ def test_the_headline_says_when_a_control_does_as_well(tmp_path: Path) -> None:
 def test_one_draw_is_no_draws() -> None:
     one, two = (Band("random vectors", members, {}, {}, {}) for members in (("a",), ("a", "b")))
     assert (one.heading, two.heading) == ("random vectors, 1 draw", "random vectors, 2 draws")
+
+
+def test_the_rivals_of_a_method_stand_at_its_own_setting_or_beside_none(tmp_path: Path) -> None:
+    kinds = dict.fromkeys(("own", "other", "words"), "control")
+    shares = {"grains": (60, 0), "caa": (60, 0), "lora": (60, 0), "own": (0, 20), "other": (0, 50), "words": (0, 10)}
+    gaining(shares, tmp_path, **kinds)
+    names = ("baseline", *shares)
+    beside = {"grains": ("own",), "caa": ("other",)}
+    report = compare_runs([tmp_path / name for name in names], question=Question(beside=beside))
+    assert {item.method: item.control for item in report.against_controls} == {
+        "grains": "own",
+        "caa": "other",
+        "lora": "other",  # it has no setting
+    }
+    report = compare_runs(
+        [tmp_path / name for name in names], question=Question(beside={"grains": (), "caa": ("own", "other")})
+    )
+    assert {item.method: item.control for item in report.against_controls}["grains"] == "words"

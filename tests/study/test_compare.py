@@ -46,7 +46,10 @@ def test_methods_and_controls_stand_in_one_table(compared):
         "runs",
     }
     assert report.token_maps
-    assert report.settings["grains"] == report.settings["random vectors, 2 draws"] == "3: 1"
+    assert report.settings["grains"] == report.settings["random vectors beside grains, 2 draws"] == "3: 1"
+    assert report.settings["caa"] == report.settings["random vectors beside caa, 2 draws"] != "3: 1"
+    own = {item.method: item.control for item in report.against_controls}
+    assert own["grains"] not in {name for name in report.controls if name.endswith("_beside_caa")} | {"caa_negated"}
     assert "| grains | 3: 1 |" in (output / "report.md").read_text()
 
 
