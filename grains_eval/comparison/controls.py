@@ -82,8 +82,8 @@ def against_controls(
     """Each method that is better than the baseline, compared with the control that gained most; and notes.
 
     Where controls stand beside methods (`beside`), those at a method's own setting count, and those that stand beside
-    none. Vectors with the vocabulary direction projected out are not counted as rivals: that a method is as good without that
-    direction is in its favour.
+    none. Vectors with the vocabulary direction projected out are not counted as rivals: that a method is as good
+    without that direction is in its favour.
 
     Args:
         rows: One adjusted row per run and task.
