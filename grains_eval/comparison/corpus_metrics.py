@@ -21,7 +21,7 @@ from grains_eval.comparison.significance import Array
 
 RESAMPLES = 4_999
 # sacrebleu scores one resample at a time.
-TEXT_DRAWS = 15_000
+TEXT_DRAWS = 12_000
 WHOLE = 1e8
 CHUNK = 2_000_000
 

@@ -65,6 +65,8 @@ def test_with_the_most_resamples_the_row_says_among_how_many_rows_it_could_be_to
     null = _row(0.0, 1)
     among = [adjust([few, *[null] * (rows - 1)])[0].comparison for rows in (249, 250)]
     assert [answer(row, 0.05) for row in among] == ["better", "no verdict"]
+    others = adjust([few, *[null] * 249])[1:]
+    assert {answer(row.comparison, 0.05) for row in others} == {"not shown"}  # more resamples would not show them
     assert among[1].most_rows == 249
     why = (
         "resamples give no p below 0.0002, which shows nothing among more than 249 rows; restrict the table with "
@@ -73,6 +75,19 @@ def test_with_the_most_resamples_the_row_says_among_how_many_rows_it_could_be_to
     assert headline([among[1]], [], 0.05).startswith("grains: no verdict on task 2 score, +1.5")
     assert why in headline([among[1]], [], 0.05)
     assert procedure(among[1]).endswith(f"no verdict is possible, {why}")
+
+
+def test_tails_and_edges_by_hand() -> None:
+    """Ratios -9 to 9: a ratio as far out as the observed one counts, and so does the sample itself."""
+    deviations = np.arange(-9.0, 10.0)
+    made = bootstrap.Studentised(8.0, 1.0, deviations, np.ones(19), 1e9, lambda more: made)
+    assert made.tails(0.0) == (3 / 20, pytest.approx(1.0))  # of the far side Student's t is surer
+    assert made.tails(16.0) == (pytest.approx(1.0), 3 / 20)
+    # half of a level of .3 is three of twenty: as far out as 8 is rejected, and 7 is not
+    assert made.interval(0.3) == (8.0 - 7.0, 8.0 + 7.0)
+    assert (made.tails(0.99)[0], made.tails(1.0)[0]) == (3 / 20, 4 / 20)
+    assert made.interval(0.05) == (-math.inf, math.inf) and math.isnan(made.detectable(0.05, 0.8))
+    assert made.smallest_p == 0.1
 
 
 def test_resamples_within_their_bound_take_seconds() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from grains_eval.comparison import intervals as statistics
 from grains_eval.comparison.estimates import Row
 from grains_eval.comparison.noninferiority import judge, judge_rows
 from grains_eval.comparison.proportions import lower_end, tail
+from grains_eval.comparison.verdict import answer
 from tests.comparison.rows import preserved, row
 
 
@@ -106,3 +107,88 @@ def test_items_that_would_tell_come_in_whole_clusters() -> None:
     assert judge(row(0.0, 0.02), 0.01).clusters_needed is None
     few = judge(row(0.0, math.nan, clusters=5, units_needed=12), 0.01)
     assert (few.answer, few.units_needed, few.items_needed) == ("cannot tell", 12, None)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A procedure with given one-sided p-values at one difference, and an interval that widens with the level."""
+
+    value: float
+    above: float
+    below: float
+
+    def tails(self, value: float) -> tuple[float, float]:
+        assert value == self.value
+        return self.above, self.below
+
+    def interval(self, level: float) -> tuple[float, float]:
+        return -0.03 * (1 - level), 0.03 * (1 - level)
+
+    def detectable(self, level: float, power: float) -> float:
+        raise AssertionError
+
+
+def _given(*tails: tuple[float, float], higher: bool = True) -> list[Row]:
+    """Rows with p-values of "the loss is the margin or more" and "the margin or less"."""
+    return [
+        Row(row(0.0, 0.02, higher_is_better=higher), (), Given(-0.01, *pair) if higher else Given(0.01, *pair[::-1]))
+        for pair in tails
+    ]
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_each_side_is_judged_at_half_the_level(higher: bool) -> None:
+    def answers(*tails: tuple[float, float]) -> list[str]:
+        return [v.answer for v in judge_rows(_given(*tails, higher=higher), 0.01)]
+
+    assert answers((0.025, 1.0)) == ["kept"] and answers((0.0251, 1.0)) == ["cannot tell"]
+    assert answers((1.0, 0.025)) == ["lost"] and answers((1.0, 0.0251)) == ["cannot tell"]
+    # together each passes its own level; where one does not, Holm asks half of the first, and all of the second
+    assert answers((0.025, 1.0), (0.025, 1.0)) == ["kept", "kept"]
+    assert answers((0.025, 1.0), (0.0251, 1.0)) == ["cannot tell", "cannot tell"]
+    assert answers((0.0125, 1.0), (0.0251, 1.0)) == ["kept", "cannot tell"]
+    assert answers((1.0, 0.0125), (1.0, 0.0251)) == ["lost", "cannot tell"]
+    assert answers((1.0, 0.0126), (1.0, 0.0251)) == ["cannot tell", "cannot tell"]
+    assert answers((0.0125, 1.0), (1.0, 0.0125), (1.0, 1.0)) == ["cannot tell"] * 3
+
+
+def test_one_task_is_no_claim_of_all_and_methods_are_families_of_their_own() -> None:
+    (alone,) = judge_rows(_given((0.001, 1.0)), 0.01)
+    assert (alone.together, alone.tasks) == (False, 1)
+    rows = _given((0.001, 1.0), (0.001, 1.0), (1.0, 1.0))
+    rows[2] = replace(rows[2], comparison=replace(rows[2].comparison, method="caa"))
+    assert [(v.answer, v.together, v.tasks) for v in judge_rows(rows, 0.01)] == [
+        ("kept", True, 2),
+        ("kept", True, 2),
+        ("cannot tell", False, 1),
+    ]
+
+
+def test_what_would_tell_is_asked_of_the_level_that_decides() -> None:
+    """With two tasks each has to pass half the level; the side of the interval counts that has to clear the margin."""
+    unsure = (0.5, 0.5)
+    one, two = (judge_rows(_given(*[unsure] * tasks), 0.01)[0].items_needed for tasks in (1, 2))
+    # half-widths of .0285 and .02925 at 1,000 items, for 95 and 97.5 %
+    for needed, half, quantile in ((one, 0.0285, 1.959964), (two, 0.02925, 2.241403)):
+        assert needed == math.ceil(((quantile + 0.841621) / quantile * half / 0.01) ** 2 * 1_000)
+    near = judge(row(0.0, 0.02), 0.01).items_needed
+    assert judge(row(0.0, 0, interval=(-0.02, 0.09)), 0.01).items_needed == near
+    below = judge(row(-0.02, 0, interval=(-0.09, 0.0)), 0.01).items_needed
+    assert below == near
+
+
+def test_the_interval_of_a_gain_turns_with_the_metric() -> None:
+    found = judge(row(0.002, 0, interval=(-0.003, 0.02), higher_is_better=False), 0.01)
+    assert (found.gain, found.interval, found.answer) == (-0.002, (-0.02, 0.003), "cannot tell")
+    assert judge(row(0.002, 0, interval=(-0.003, 0.0099), higher_is_better=False), 0.01).answer == "kept"
+    # on the margin itself nothing is shown
+    assert judge(row(0.0, 0, interval=(-0.01, 0.02)), 0.01).answer == "cannot tell"
+    assert judge(row(-0.02, 0, interval=(-0.03, -0.01)), 0.01).answer == "cannot tell"
+
+
+def test_an_answer_takes_an_adjusted_p_below_the_level() -> None:
+    for p, higher, difference, said in (
+        (0.0499, True, 0.1, "better"), (0.05, True, 0.1, "not shown"), (0.01, False, 0.1, "worse"),
+        (0.01, False, -0.1, "better"), (0.01, True, -0.1, "worse"), (0.01, None, 0.1, "changed"),
+    ):  # fmt: skip
+        assert answer(row(difference, 0.02, adjusted_p=p, p=0.001, higher_is_better=higher), 0.05) == said
