@@ -358,3 +358,4 @@ def test_results_say_which_path_ran_and_why_and_the_cache_keeps_paths_apart(tiny
     )
     assert (plain["scoring_path"], plain["scoring_path_reason"]) == ("plain", "share_context=false")
     assert ours.cache_fingerprint() != theirs.cache_fingerprint()
+    assert ours.steering_fingerprint() != theirs.steering_fingerprint()
