@@ -214,8 +214,8 @@ def test_compare_hands_its_flags_to_the_comparison(monkeypatch):
             "--sd 0.4 --difference 0.03 --n 500",
             [
                 "a difference of 0.03 needs 1,594 items for power 0.8",
-                "500 items find a difference of 0.03 with power 0.34",
-                "500 items find a difference of 0.0537 with power 0.8",
+                "500 items find a difference of 0.03 with power 0.31",
+                "500 items find a difference of 0.0545 with power 0.8",
             ],
         ),
         ("--discordant 0.001 --n 50", ["50 items find no difference with power 0.8"]),
