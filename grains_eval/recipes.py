@@ -237,7 +237,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise GrainsError(f"recipe '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
-        raise GrainsError(f"recipe '{path}' holds no mapping; it needs at least 'name' and 'data'")
+        raise GrainsError(f"recipe '{path}' is not a mapping; it needs at least 'name' and 'data'")
     recipe = parse_recipe(raw, overrides, where=str(path))
     load_plugins(recipe.plugins, file.parent)
     data_file = recipe.data.path

@@ -242,11 +242,11 @@ class TokenConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(cast(Any, self.strength), Real) or self.strength != self.strength or self.strength == inf:
-            raise GrainsError(f"strength={self.strength!r} is no number below infinity; 0 is one token, -inf none")
+            raise GrainsError(f"strength={self.strength!r} is not a number below infinity; 0 is one token, -inf none")
         if not isinstance(cast(Any, self.tokens), Integral) or self.tokens < 1:
-            raise GrainsError(f"tokens={self.tokens!r} is no number of virtual tokens; give 1 or more")
+            raise GrainsError(f"tokens={self.tokens!r} is not a number of virtual tokens; give 1 or more")
         if self.distance is not None and (not isinstance(cast(Any, self.distance), Integral) or self.distance < 0):
-            raise GrainsError(f"distance={self.distance!r} is no number of tokens; give 0 or more")
+            raise GrainsError(f"distance={self.distance!r} is not a number of tokens; give 0 or more")
         if self.form not in get_args(Form):
             raise unknown(self.form, get_args(Form), "form")
         if self.form != "kv" and (self.layers is not None or self.strength not in (0, -inf)):

@@ -46,7 +46,7 @@ def rate(speed: float) -> str:
 
 
 def bars(items: Sequence[T], description: str) -> Iterator[T]:
-    """Go through items and show how far one is, on stderr: a bar, or lines where it is no terminal.
+    """Go through items and show how far one is, on stderr: a bar, or lines where it is not a terminal.
 
     Args:
         items: What is worked on, one by one.

@@ -344,7 +344,7 @@ CORPUS_METRICS: Mapping[str, CorpusMetric] = {
 
 
 def numbers(items: Sequence[Any]) -> Array | None:
-    """Per-item scores as floats, None where an item is no finite number."""
+    """Per-item scores as floats, None where an item is not a finite number."""
     try:
         values = np.array([float(item) for item in items], dtype=float)
     except (TypeError, ValueError):

@@ -96,7 +96,7 @@ def insertion(model: PreTrainedModel, items: Sequence[tuple[FoundTokens, TokenCo
                 placed.append((distance, vocabulary + len(soft)))
                 soft.append(tokens.embeddings[index])
             elif tokens.words[index] < 0:
-                raise GrainsError("these tokens are no words of the vocabulary; use form=kv or form=embedding")
+                raise GrainsError("these tokens are not words of the vocabulary; use form=kv or form=embedding")
             else:
                 placed.append((distance, tokens.words[index]))
     if not placed:

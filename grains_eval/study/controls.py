@@ -123,7 +123,7 @@ def write_all_controls(
         for index, methods in enumerate(groups.values())
     ]
     places = "; ".join(_place(methods) for methods in groups.values())
-    passed = f"; {still}, and unsteered runs are no controls" if idle else ""
+    passed = f"; {still}, and unsteered runs are not controls" if idle else ""
     return Controls(
         tuple(name for part in parts for name in part.names),
         {label: names for part in parts for label, names in part.bands.items()},

@@ -60,7 +60,7 @@ def layout(model: PreTrainedModel) -> Layout:
 
 def _certified(model: PreTrainedModel) -> Layout:
     if model.config.is_encoder_decoder or model.get_output_embeddings() is None:
-        raise GrainsError("it is no decoder with output embeddings")
+        raise GrainsError("it is not a decoder with output embeddings")
     kinds = {type(layer) for layer in DynamicCache(config=text_config(model)).layers}
     if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
         raise GrainsError("its cache holds more than keys and values")

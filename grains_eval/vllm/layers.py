@@ -129,7 +129,7 @@ def _layout(output: Any, hidden: int) -> str:
             return "stream"
         if _is_flat(first, hidden) and isinstance(second, Tensor) and _is_flat(second, hidden):
             return "pair"
-    return f"a {type(output).__name__} that is no residual stream"
+    return f"a {type(output).__name__} that is not a residual stream"
 
 
 def _is_flat(tensor: Tensor, hidden: int) -> bool:

@@ -123,7 +123,7 @@ def choose(wanted: Any) -> Choice:
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not isfinite(strength):
         raise GrainsError(f"{FIELD}.strength={strength!r} is not a finite number")
     if prompt is not None and (isinstance(prompt, bool) or not isinstance(prompt, int) or prompt < 0):
-        raise GrainsError(f"{FIELD}.prompt={prompt!r} is no number of tokens")
+        raise GrainsError(f"{FIELD}.prompt={prompt!r} is not a number of tokens")
     return Choice(served, float(strength), prompt)
 
 

@@ -63,7 +63,7 @@ def test_names_are_those_of_the_start(names):
         ({"strengh": 1.0}, "unknown key of steering 'strengh': did you mean 'strength'"),
         ({"strength": "1"}, "steering.strength='1' is not a finite number"),
         ({"strength": float("nan")}, "not a finite number"),
-        ({"prompt": -1}, "steering.prompt=-1 is no number of tokens"),
+        ({"prompt": -1}, "steering.prompt=-1 is not a number of tokens"),
         ("one", "steering is an object"),
     ],
 )

@@ -3,7 +3,7 @@
 A context runs once per configuration and its continuations branch off its keys and values; contexts that
 begin alike share that beginning too; logits are computed only where a continuation is read; blocks below the
 first steered one run once for all configurations. Sums agree with lm-eval's `hf` to rounding (1e-5 in
-float32), which is seen to on the requests at hand (`sharing.Proof`).
+float32), which is seen to on the requests at hand (`proof.Proof`).
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def score(
     """Sum the log-probabilities of continuations given their contexts.
 
     Args:
-        model: A decoder-only model for which `sharing.shareable` holds.
+        model: A decoder-only model for which `proof.shareable` holds.
         requests: Token ids of context and continuation; truncated as lm-eval does.
         configurations: Steering configurations; the empty one is the unsteered model.
         max_length: Tokens that the model takes.

@@ -1,6 +1,6 @@
 """Which requests show whether contexts may be shared: the longest, and both sides of lengths that count.
 
-No model here but its configuration. What a probe says is judged by `sharing.Proof`.
+No model here but its configuration. What a probe says is judged by `proof.Proof`.
 """
 
 from __future__ import annotations
