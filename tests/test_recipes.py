@@ -84,7 +84,7 @@ def test_files_that_are_no_recipes(tmp_path):
     with pytest.raises(GrainsError, match="is not valid YAML"):
         load_recipe(tmp_path / "bad.yaml")
     (tmp_path / "list.yaml").write_text("- a")
-    with pytest.raises(GrainsError, match="holds no mapping"):
+    with pytest.raises(GrainsError, match="is not a mapping"):
         load_recipe(tmp_path / "list.yaml")
 
 
