@@ -29,6 +29,7 @@ GROUP = "grains_eval.methods"
 
 _named: dict[str, ModuleType] = {}
 _announced: list[str] = []
+_digests: dict[str, str] = {}
 
 
 def load_entry_points() -> None:
@@ -38,7 +39,8 @@ def load_entry_points() -> None:
     _announced.append(GROUP)
     for entry in entry_points(group=GROUP):
         try:
-            _announced.append(entry.load().__name__)
+            entry.load()
+            _remember(sys.modules[entry.module])
         except Exception as error:  # somebody else's code may fail in any way
             logger.warning("the plug-in %s (%s) could not be imported: %s", entry.name, entry.value, _first_line(error))
 
@@ -60,6 +62,7 @@ def load_plugins(names: Iterable[str], folder: Path | None = None) -> None:
             continue
         try:
             _named[key] = _import(name) if file is None else _import_file(file)
+            _remember(_named[key])
         except GrainsError as error:
             raise GrainsError(f"plug-in '{name}': {error}") from error
         except Exception as error:  # the user's own code may fail in any way
@@ -70,13 +73,15 @@ def load_plugins(names: Iterable[str], folder: Path | None = None) -> None:
 
 
 def digests() -> Mapping[str, str]:
-    """Of every module that the user named: 16 hex digits over its source, by module name."""
-    found: dict[str, str] = {}
-    for module in _named.values():
-        source = Path(module.__file__) if module.__file__ else None
-        content = source.read_bytes() if source is not None and source.is_file() else b""
-        found[module.__name__] = hashlib.sha256(content).hexdigest()[:16]
-    return found
+    """Of every plug-in that was imported: 16 hex digits over its source as it was then, by module name."""
+    load_entry_points()
+    return _digests
+
+
+def _remember(module: ModuleType) -> None:
+    source = Path(module.__file__) if module.__file__ else None
+    content = source.read_bytes() if source is not None and source.is_file() else b""
+    _digests[module.__name__] = hashlib.sha256(content).hexdigest()[:16]
 
 
 def _file(name: str, folder: Path | None) -> Path | None:
@@ -106,7 +111,10 @@ def _import(name: str) -> ModuleType:
 def _import_file(file: Path) -> ModuleType:
     spec = util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
-    if file.stem in sys.modules:
+    known = sys.modules.get(file.stem)
+    if known is not None and known.__dict__.get("__file__") and Path(str(known.__file__)).resolve() == file:
+        return known  # named as a module before
+    if known is not None:
         raise GrainsError(f"there is a module '{file.stem}' already; give the file another name")
     module = util.module_from_spec(spec)
     sys.modules[file.stem] = module  # as `import` does, so that dataclasses of the module find it

@@ -16,6 +16,8 @@ from grains_eval.errors import GrainsError
 
 T = TypeVar("T")
 
+_PACKAGE = "grains_eval."
+
 
 class Registry(Mapping[str, T]):
     """A table of entries by name.
@@ -31,12 +33,19 @@ class Registry(Mapping[str, T]):
         self._entries: dict[str, T] = {}
         self._is_complete = False
 
-    def add(self, name: str, entry: T) -> None:
+    def add(self, name: str, entry: T, module: str) -> None:
         """Enter something under a new name.
+
+        Args:
+            name: The name.
+            entry: What it stands for.
+            module: The module that defines it.
 
         Raises:
             GrainsError: the name is taken.
         """
+        if not module.startswith(_PACKAGE):
+            self._complete()  # so that it is the newcomer that is refused
         if name in self._entries:
             raise GrainsError(f"there is a {self.what} '{name}' already; register yours under another name")
         self._entries[name] = entry
@@ -60,7 +69,11 @@ class Registry(Mapping[str, T]):
         if self._is_complete:
             return
         self._is_complete = True  # before the imports: the modules of the room read the table too
-        home = import_module(self._home)
-        for module in iter_modules(getattr(home, "__path__", ())):
-            import_module(f"{self._home}.{module.name}")
+        try:
+            home = import_module(self._home)
+            for module in iter_modules(getattr(home, "__path__", ())):
+                import_module(f"{self._home}.{module.name}")
+        except BaseException:
+            self._is_complete = False
+            raise
         plugins.load_entry_points()

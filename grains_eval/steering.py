@@ -35,7 +35,7 @@ def steering_operator(name: str) -> Callable[[Operator], Operator]:
     """
 
     def register(function: Operator) -> Operator:
-        OPERATORS.add(name, function)
+        OPERATORS.add(name, function, function.__module__)
         return function
 
     return register

@@ -29,6 +29,7 @@ def _forgotten(monkeypatch):
     list(OPERATORS)
     monkeypatch.setattr(plugins, "_named", {})
     monkeypatch.setattr(plugins, "_announced", [])
+    monkeypatch.setattr(plugins, "_digests", {})
     monkeypatch.setattr(OPERATORS, "_entries", dict(OPERATORS._entries))
     modules = set(sys.modules)
     yield
@@ -43,7 +44,7 @@ def written(folder, stem, text):
     return file
 
 
-def test_a_file_is_imported_once_and_its_source_is_known(tmp_path):
+def test_a_file_is_imported_once_and_its_source_is_known(tmp_path, monkeypatch):
     from grains_eval.steering import OPERATORS
 
     file = written(tmp_path, "plugin_one", OPERATOR.format(name="stay"))
@@ -52,7 +53,25 @@ def test_a_file_is_imported_once_and_its_source_is_known(tmp_path):
     assert "stay" in OPERATORS
     before = plugins.digests()["plugin_one"]
     file.write_text(file.read_text() + "\n# changed\n")
-    assert plugins.digests()["plugin_one"] != before
+    assert plugins.digests()["plugin_one"] == before  # of the code that runs, whatever the file says by now
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins.load_plugins(["plugin_one"])  # by the other name, it is the same module
+
+
+def test_a_taken_name_is_the_newcomers_fault_even_before_the_table_was_read():
+    code = (
+        "import grains_eval as ge\n"
+        "try:\n"
+        "    ge.vector_method('caa')(lambda context: None)\n"
+        "except ge.GrainsError as error:\n"
+        "    print(error)\n"
+        "from grains_eval.vectors import METHODS\n"
+        "print(METHODS['caa'].function.__module__, 'grains' in METHODS)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    refused, kept = done.stdout.splitlines()
+    assert refused == "there is a method 'caa' already; register yours under another name"
+    assert kept == "grains_eval.vectors.caa True"
 
 
 def test_a_module_of_the_working_directory_is_found(tmp_path, monkeypatch):

@@ -56,7 +56,17 @@ def locate(source: str | Path) -> Path:
             snapshot_download(
                 name,
                 revision=revision or None,
-                allow_patterns=[CONFIG, TENSORS, TOKENS, RECIPE, CARD, ATTRIBUTIONS, f"{ADAPTER}/*", f"{IMAGES}/*"],
+                allow_patterns=[
+                    CONFIG,
+                    TENSORS,
+                    TOKENS,
+                    RECIPE,
+                    CARD,
+                    ATTRIBUTIONS,
+                    f"{ADAPTER}/*.json",
+                    f"{ADAPTER}/*.safetensors",
+                    f"{IMAGES}/*",
+                ],
             )
         )
     except (OSError, ValueError) as error:

@@ -78,7 +78,7 @@ def attribution_method(name: str, *, is_complete: bool = False) -> Callable[[Sco
     """
 
     def register(scores: Scores) -> Scores:
-        ATTRIBUTION_METHODS.add(name, AttributionMethod(scores, is_complete))
+        ATTRIBUTION_METHODS.add(name, AttributionMethod(scores, is_complete), scores.__module__)
         return scores
 
     return register
@@ -92,7 +92,7 @@ def selection(name: str) -> Callable[[Selection], Selection]:
     """
 
     def register(function: Selection) -> Selection:
-        SELECTIONS.add(name, function)
+        SELECTIONS.add(name, function, function.__module__)
         return function
 
     return register

@@ -151,6 +151,12 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
                 stack.enter_context(applied(self.model, resolved, lengths, first_pass_is_prompt=False))
             yield
 
+    def _observe(self, requests: Sequence[Instance]) -> None:
+        """Refuse what would be left out of prompts with images, and see `AppliedMixin`."""
+        if any(item.is_inserted for item in self.applied) and any(shows_images(request) for request in requests):
+            raise GrainsError("form=text and form=embedding are not put into prompts with images; use form=kv")
+        super()._observe(requests)
+
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Score continuations under steering; see `hf`."""
         self._observe(requests)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from grains_eval import plugins
 from grains_eval.artifacts.save import save_tensors
 from grains_eval.attribution import attribute
 from grains_eval.files import whole_file
@@ -44,7 +45,9 @@ class AttributionCache:
         """Where an example's scores are kept."""
         setting = config.model_dump(mode="json", exclude=_NOT_SCORING)
         tokens = [part.tolist() for part in (encoded.input_ids, encoded.chosen, encoded.rejected)]
-        digest = hashlib.sha256(json.dumps([self.model, self.seed, encoded.example.id, tokens, setting]).encode())
+        digest = hashlib.sha256(
+            json.dumps([self.model, self.seed, encoded.example.id, tokens, setting, dict(plugins.digests())]).encode()
+        )
         # the embeddings hold what the images looked like
         digest.update(encoded.embeddings.float().cpu().contiguous().numpy().tobytes())
         return self.folder / f"{digest.hexdigest()[:24]}.safetensors"

@@ -106,6 +106,11 @@ def compare_variants(
         refuse_existing(output.path, go_on)
     if output.overwrite:
         shutil.rmtree(output.path / SCORES, ignore_errors=True)
+    if taken := next((name for name in variants if name == BASELINE or not _is_folder_name(name)), None):
+        raise GrainsError(
+            f"a method cannot be called '{taken}'; name it with letters, digits and _ . = - only, and not "
+            f"'{BASELINE}', which is the unsteered model"
+        )
     session = session.opened()
     recipes = dict(variants)
     recipes.setdefault(VOCABULARY, method_recipe(recipe, VOCABULARY))
@@ -124,6 +129,8 @@ def compare_variants(
     if VOCABULARY not in variants and VOCABULARY in built and not moves(load_vectors(built[VOCABULARY])):
         controls = replace(controls, notes=(*controls.notes, f"{VOCABULARY}: left out, since it moves nothing"))
         del built[VOCABULARY]
+    if clash := set(variants) & set(controls.names):
+        raise GrainsError(f"'{min(clash)}' is the name of a control that is made here; give the method another name")
     folders = {**built, **{name: output.path / "vectors" / name for name in controls.names}}
     planned = [PlannedRun(BASELINE), *(PlannedRun(name, {"vectors": str(place)}) for name, place in folders.items())]
     there, failed = run_all(output.path / "runs", recipe, planned, session, overwrite=output.overwrite)
@@ -185,6 +192,7 @@ def _is_same(variant: _Variant, session: Session) -> bool:
     documents = variant.examples.doc_hashes()["build"]
     # prompting is built from no examples
     used = (origin.get("doc_hashes") or {}).get("build") or documents
+    origin = {"plugins": {}, **origin}  # artifacts from before there were any
     return used == documents and all(origin.get(key) == value for key, value in wanted.items())
 
 
@@ -212,7 +220,7 @@ def _controls(
 ) -> Controls:
     """Controls at every setting at which vectors move something, and of the first found tokens."""
     of_vectors = write_all_controls(built, recipes, examples, VOCABULARY, session.loaded, folder, session.progress)
-    first = next((name for name, place in built.items() if open_artifact(place).tokens is not None), None)
+    first = next((name for name, place in built.items() if _finds_tokens(place)), None)
     if first is None:
         return of_vectors
     made = write_token_controls(first, built[first], recipes[first], session, examples[first], folder)
@@ -222,3 +230,13 @@ def _controls(
         {**of_vectors.beside, **made.beside},
         (*of_vectors.notes, *made.notes),
     )
+
+
+def _finds_tokens(folder: Path) -> bool:
+    """Whether an artifact holds found tokens that something is claimed for."""
+    artifact = open_artifact(folder)
+    return artifact.tokens is not None and artifact.provenance.get("kind") != "control"
+
+
+def _is_folder_name(name: str) -> bool:
+    return not name.startswith(".") and all(letter.isalnum() or letter in "_.=-" for letter in name)

@@ -78,7 +78,8 @@ def build_tokens(inputs: MethodInputs) -> MethodResult:
     """
     context = inputs.context
     built: BuiltTokens = METHODS[context.recipe.vectors.method].function(context, harmless(context, inputs.development))
-    return MethodResult(None, None, built.attributions, built.selections, notes=built.notes, tokens=built.tokens)
+    notes = {**built.notes, "not_watched": list(inputs.development.notes)}
+    return MethodResult(None, None, built.attributions, built.selections, notes=notes, tokens=built.tokens)
 
 
 def harmless(context: BuildContext, development: DevelopmentSet) -> Harmless | None:

@@ -23,9 +23,10 @@ _RUNTIME = frozenset({"device", "batch_size", "max_batch_size", "softmax_dtype"}
 
 
 def model_identity(model_args: Mapping[str, Any], loaded: LoadedModel | None) -> dict[str, Any]:
-    """What tells two models apart: their arguments, without where and in what batches they run, and their weights."""
+    """What tells two models apart: arguments, without where and in what batches they run, weights, and plug-ins."""
     arguments = {key: str(value) for key, value in sorted(model_args.items()) if key not in _RUNTIME}
-    return {"model_args": arguments, "weights": weights_fingerprint(loaded.model) if loaded else None}
+    weights = weights_fingerprint(loaded.model) if loaded else None
+    return {"model_args": arguments, "weights": weights, "plugins": dict(plugins.digests())}
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
@@ -69,7 +70,6 @@ def recipe_provenance(recipe: Recipe, model_args: Mapping[str, Any], loaded: Loa
         "recipe_hash": recipe.fingerprint(),
         "seed": recipe.seed,
         "versions": package_versions(),
-        "plugins": dict(plugins.digests()),
     }
 
 

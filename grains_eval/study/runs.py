@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grains_eval import plugins
 from grains_eval.errors import GrainsError
 from grains_eval.examples import task_manager
 from grains_eval.files import write_file
@@ -75,8 +76,11 @@ def run_all(
             failures[run.name] = str(error)
             continue
         note = {**_note(tasks, recipe, session.model_args, run, artifacts), "weights": weights}
+        if plugins.digests():
+            note["plugins"] = dict(plugins.digests())
         if session.engine is not None:
             note["scored_by"] = session.engine.registered_name
+            note["backend_args"] = {key: str(value) for key, value in sorted(session.backend.arguments.items())}
         if _is_there(folder / run.name, note, overwrite):
             logger.info("%s is there already", folder / run.name)
         else:
@@ -112,7 +116,7 @@ class _MissingRun:
     def keep(self, results: dict[str, Any], session: Session) -> None:
         """Write what an evaluation gave; nothing where another process of a distributed run reports."""
         if results:
-            arguments = {**session.model_args, **self.run.steering}
+            arguments = {**session.model_args, **session.backend.arguments, **self.run.steering}
             name = session.loaded.scorer.registered_name
             config = {**results["config"], "model": name, "model_args": arguments}
             _write(self.folder, {**results, "config": config}, self.note)

@@ -22,7 +22,7 @@ from grains_eval.types import FoundTokens
 from grains_eval.vectors.found_tokens import Pool, found_tokens
 from grains_eval.vectors.token_controls import other_side, random_like, vocabulary
 
-OTHER_SIDE, VOCABULARY, EVERY = "other_side_tokens", "vocabulary_kv", "every_token"
+OTHER_SIDE, VOCABULARY, EVERY = "other_side_tokens", "vocabulary_kv", "every_token_control"
 
 
 def write_token_controls(
@@ -91,7 +91,7 @@ def write_token_controls(
         except GrainsError as error:  # a pool in which nothing transfers is a result
             notes.append(f"{name}: left out, {error}")
             continue
-        origin = {**found.provenance, "transfer": {}, **tokens.provenance, **beside, "method": name, "kind": "control"}
+        origin = {**found.provenance, **tokens.provenance, **beside, "method": name, "kind": "control"}
         contents = ArtifactContents(tokens=tokens, provenance={**origin, "chosen_by": f"as for {method}"})
         save_artifact(contents, place, overwrite=True)
         written.add(name)

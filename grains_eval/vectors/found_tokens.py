@@ -174,7 +174,7 @@ def _tested(
         "candidates": len(tests),
         "largest_t": statistics[best],
         "adjusted_p": adjusted,
-        "harmful": 0,
+        "harmful": None if harmless is None else 0,
         "cpu_seconds": process_time() - started,
     }
     if adjusted > options.alpha:

@@ -80,7 +80,7 @@ def method(name: str, **entry: Any) -> Callable[[Function], Function]:
     """
 
     def register(function: Function) -> Function:
-        METHODS.add(name, Method(function, **entry))
+        METHODS.add(name, Method(function, **entry), function.__module__)
         return function
 
     return register

@@ -46,7 +46,9 @@ def other_side(found: FoundTokens) -> FoundTokens:
         raise GrainsError("no token of the other side transferred, so there is none to show")
     count = min(found.recommended.tokens, len(found.negative.origins))
     setting = replace(found.recommended, tokens=count)
-    return replace(found, positive=found.negative, negative=found.positive, recommended=setting)
+    # what was seen of the found tokens is no evidence for these
+    origin = {**found.provenance, "transfer": {}}
+    return replace(found, positive=found.negative, negative=found.positive, recommended=setting, provenance=origin)
 
 
 def random_like(found: FoundTokens, seed: int, keys: bool = True) -> FoundTokens:
@@ -76,14 +78,17 @@ def vocabulary(context: BuildContext, found: FoundTokens) -> FoundTokens:
         head[torch.cat([getattr(example, side) for example in context.examples])].mean(dim=0)
         for side in ("chosen", "rejected")
     )
-    inputs = cast(nn.Embedding, model.get_input_embeddings()).weight.detach()
+    inputs = cast(nn.Embedding, model.get_input_embeddings())
+    rows, width = inputs.weight.shape
     direction = chosen - rejected
     if not float(direction.norm()) > 1e-6 * float(chosen.norm()):
         raise GrainsError(
             "preferred and dispreferred answers are the same words, so no token is made of their difference"
         )
-    soft = direction * (inputs.float().norm(dim=-1).median() / direction.norm())
-    first = context.examples[0].embeddings[:1, : inputs.shape[-1]]
+    # as the module gives them: Gemma scales its rows on the way
+    some = torch.arange(0, rows, max(1, rows // 4096), device=inputs.weight.device)
+    soft = direction * (inputs(some).float().norm(dim=-1).median().to(direction) / direction.norm())
+    first = context.examples[0].embeddings[:1, :width]
     with reading(model, layout(model)) as read:
         model(inputs_embeds=torch.cat([first, soft[None].to(first)])[None], use_cache=False)
 
@@ -114,4 +119,5 @@ def _remade(found: FoundTokens, keys: dict[int, Tensor], values: dict[int, Tenso
     """The merged tokens with other states."""
     tokens = merged(found.positive, found.recommended.tokens)
     origins = tuple(TokenOrigin("", -1, 0, distance, "") for distance in tokens.distances)
-    return replace(found, positive=TokenPool(keys, values, tokens.embeddings, origins), negative=None)
+    pool = TokenPool(keys, values, tokens.embeddings, origins)
+    return replace(found, positive=pool, negative=None, provenance={**found.provenance, "transfer": {}})

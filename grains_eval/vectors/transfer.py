@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grains_eval.attribution.objective import Objective, objective
 from grains_eval.attribution.transfer import Candidate
+from grains_eval.errors import GrainsError
 from grains_eval.models import EncodedExample, LoadedModel
 from grains_eval.models.forward import run_prompt
 from grains_eval.models.memory import rows_that_fit, run_with_halving
@@ -34,6 +35,12 @@ def read_tokens(
     rows: dict[Candidate, tuple[list[Tensor], list[Tensor], Tensor]] = {}
     for index in sorted({example for example, _ in candidates}):
         encoded = context.examples[index]
+        axes = encoded.decoder_keywords.get("position_ids")
+        if axes is not None and axes.ndim == 3 and bool(encoded.is_image.any()):
+            raise GrainsError(
+                f"{type(model).__name__} places image tokens on several axes, where a token's distance is not one "
+                "number; build found tokens from text, or vectors with method=grains"
+            )
         with reading(model, places) as read:
             run_prompt(model, encoded, encoded.embeddings[None], use_cache=False)
         for position in sorted({position for example, position in candidates if example == index}):

@@ -89,7 +89,6 @@ def _obstacle(vllm_config: Any) -> str:
     parallel = vllm_config.parallel_config
     if getattr(parallel, "use_ubatching", False) or getattr(parallel, "enable_dbo", False):
         return "steps are cut into micro-batches; drop enable_dbo"
-    for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
-        if int(getattr(parallel, name, 1) or 1) > 1 and name.startswith("prefill"):
-            return f"tokens of one step are split over ranks; drop {name}"
+    if int(getattr(parallel, "prefill_context_parallel_size", 1) or 1) > 1:
+        return "tokens of one step are split over ranks; drop prefill_context_parallel_size"
     return ""

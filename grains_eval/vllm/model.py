@@ -115,6 +115,8 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         **kwargs: Any,
     ) -> None:
         one_line_errors(NAME)
+        if foreign := sorted({"tokens", "distance", "form", "plugins", "share_context"} & set(kwargs)):
+            raise GrainsError(f"{foreign[0]}= is an argument of grains_hf alone; leave it out, or use grains_hf")
         self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)
         self.forget_documents()
         self.memo = None

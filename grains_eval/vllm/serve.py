@@ -116,7 +116,7 @@ def choose(wanted: Any) -> Choice:
     name = given.get("vectors", default)
     if name is None:
         return Choice(None)
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise unknown(name, known, "vectors")
     served = known[name]
     strength, prompt = given.get("strength", served.strength), given.get("prompt")
@@ -194,7 +194,9 @@ def _patch(module: str, name: str, method: str, made: Any) -> None:
 def _configured(inner: Any) -> Any:
     def create_engine_config(self: Any, *arguments: Any, **keywords: Any) -> Any:
         additional: dict[str, Any] = dict(self.additional_config or {})
-        if CONFIG_KEY not in additional:
+        # an offline engine in the same environment, a baseline for instance, is nobody's server
+        usage = keywords.get("usage_context", arguments[0] if arguments else None)
+        if CONFIG_KEY not in additional and getattr(usage, "name", "") == "OPENAI_API_SERVER":
             if self.worker_extension_cls and self.worker_extension_cls != WORKER:
                 raise GrainsError("worker_extension_cls is what the steering is loaded through; leave it out")
             prefer_first_runner()
