@@ -138,7 +138,9 @@ def parse_steering(
         "strength": strength, "layers": layers, "unit": unit, "operator": operator, "positions": positions,
         "tokens": tokens, "distance": distance, "form": form,
     }  # fmt: skip
-    if vectors is None or vectors == "":
+    if vectors == "":
+        raise GrainsError("vectors= is empty, which is not the plain model; give a folder or hub id, or leave it out")
+    if vectors is None:
         extra = [name for name, value in given.items() if value is not None]
         if extra:
             raise GrainsError(f"model_args has '{extra[0]}' but no 'vectors'; add vectors=<folder or hub id>")

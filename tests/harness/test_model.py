@@ -157,6 +157,7 @@ def test_positions_need_the_shared_path_or_say_so(tiny_text, folder):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        ({"vectors": ""}, "vectors= is empty, which is not the plain model"),
         ({"strength": 1.0}, "model_args has 'strength' but no 'vectors'"),
         ({"share_context": "maybe"}, "share_context='maybe' is neither true nor false"),
         ({"vectors": "FOLDER", "strength": "much"}, "strength=much is not a number"),
