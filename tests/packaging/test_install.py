@@ -106,10 +106,12 @@ def test_entry_points_for_coming_lm_eval_name_what_is_there(installed):
     code = """
 from importlib.metadata import distribution
 from importlib.util import find_spec
-points = {p.group: p for p in distribution("grains-eval").entry_points}
-assert points["lm_eval.models"].name == "grains_hf"
-assert points["lm_eval.models"].load().__name__ == "GrainsHF"
-folder, = find_spec(points["lm_eval.tasks"].value).submodule_search_locations
+points = {(p.group, p.name): p for p in distribution("grains-eval").entry_points}
+assert {name for group, name in points if group == "lm_eval.models"} == {"grains_hf", "grains_vllm"}
+assert points["lm_eval.models", "grains_hf"].load().__name__ == "GrainsHF"
+module = points["lm_eval.models", "grains_vllm"].module
+assert "class GrainsVLLM" in open(find_spec(module).origin).read()
+folder, = find_spec(points["lm_eval.tasks", "grains_eval"].value).submodule_search_locations
 from grains_eval.tasks_path import task_directory
 assert str(task_directory()) == folder
 """
