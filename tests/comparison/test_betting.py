@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from grains_eval.comparison import betting
 from grains_eval.comparison.betting import BoundedMean, log_capital
 from grains_eval.comparison.intervals import paired
 from grains_eval.comparison.power import betting_power
@@ -133,3 +134,35 @@ def test_the_interval_holds_the_mean_and_narrows() -> None:
         assert -1 <= low < values.mean() < high <= 1
         widths.append(high - low)
     assert widths[1] < widths[0] / 2
+
+
+def test_a_stake_knows_only_the_items_before_it() -> None:
+    generator = np.random.default_rng(4)
+    values = np.clip(generator.normal(0, 0.4, (1, 30)), -1, 1)
+    for place in (1, 2, 17):
+        other = values.copy()
+        other[:, place:] = generator.uniform(-1, 1, 30 - place)
+        one, two = betting._growth(values), betting._growth(other)
+        assert np.allclose(one[:, : place + 1], two[:, : place + 1], rtol=1e-12)
+        assert not np.isclose(one[:, place + 1], two[:, place + 1]).all()
+
+
+def test_the_largest_capital_on_the_way_counts() -> None:
+    won = np.r_[np.full(60, 0.5), np.full(60, -0.5)]
+    assert math.exp(-log_capital(won[None], np.zeros((1, 1)), TARGET)[0, 0]) < 0.025
+    assert math.exp(-log_capital(-won[None], np.zeros((1, 1)), TARGET)[0, 0]) > 0.2
+
+
+def test_stakes_rise_while_the_capital_lags() -> None:
+    """What is found with 80 % power is three standard errors away; stakes that stay the same need three and a half."""
+    found = [
+        BoundedMean(np.clip(np.random.default_rng(seed).normal(0, 0.3, 200), -1, 1), 1.0, 0.05).detectable(0.05, 0.8)
+        for seed in range(5)
+    ]
+    assert 2.8 < np.mean(found) / (0.3 / math.sqrt(200)) < 3.25
+
+
+def test_detectable_effects_of_many_items_fall_with_their_standard_error() -> None:
+    values = np.clip(np.random.default_rng(6).normal(0, 0.1, 64_000), -1, 1)
+    few, many = (BoundedMean(values[:n], 2.0, 0.05).detectable(0.05, 0.8) for n in (4_000, 64_000))
+    assert many == pytest.approx(few / 4, rel=0.1) and few == pytest.approx(3.2 * 0.1 / math.sqrt(4_000), rel=0.15)

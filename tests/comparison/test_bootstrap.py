@@ -333,3 +333,17 @@ def test_the_bootstrap_of_normal_means_is_near_student() -> None:
     assert isinstance(found, bootstrap.Studentised)
     assert 2 * min(found.tails(0.0)) == pytest.approx(theirs.pvalue, abs=0.02)
     assert found.interval(0.05) == pytest.approx(tuple(theirs.confidence_interval(0.95)), abs=0.06)
+
+
+def test_resamples_of_unequal_clusters_leave_each_out_with_its_weight() -> None:
+    generator = np.random.default_rng(2)
+    shares = generator.uniform(1, 5, 9)
+    shares /= shares.sum()
+    means = generator.normal(size=9)
+    made = bootstrap.of_mean(shares * means, shares, seed=3, draws=4)
+    drawn = np.random.default_rng(3).integers(0, 9, size=(4, 9), dtype=np.int32)
+    for row, deviation, error in zip(drawn, made.deviations, made.errors, strict=True):
+        whole = np.average(means[row], weights=shares[row])
+        left_out = [np.average(np.delete(means[row], g), weights=np.delete(shares[row], g)) for g in range(9)]
+        assert deviation == pytest.approx(whole - shares @ means)
+        assert error == pytest.approx(math.sqrt(8 / 9 * np.sum(np.square(np.array(left_out) - whole))))
