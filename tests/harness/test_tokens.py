@@ -85,8 +85,12 @@ def test_generation_is_the_same_alone_and_in_a_padded_batch(family, form, folder
 
 @pytest.mark.parametrize("form", ["kv", "embedding", "text"])
 def test_rolling_texts_see_them_too(form, folder, open_lm):
-    plain = scores(open_lm(), "loglikelihood_rolling")
-    assert scores(open_lm(vectors=folder(), form=form), "loglikelihood_rolling") != pytest.approx(plain, abs=1e-2)
+    def sums(lm):  # lm_eval 0.5 has pairs here too
+        found = scores(lm, "loglikelihood_rolling")
+        return [each[0] if isinstance(each, tuple) else each for each in found]
+
+    plain = sums(open_lm())
+    assert sums(open_lm(vectors=folder(), form=form)) != pytest.approx(plain, abs=1e-2)
 
 
 @pytest.mark.parametrize("share", [True, False])
