@@ -82,7 +82,7 @@ def test_a_sweep_measures_strengths_numbers_and_distances(tmp_path):
 def test_controls_of_its_own_stand_in_the_table(tmp_path):
     report = compare(recipe(), demo_model_args("text_split"), tmp_path, methods=["found_tokens"])
     rows = {row.comparison.method: row.comparison for row in report.rows if row.comparison.task == "demo_text_split"}
-    controls = {"other_side_tokens", "vocabulary_kv", "every_token", "blind_tokens_1", "random_kv_1"}
+    controls = {"other_side_tokens", "vocabulary_kv", "every_token_control", "blind_tokens_1", "random_kv_1"}
     assert controls | {"own_key_random_value_1", "random_pool_1"} <= set(rows)
     assert controls <= set(report.controls) and "found_tokens" in report.methods
     assert rows["found_tokens"].difference > 0.4 > rows["random_kv_1"].difference
