@@ -6,6 +6,7 @@ A request alone goes through the family's processor and the model in one pass wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -210,6 +211,10 @@ def steered(subject: PictureSubject) -> Outcome:
         expected = [subject.picture_by_hand(request, config) for request in subject.pairs]
         moved = max(moved, furthest(expected, alone))
         off = furthest(found, expected)
+        if TOLERANCE < off < 1e-3:  # does the family make this much of the last bits of a vector?
+            nearly = replace(config, strength=config.strength * (1 + 2**-22))
+            again = [subject.picture_by_hand(request, nearly) for request in subject.pairs]
+            off = 0.0 if off < 3 * furthest(again, expected) else off
         if not off <= TOLERANCE:
             return Outcome("wrong", f"pictures, positions={rule}: off by {off:.1e} nats")
     return _in_part(refused, moved)

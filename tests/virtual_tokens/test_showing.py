@@ -155,7 +155,7 @@ def test_read_keys_and_values_are_those_before_rotation():
     ("build", "why"),
     [
         (tiny.TEXT["mamba"], "holds more than keys and values"),
-        (tiny.TEXT["bart"], "no decoder"),
+        (tiny.TEXT["bart"], "not a decoder"),
         (tiny.TEXT["openai_gpt"], "attention interface"),
         (
             lambda: hf.SmolLM3ForCausalLM(hf.SmolLM3Config(**{**tiny.LLAMA, "num_hidden_layers": 4})),

@@ -22,7 +22,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.harness.prefix_sharing.probes import Probe, spread
 from grains_eval.harness.prefix_sharing.stack import Configuration, moving
 from grains_eval.harness.prefix_sharing.targets import Score
-from grains_eval.models.blocks import text_config
+from grains_eval.models.blocks import find_blocks, text_config
 from grains_eval.models.hooks import forget_positions, logits_at
 from grains_eval.models.rounding import rounding
 from grains_eval.steering import applied
@@ -105,6 +105,10 @@ def _structure(model: PreTrainedModel) -> str | None:
         return "it has no output embeddings"
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         return "its attention is chunked"
+    try:
+        find_blocks(model)
+    except GrainsError:  # unsteered, such a model is evaluated all the same
+        return "its decoder layers are not found"
     try:
         kinds = {type(layer) for layer in DynamicCache(config=config).layers}
     except Exception as error:  # a configuration of an unknown kind; plain scoring is always right

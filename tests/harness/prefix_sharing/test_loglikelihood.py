@@ -324,6 +324,10 @@ def test_models_that_cannot_share_are_told_apart(loaded_text, caplog):
     assert not shareable(loaded_text("bart").model)
     sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
     assert not shareable(hf.MambaForCausalLM(hf.MambaConfig(**sizes)).eval())
+    unknown = hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)).eval()
+    unknown.config.num_hidden_layers += 1
+    assert not shareable(unknown)
+    assert "its decoder layers are not found" in caplog.text
     prompted = hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)).eval()
     fill(prompted)
     tuned = get_peft_model(prompted, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
