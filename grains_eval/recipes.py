@@ -115,6 +115,10 @@ class AttributionConfig(Section):
     max_document_frequency: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.4, description="a token in a larger share of the examples is not a candidate"
     )
+    fidelity_examples: Annotated[int, Field(ge=0)] = Field(
+        default=16,
+        description="build examples whose attributions are tested by removing tokens, for the card; 0 for none",
+    )
     internal_batch_size: Count | None = Field(
         default=None, description="rows per forward; chosen from free memory if unset"
     )

@@ -23,6 +23,12 @@ _LEGEND = {
     "best_probe_accuracy": "`best_probe_accuracy`: that of the best of them",
 }
 
+_FIDELITY = {
+    "comprehensiveness": "comprehensiveness: fall of the preference without the top tokens, nats; more is better",
+    "sufficiency": "sufficiency: its fall with nothing but them, nats; less is better",
+    "leave_one_out": "rank correlation of the scores with leaving out one token at a time",
+}
+
 
 def write_card(config: Mapping[str, Any], name: str) -> str:
     """Render the card of an `ArtifactConfig` as Markdown with a YAML header."""
@@ -37,6 +43,7 @@ def write_card(config: Mapping[str, Any], name: str) -> str:
         parts.extend(["\n".join(_statistics(config)), _legend(config)])
     elif origin.get("chosen_by"):
         parts.append(f"Chosen: {origin['chosen_by']}.")
+    parts.extend(_fidelity(origin.get("fidelity", {})))
     hashes = origin.get("doc_hashes")
     if hashes:
         use = "used to choose the setting" if origin.get("chosen_by") else "set aside"
@@ -167,6 +174,24 @@ def _statistics(config: Mapping[str, Any]) -> Iterator[str]:
         pairs = [f"{_number(row.get(f'positive.{n}'))} / {_number(row.get(f'negative.{n}'))}" for n in sides]
         values = [_number(config["scales"].get(layer)), *pairs, *(_number(row.get(name)) for name in others)]
         yield f"| {layer} | {' | '.join(values)} |"
+
+
+def _fidelity(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
+    """What removing tokens says of the attributions, one table per modality."""
+    for modality, measures in found.items():
+        examples = next(iter(measures.values()))["examples"]
+        lines = [
+            f"Fidelity of the attributions, {modality} tokens of {examples} build examples:",
+            "",
+            "| measure | attribution | random ranking | difference (95 %) |",
+            "|---|---|---|---|",
+        ]
+        for name, wording in _FIDELITY.items():
+            row = measures[name]
+            interval = f" ({_number(row['low'])} to {_number(row['high'])})" if row["low"] == row["low"] else ""
+            shown = f"{_number(row['attributed'])} | {_number(row['random'])} | {_number(row['difference'])}{interval}"
+            lines.append(f"| {wording} | {shown} |")
+        yield "\n".join(lines)
 
 
 def _columns(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -26,6 +26,7 @@ from grains_eval.steering import OPERATORS, check_layer
 from grains_eval.study.cache import AttributionCache, build_context_with_cache
 from grains_eval.study.development import DevelopmentSet, development_set
 from grains_eval.study.distributed import Processes, is_first_process, processes
+from grains_eval.study.fidelity import fidelity
 from grains_eval.study.methods import BUILDERS, MethodInputs, leaves_open
 from grains_eval.study.provenance import data_provenance, model_identity, recipe_provenance
 from grains_eval.study.session import OutputFolder, Session
@@ -147,6 +148,7 @@ def _build(recipe: Recipe, session: Session, output: OutputFolder, examples: Exa
         context = build_context_with_cache(loaded, examples.build, recipe, cache, session.progress)
         development = watched(loaded, examples, recipe, session.include_path)
         result = BUILDERS[METHODS[recipe.vectors.method].makes](MethodInputs(context, development, work))
+        tested = fidelity(context, result.attributions) if result.attributions else {}
     except GrainsError:
         abandon(work)
         raise
@@ -154,6 +156,7 @@ def _build(recipe: Recipe, session: Session, output: OutputFolder, examples: Exa
         **recipe_provenance(recipe, session.model_args, loaded),
         **data_provenance(examples, development, result.choice),
         **result.notes,
+        **({"fidelity": tested} if tested else {}),
     }
     contents = ArtifactContents(
         vectors=result.vectors,

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from grains_eval.attribution import attribute
-from grains_eval.attribution.objective import objective
 from grains_eval.attribution.selection import rank, shared_tokens
 from grains_eval.models import EncodedExample
 from grains_eval.report import Curve, Series
+from grains_eval.study.fidelity import preference_without
 from grains_eval.types import TokenSelection
 from grains_eval.vectors.context import BuildContext
-from grains_eval.vectors.grains import masked
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,7 @@ def faithfulness(context: BuildContext, counts: Sequence[int], draws: int = 5) -
 
 def _changes(context: BuildContext, example: EncodedExample, selections: Sequence[TokenSelection], side: str) -> Tensor:
     r"""`F(x \ S) - F(x)` for each selection, `[n]` float64."""
-    rows = [masked(context, example, getattr(selection, side)) for selection in selections]
-    value = objective(context.loaded.model, example, context.recipe.attribution)
-    values = value(torch.stack([example.embeddings.float(), *rows])).double().cpu()
+    values = preference_without(context, example, [(), *(getattr(selection, side) for selection in selections)])
     return values[1:] - values[0]
 
 

@@ -67,6 +67,7 @@ def test_a_build_writes_everything_and_is_reproducible(recipe, arguments, tmp_pa
     assert len(origin["doc_hashes"]["development"]) == 6
     assert first.recommended.layers == (1,)
     assert first.recommended.strength == 0.5
+    assert origin["fidelity"]["text"]["comprehensiveness"]["examples"] == 10
     assert not list(tmp_path.glob("*.partial"))
 
 
