@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-families test-next test-vllm lint style types floors format build clean
+.PHONY: help demo test test-slow test-families test-next test-vllm lint style types floors site format build clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/'
@@ -74,6 +74,9 @@ types: $(VENV)/.installed
 floors: $(VENV)/.installed
 	$(BIN)/lint-imports
 
+site: $(VENV)/.installed ## build the documentation into site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
+
 format: $(VENV)/.installed ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -82,4 +85,4 @@ build: $(VENV)/.installed ## make the wheel and the source archive in dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) $(NEXT) $(VLLM) build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(NEXT) $(VLLM) build dist site .pytest_cache .ruff_cache .import_linter_cache
