@@ -1,0 +1,125 @@
+"""Every block of code in the pages: commands parse, recipes are recipes, Python runs."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+import yaml
+from lm_eval._cli import HarnessCLI
+
+import grains_eval as ge
+from grains_eval import cli
+from grains_eval.demo import model_path
+from grains_eval.recipes import Recipe
+from tests.comparison import folders
+from tests.packaging.pages import ROOT, blocks, commands
+
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "tasks").rglob("README.md"), ROOT / "CONTRIBUTING.md"])
+# variables of the shell in front of a command
+ASSIGNED = re.compile(r"^\w+=")
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def each(language):
+    return [
+        pytest.param(page, code, id=f"{named(page)}-{number}")
+        for page in PAGES
+        for number, code in enumerate(blocks(page, language))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), [pytest.param(p, w, id=f"{named(p)}: {' '.join(w)}") for p in PAGES for w in commands(p)]
+)
+def test_every_command_is_one_that_its_program_takes(page, words):
+    while ASSIGNED.match(words[0]):
+        words = words[1:]
+    program, *rest = words
+    rest = rest[: rest.index("|")] if "|" in rest else rest
+    if program in ("torchrun", "accelerate"):
+        # what they launch, past their own flags
+        start = next(index for index, word in enumerate(rest) if word in ("grains_eval.cli", "lm_eval", "grains-eval"))
+        program, rest = ("lm_eval" if rest[start] == "lm_eval" else "grains-eval"), rest[start + 1 :]
+    if program == "make":
+        assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    elif program == "grains-eval":
+        assert cli.parser().parse_args(rest).execute is cli.NAMES[rest[0]].execute
+    elif program == "lm_eval":
+        rest = [word for word in rest if word not in ("…", "run")]
+        model = HarnessCLI()._parser.parse_args(["run", *rest]).model
+        assert model is None or "--model" not in rest or model == rest[rest.index("--model") + 1]
+    elif program == "python":
+        assert rest[0] == "-m" and find_spec(rest[1]) is not None
+    elif program in ("pip", "vllm", "curl", "pre-commit"):
+        pass  # not ours
+    else:
+        assert (ROOT / program).stat().st_mode & 0o100
+
+
+@pytest.mark.parametrize(("page", "code"), each("yaml"))
+def test_yaml_is_of_a_recipe_or_of_a_task(page, code):
+    found = yaml.safe_load(code)
+    if "task" in found:
+        assert {"output_type", "doc_to_text", "metric_list"} <= set(found)
+    elif set(found) == {"metadata"}:
+        assert set(found["metadata"]) <= {"version", "cluster_key", "role", "rubric", "context"}
+    else:
+        Recipe.model_validate({"name": "t", "data": {"task": "t"}, **found})
+
+
+def of_statistics(number, folder):
+    (folder / "runs").mkdir()
+    for name, seed in (("baseline", 0), ("a", 1), ("b", 2), ("steered", 3)):
+        folders.write_run(folder / "runs" / name, {"mmlu": folders.TaskData({"acc": folders.bits(120, 0.5, seed)})})
+    return {}
+
+
+def of_methods(number, folder):
+    from grains_eval.vectors.registry import METHODS
+    from grains_eval.vectors.response_states import read_responses
+
+    assert "mine" not in METHODS
+    names = ("vector_method", "BuildContext", "BuiltVectors", "SteeringVectors")
+    return {"read_responses": read_responses, **{name: getattr(ge, name) for name in names}}
+
+
+def of_performance(number, folder):
+    lm = ge.load_model({"pretrained": str(model_path("text_split")), "dtype": "float32", "device": "cpu"})
+    return {"lm": lm, "weak": (), "strong": ()}
+
+
+def of_vllm(number, folder):
+    return {"client": MagicMock()}
+
+
+# what a page's Python needs around it; docs/extending.md has tests of its own
+AROUND = {
+    "statistics.md": of_statistics,
+    "methods.md": of_methods,
+    "performance.md": of_performance,
+    "vllm.md": of_vllm,
+}
+SHORTER = {'["truthfulqa_mc1"])': '["demo_text_split"], limit=2)'}
+
+
+@pytest.mark.parametrize(("page", "code"), [one for one in each("python") if one.values[0].name != "extending.md"])
+def test_python_runs(page, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    number = blocks(page, "python").index(code)
+    names = AROUND[page.name](number, tmp_path)
+    for long, short in SHORTER.items():
+        code = code.replace(long, short)
+    from grains_eval.vectors.registry import METHODS
+
+    entries = dict(METHODS._entries)
+    try:
+        exec(compile(code, page.name, "exec"), names)
+    finally:
+        monkeypatch.setattr(METHODS, "_entries", entries)
