@@ -25,7 +25,7 @@ from benchmarks import common, peak
 from grains_eval.harness.images import ImageLoglikelihoodMixin
 from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo, SharedContextMixin
-from grains_eval.models import images as pictures
+from grains_eval.models import image_inputs
 from grains_eval.steering import applied
 from tests import tiny
 
@@ -60,7 +60,7 @@ def as_hf(lm, requests) -> list[tuple[float, bool]]:
     for start in range(0, len(prepared), int(lm.batch_size)):
         batch = prepared[start : start + int(lm.batch_size)]
         texts = [request.context + request.continuation for request in batch]
-        features = pictures.process(lm, texts, [request.images for request in batch], batch[0].where)
+        features = image_inputs.process(lm, texts, [request.images for request in batch], batch[0].where)
         lengths = features["attention_mask"].sum(dim=1).tolist()
         with lm.steering():
             logprobs = lm.model(**features).logits.log_softmax(dim=-1)

@@ -141,10 +141,10 @@ def test_what_is_no_model_is_not_evaluated() -> None:
 def test_pictures_may_be_paths(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from grains_eval.models.images import check_pictures
+    from grains_eval.models.image_inputs import check_images
 
     Image.new("RGB", (4, 4)).save(tmp_path / "dot.png")
     lm = SimpleNamespace(max_images=None, image_width=None, image_height=None, image_max_side=None, rgb=True)
-    assert check_pictures(lm, [str(tmp_path / "dot.png")], "item")[0].size == (4, 4)
-    with pytest.raises(GrainsError, match=r"item: picture '.*none\.png' cannot be read"):
-        check_pictures(lm, [str(tmp_path / "none.png")], "item")
+    assert check_images(lm, [str(tmp_path / "dot.png")], "item")[0].size == (4, 4)
+    with pytest.raises(GrainsError, match=r"item: image '.*none\.png' cannot be read"):
+        check_images(lm, [str(tmp_path / "none.png")], "item")

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from grains_eval.models.blocks import text_config
 from grains_eval.models.encoded import EncodedExample
+from grains_eval.models.layers import text_config
 from grains_eval.recipes import AttributionConfig
 
 logger = logging.getLogger(__name__)

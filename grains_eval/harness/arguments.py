@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from grains_eval.artifacts.layout import Artifact, fingerprint
 from grains_eval.artifacts.load import open_artifact
 from grains_eval.errors import GrainsError, pick
-from grains_eval.models.blocks import hidden_size
+from grains_eval.models.layers import hidden_size
 from grains_eval.steering import OPERATORS, ResolvedSteering, check_width, resolve
 from grains_eval.types import Form, FoundTokens, SteeringConfig, TokenConfig
 from grains_eval.virtual_tokens import ResolvedTokens, check_fit, layout
@@ -234,7 +234,7 @@ def _number(name: str, value: Any, kind: Callable[[Any], Any]) -> Any:
 
 
 def parse_layers(value: Any) -> tuple[int, ...] | None:
-    """`14`, `8-12`, `8/14/20`, `[8, 14]` or `all` (None) as block indices.
+    """`14`, `8-12`, `8/14/20`, `[8, 14]` or `all` (None) as layer indices.
 
     Raises:
         GrainsError: anything else.
@@ -246,6 +246,6 @@ def parse_layers(value: Any) -> tuple[int, ...] | None:
     for part in parts:
         first, dash, last = str(part).strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
-            raise GrainsError(f"layers={value} is not understood; write 14, 8-12, 8/14/20 or all (blocks count from 0)")
+            raise GrainsError(f"layers={value} is not understood; write 14, 8-12, 8/14/20 or all (layers count from 0)")
         layers.extend(range(int(first), int(last or first) + 1))
     return tuple(dict.fromkeys(layers))

@@ -83,7 +83,7 @@ def insertion(model: PreTrainedModel, items: Sequence[tuple[FoundTokens, TokenCo
     """What found tokens of the forms `embedding` and `text` put into every prompt; None for none.
 
     Raises:
-        GrainsError: words that were no tokens of a vocabulary, such as parts of a picture.
+        GrainsError: words that were no tokens of a vocabulary, such as parts of an image.
     """
     vocabulary = int(model.get_input_embeddings().weight.shape[0])  # pyright: ignore[reportIndexIssue, reportArgumentType]
     placed: list[tuple[int, int]] = []

@@ -46,7 +46,7 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
         pretrained: As for `hf`.
         vectors: Artifact folder or hub id; several are joined by `+`. None is the plain model.
         strength: Strength of each; default: the artifact's recommendation.
-        layers: Blocks to steer: `14`, `8-12`, `8/14`, `all`; default: the artifact's recommendation.
+        layers: Layers to steer: `14`, `8-12`, `8/14`, `all`; default: the artifact's recommendation.
         unit: `relative` or `absolute`.
         operator: A name in `steering.OPERATORS`.
         positions: `all`, `prompt`, `generated` or `last`.
@@ -259,7 +259,7 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
 class GrainsHF(SteeringMixin, HFLM):
     """Text models; the class that the name `grains_hf` is registered for."""
 
-    MULTIMODAL = True  # lm-eval would refuse picture tasks by naming other model types; the error below says why
+    MULTIMODAL = True  # lm-eval would refuse image tasks by naming other model types; the error below says why
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
@@ -282,7 +282,7 @@ class GrainsHF(SteeringMixin, HFLM):
         shown = next((request for request in requests if shows_images(request)), None)
         if shown is not None:
             raise GrainsError(
-                f"task {shown.task_name} shows pictures but {type(self.model).__name__} reads text only; "
+                f"task {shown.task_name} shows images but {type(self.model).__name__} reads text only; "
                 "choose a vision-language checkpoint or leave the task out"
             )
         super()._observe(requests)

@@ -1,7 +1,7 @@
 """Evaluate many steering settings: one pass scores them all, then lm-eval's own `evaluate` runs per setting.
 
 So metrics, filters, aggregation and samples are the harness's own, and a setting costs little more than the
-blocks it changes. Requests that cannot be shared (generation, rolling) run under hooks, setting after
+layers it changes. Requests that cannot be shared (generation, rolling) run under hooks, setting after
 setting.
 """
 
@@ -117,7 +117,7 @@ def score_configurations(
     configurations: Sequence[Configuration],
     disable_tqdm: bool = False,
 ) -> list[list[Score]]:
-    """Score log-likelihood requests under many configurations as evaluations would, pictures included.
+    """Score log-likelihood requests under many configurations as evaluations would, images included.
 
     Args:
         lm: A `grains_hf` or `grains_vllm` model; its own setting is put aside and comes back afterwards.

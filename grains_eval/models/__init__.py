@@ -1,4 +1,4 @@
-"""Load models, find their blocks, encode examples and run the decoder from merged embeddings."""
+"""Load models, find their layers, encode examples and run the decoder from merged embeddings."""
 
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.encoding import encode, prompt_text

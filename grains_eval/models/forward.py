@@ -20,7 +20,6 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from grains_eval.models.blocks import text_config
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.hooks import (
     DEEPSTACK,
@@ -30,6 +29,7 @@ from grains_eval.models.hooks import (
     logits_at,
     logits_from,
 )
+from grains_eval.models.layers import text_config
 from grains_eval.models.scoring import picked_logprobs, response_sums
 from grains_eval.models.vocabulary import logprobs_through_head, plain_head
 
@@ -78,7 +78,7 @@ def _run_whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, 
     """`[B, 1 + n, V]` logits of the last prompt token and of `n` tokens after it, in a single pass without cache."""
     forget_positions(model)
     embeddings, keywords = decoder_inputs(encoded, prompt)
-    if encoded.has_pictures:
+    if encoded.has_images:
         injected = {name: value for name, value in keywords.items() if name == DEEPSTACK}
         keywords = {**encoded.response_keywords.get(len(tokens), {}), **injected}
     tail = model.get_input_embeddings()(tokens)[None].expand(len(prompt), -1, -1)
@@ -213,10 +213,10 @@ def shares_prefix(model: PreTrainedModel) -> bool:
 
 
 def _whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, response: Tensor) -> Tensor:
-    """One response with its prompt, without cache unless a prompt with pictures may be continued."""
+    """One response with its prompt, without cache unless a prompt with images may be continued."""
     if encoded.decoder_keywords and encoded.share_prefix:
         return _branching(model, encoded, prompt, [response])[0]
-    # the harness runs a text without its last token, and one with pictures whole
-    logits = _run_whole(model, encoded, prompt, response if encoded.has_pictures else response[:-1])
+    # the harness runs a text without its last token, and one with images whole
+    logits = _run_whole(model, encoded, prompt, response if encoded.has_images else response[:-1])
     places = torch.arange(logits.shape[:2].numel()).view(len(prompt), -1)[:, : len(response)]
     return response_sums(partial(picked_logprobs, logits.flatten(0, 1)), [(places, response)])[0]

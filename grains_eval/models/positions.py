@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import Cache, EncoderDecoderCache, GenerationMixin, PreTrainedModel
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import find_decoder
+from grains_eval.models.layers import find_decoder
 from grains_eval.types import Positions
 
 # keywords under which models of transformers take what they have computed of earlier tokens
@@ -55,9 +55,9 @@ class _Pass:
     Attributes:
         start: Column of its first token.
         prompt: Columns of the prompt; None is everything up to the end of this pass.
-        width: Tokens that the blocks must see; None where nobody has said.
+        width: Tokens that the layers must see; None where nobody has said.
         real: `[B, start + width]` mask of real tokens; None where all are.
-        found: What is moved, once a block has asked.
+        found: What is moved, once a layer has asked.
     """
 
     start: int
@@ -68,7 +68,7 @@ class _Pass:
 
 
 class Progress:
-    """Follows a model through its forward passes and tells each block which tokens a position rule moves.
+    """Follows a model through its forward passes and tells each layer which tokens a position rule moves.
 
     Args:
         positions: `prompt`, `generated` or `last` (the last token of the prompt).
@@ -117,12 +117,12 @@ class Progress:
         """
         now = self._pass
         if now is None:
-            raise self._refusal("a block ran outside the model's own forward; call the model or its generate")
+            raise self._refusal("a layer ran outside the model's own forward; call the model or its generate")
         rows, width = hidden.shape[:2]
         if now.width is not None and now.width != width:
-            raise self._refusal(f"generate announced {now.width} tokens but the blocks run {width}")
+            raise self._refusal(f"generate announced {now.width} tokens but the layers run {width}")
         if hidden.ndim > 3 and (now.width is None or width in hidden.shape[2:-1]):
-            raise self._refusal("the blocks' streams cannot be told from tokens")  # Gemma 3n's stand before the batch
+            raise self._refusal("the layers' streams cannot be told from tokens")  # Gemma 3n's stand before the batch
         if now.found is None:
             now.found = self._find(now, rows, width, hidden.device)
         return now.found

@@ -7,7 +7,7 @@ import math
 import torch
 from transformers import PreTrainedModel
 
-# nats of one token; what matters (a mask, a position, a picture left out) moves more
+# nats of one token; what matters (a mask, a position, an image left out) moves more
 _PER_TOKEN = {torch.float64: 1e-7, torch.float32: 1e-4, torch.float16: 0.06}
 _COARSE = 0.3
 

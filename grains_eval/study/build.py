@@ -18,7 +18,7 @@ from grains_eval.attribution import ATTRIBUTION_METHODS, SELECTIONS
 from grains_eval.errors import GrainsError, pick
 from grains_eval.examples import Examples, load_examples
 from grains_eval.models import LoadedModel
-from grains_eval.models.blocks import find_blocks
+from grains_eval.models.layers import find_layers
 from grains_eval.models.loading import read_config
 from grains_eval.progress import silent
 from grains_eval.recipes import Recipe
@@ -75,7 +75,7 @@ def build_from_recipe(
             check_steering(recipe, _configured_layers(session.model_args))
         session = session.opened()
         loaded = session.loaded
-        check_steering(recipe, len(find_blocks(loaded.model)))
+        check_steering(recipe, len(find_layers(loaded.model)))
         group = processes()
         examples = examples or load_examples(recipe.data, loaded, session.include_path)
         state = {"recipe": recipe.fingerprint(), **model_identity(session.model_args, loaded)}

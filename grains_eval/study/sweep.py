@@ -17,7 +17,7 @@ from rich.table import Table
 from grains_eval.errors import GrainsError, pick
 from grains_eval.examples import Examples, load_examples
 from grains_eval.files import write_together
-from grains_eval.models.blocks import find_blocks
+from grains_eval.models.layers import find_layers
 from grains_eval.recipes import Recipe
 from grains_eval.report.html import render_curves
 from grains_eval.steering import check_layer
@@ -94,7 +94,7 @@ def sweep(recipe: Recipe, session: Session, output: OutputFolder, tried: SweepGr
     session = session.opened()
     loaded = session.loaded
     for layer in tried.layers or ():
-        check_layer(layer, len(find_blocks(loaded.model)))
+        check_layer(layer, len(find_layers(loaded.model)))
     counts = tried.examples or [recipe.data.examples]
     data = recipe.data.model_copy(update={"examples": max(counts)})
     drawn = load_examples(data, loaded, session.include_path)

@@ -1,4 +1,4 @@
-"""Validation curves of found tokens: over strength, number of virtual tokens, distance and blocks."""
+"""Validation curves of found tokens: over strength, number of virtual tokens, distance and layers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def token_choices(
         context: The build that found the tokens.
         found: The tokens.
         development: What is measured on.
-        layers: Blocks that see the tokens, each alone; default: all together.
+        layers: Layers that see the tokens, each alone; default: all together.
         strengths: Logs of multiplicities; default: `STRENGTHS`.
         tokens: Numbers of virtual tokens; default: the recommended one.
         distances: Default: those that the tokens were found at.
@@ -43,13 +43,12 @@ def token_choices(
         GrainsError: a setting that the tokens or the model do not have.
     """
     off = TokenConfig(strength=-inf)
+    places = [found.recommended.layers] if layers is None else [(layer,) for layer in layers]
     choices: dict[str, Choice] = {}
     for count in tokens or [found.recommended.tokens]:
         for distance in distances or [found.recommended.distance]:
             settings = [
-                TokenConfig(blocks, strength, count, distance)
-                for blocks in ([found.recommended.layers] if layers is None else [(layer,) for layer in layers])
-                for strength in strengths or STRENGTHS
+                TokenConfig(place, strength, count, distance) for place in places for strength in strengths or STRENGTHS
             ]
             if any(setting.strength == -inf for setting in settings):
                 raise GrainsError("strength -inf is the plain model, which every sweep measures; leave it out")

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import text_config
+from grains_eval.models.layers import text_config
 from grains_eval.recipes import Count, Section, method_options
 from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors.context import BuildContext, BuiltVectors
@@ -57,8 +57,8 @@ class HeadScore:
     """How well a head's output tells `y+` from `y-`.
 
     Attributes:
-        layer: Its block.
-        head: Its index within the block.
+        layer: Its layer.
+        head: Its index within the layer.
         accuracy: Of its probe on examples that the probe was not fitted on.
         separation: Distance of the class means over the standard deviation along it; decides between equal
             accuracies.

@@ -16,7 +16,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.examples import doc_hash
 from grains_eval.harness.arguments import parse_layers, parse_steering
 from grains_eval.harness.model import GrainsHF
-from grains_eval.models.blocks import find_blocks, hidden_size
+from grains_eval.models.layers import find_layers, hidden_size
 from grains_eval.steering import steered
 from grains_eval.types import SteeringConfig, SteeringVectors
 from tests.instances import instance
@@ -41,7 +41,7 @@ def requests(kind="loglikelihood"):
 
 def vectors_for(model, seed=0, **provenance):
     generator = torch.Generator().manual_seed(seed)
-    directions = {i: torch.randn(hidden_size(model), generator=generator) for i in range(len(find_blocks(model)))}
+    directions = {i: torch.randn(hidden_size(model), generator=generator) for i in range(len(find_layers(model)))}
     origin = {"method": "grains", **provenance}
     return SteeringVectors(
         directions, dict.fromkeys(directions, 3.0), recommended=SteeringConfig((1,), 1.0), provenance=origin

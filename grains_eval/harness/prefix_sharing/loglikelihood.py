@@ -1,7 +1,7 @@
 """Score continuations of shared contexts, for many steering configurations at once.
 
 A context runs once per configuration and its continuations branch off its keys and values; contexts that
-begin alike share that beginning too; logits are computed only where a continuation is read; blocks below the
+begin alike share that beginning too; logits are computed only where a continuation is read; layers below the
 first steered one run once for all configurations. Sums agree with lm-eval's `hf` to rounding (1e-5 in
 float32), which is seen to on the requests at hand (`proof.Proof`).
 """
@@ -27,7 +27,7 @@ from grains_eval.harness.prefix_sharing.proof import Proof, attempt, check_causa
 from grains_eval.harness.prefix_sharing.scorer import Progress, Scorer, limits_for
 from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
-from grains_eval.models.blocks import mentioned_lengths, text_config
+from grains_eval.models.layers import mentioned_lengths, text_config
 
 if TYPE_CHECKING:
     _Base = Any
@@ -41,20 +41,20 @@ Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 @dataclass(frozen=True)
 class PreparedContext:
-    """A context that its caller has prepared, with pictures for instance.
+    """A context that its caller has prepared, with images for instance.
 
     Attributes:
         inputs: Keywords of the model's forward for this one context, without padding (`input_ids [1, T]`,
             pixels, ...).
         continuations: Token ids of what is scored after it, each at least one.
         plainly: Score of a continuation, given by its index, in a plain pass; see `Probe.plainly`.
-        pictures: Number of them.
+        images: Number of them.
     """
 
     inputs: Mapping[str, Any]
     continuations: Sequence[Sequence[int]]
     plainly: Callable[[int, int | None], float] | None = None
-    pictures: int = 0
+    images: int = 0
 
 
 def shared_scores(
@@ -172,7 +172,7 @@ def check_text_causal(
     context, answer = min(requests, key=lambda request: len(request[0]) + len(request[1]))
     answer = answer[: max(1, max_length - 1)]
     context = context[-max(1, max_length - len(answer)) :]
-    check_causal(model, lambda last: plain_logprob(model, context, answer, last), len(answer), pictures=False)
+    check_causal(model, lambda last: plain_logprob(model, context, answer, last), len(answer), images=False)
 
 
 def score_prepared(
@@ -188,7 +188,7 @@ def score_prepared(
     """Score continuations of prepared contexts, one context after another; see `score`.
 
     The proof takes the longest answer of the first context, which should be the longest, and of the first context of
-    every other kind: between other mentioned lengths, with another number of pictures, or the first to run one token
+    every other kind: between other mentioned lengths, with another number of images, or the first to run one token
     or several of an answer after a prompt.
 
     Returns:
@@ -211,7 +211,7 @@ def score_prepared(
             index = max(range(len(continuations)), key=lambda one: len(continuations[one]))
             tokens = len(continuations[index])
             fed = width + tokens - 1
-            kind = bisect_left(lengths, width), bisect_left(lengths, fed), tokens > 1, context.pictures
+            kind = bisect_left(lengths, width), bisect_left(lengths, fed), tokens > 1, context.images
             if fed_kind(tokens) > seen.get(kind, 0):
                 seen[kind] = fed_kind(tokens)
                 proof.pending.append(Probe(start + index, width, tokens, partial(context.plainly, index)))

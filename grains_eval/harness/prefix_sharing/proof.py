@@ -22,8 +22,8 @@ from grains_eval.errors import GrainsError
 from grains_eval.harness.prefix_sharing.probes import Probe, spread
 from grains_eval.harness.prefix_sharing.stack import Configuration, moving
 from grains_eval.harness.prefix_sharing.targets import Score
-from grains_eval.models.blocks import find_blocks, text_config
 from grains_eval.models.hooks import forget_positions, logits_at
+from grains_eval.models.layers import find_layers, text_config
 from grains_eval.models.rounding import rounding
 from grains_eval.steering import applied
 
@@ -39,7 +39,7 @@ class Standing:
         used: Whether requests were scored with shared contexts.
         proved: Scores that were computed both ways and agreed.
         furthest: The largest difference among them, nats.
-        causal: For text and for pictures, whether later tokens were seen to leave earlier ones alone.
+        causal: For text and for images, whether later tokens were seen to leave earlier ones alone.
     """
 
     obstacle: str | None = None
@@ -106,7 +106,7 @@ def _structure(model: PreTrainedModel) -> str | None:
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         return "its attention is chunked"
     try:
-        find_blocks(model)
+        find_layers(model)
     except GrainsError:  # unsteered, such a model is evaluated all the same
         return "its decoder layers are not found"
     try:
@@ -197,29 +197,29 @@ _OTHER = (0, 1)
 
 
 def check_causal(
-    model: PreTrainedModel, plainly: Callable[[int], float], tokens: int, *, pictures: bool, again: bool = False
+    model: PreTrainedModel, plainly: Callable[[int], float], tokens: int, *, images: bool, again: bool = False
 ) -> None:
     """Refuse a model whose earlier tokens see later ones: an answer scored in one pass would be scored from itself.
 
-    Seen once per model, for text and for pictures. `Proof` sees the same where contexts are shared.
+    Seen once per model, for text and for images. `Proof` sees the same where contexts are shared.
 
     Args:
         model: The model.
         plainly: Score of a real request in a pass whose last token, which nothing that is read may see, is given.
         tokens: Tokens of its answer.
-        pictures: Whether the request shows pictures.
+        images: Whether the request shows images.
         again: Look even if this was seen before.
 
     Raises:
         GrainsError: the last token changes what comes before it.
     """
     known = standing(model)
-    if pictures in known.causal and not again:
+    if images in known.causal and not again:
         return
     _refuse_foresight(model, plainly, tokens)
     _forget_lengths(model)
     forget_positions(model)
-    known.causal |= {pictures}
+    known.causal |= {images}
 
 
 def _refuse_foresight(model: PreTrainedModel, plainly: Callable[[int], float], tokens: int) -> None:

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from grains_eval.harness.prefix_sharing.passes import Pass, Runner, State
 from grains_eval.harness.prefix_sharing.plan import Cluster, Group, Limits, batches, chunks
-from grains_eval.harness.prefix_sharing.stack import Configuration, Stack, answers_only, moving, resume_block
+from grains_eval.harness.prefix_sharing.stack import Configuration, Stack, answers_only, moving, resume_layer
 from grains_eval.harness.prefix_sharing.targets import Score, Tally, Targets, branch_pass, context_pass
-from grains_eval.models.blocks import text_config
+from grains_eval.models.layers import text_config
 
 logger = logging.getLogger(__name__)
 
@@ -75,16 +75,16 @@ class Scorer:
         self.results: list[dict[int, Score]] = [{} for _ in self.configurations]
         self._vocabulary = int(text_config(model).vocab_size)
         steered = [each for each in self.configurations if each]
-        depth = len(self.runner.blocks)
+        depth = len(self.runner.layers)
         baselines = tuple(index for index, each in enumerate(self.configurations) if not each)
         # the plain pass pays if its results are wanted, or if what it spares the others is more than itself
-        spared = sum(resume_block(each) for each in steered)
+        spared = sum(resume_layer(each) for each in steered)
         self._share = bool(steered) and (bool(baselines) or spared > depth)
         # configurations that leave prompts as the plain model does, itself included
         self._late = sum(map(answers_only, self.configurations)) if any(map(answers_only, steered)) else 0
         needed = bool(baselines) or self._share or self._late
         self._plain = _Lane(Stack(model, [()]), baselines) if needed else None
-        self._keep = sorted({resume_block(each) - 1 for each in steered} - {-1}) if self._share else []
+        self._keep = sorted({resume_layer(each) - 1 for each in steered} - {-1}) if self._share else []
         self._lanes: dict[int, list[_Lane]] = {}
 
     def run(self, cluster: Cluster) -> None:
@@ -135,12 +135,12 @@ class Scorer:
         return max(1, self.limits.tokens // max(1, rows * width))
 
     def _stacks(self, size: int) -> list[_Lane]:
-        """Steered configurations in stacks of up to `size` that resume at the same block."""
+        """Steered configurations in stacks of up to `size` that resume at the same layer."""
         if size not in self._lanes:
             alike: dict[tuple[int, bool], list[int]] = {}
             for index, each in enumerate(self.configurations):
                 if each:
-                    kind = resume_block(each) if self._share else 0, answers_only(each)
+                    kind = resume_layer(each) if self._share else 0, answers_only(each)
                     alike.setdefault(kind, []).append(index)
             self._lanes[size] = [
                 _Lane(Stack(self.runner.model, [self.configurations[i] for i in part]), tuple(part), answers_only=late)

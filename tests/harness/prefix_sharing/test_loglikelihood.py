@@ -17,7 +17,7 @@ from grains_eval.harness.prefix_sharing import plan
 from grains_eval.harness.prefix_sharing.loglikelihood import score, shared_scores
 from grains_eval.harness.prefix_sharing.plan import Limits
 from grains_eval.harness.prefix_sharing.proof import shareable
-from grains_eval.models.blocks import find_attention_outputs, find_blocks
+from grains_eval.models.layers import find_attention_outputs, find_layers
 from grains_eval.steering import OPERATORS, ResolvedSteering, applied
 from tests.tiny import LLAMA, VOCABULARY, fill
 
@@ -71,8 +71,8 @@ def steering(model, layers, strength, *, positions="all", operator="add_renormal
 
 
 def configurations(model):
-    """Baseline, first to last block, several blocks, position rules, heads, operators, two at once."""
-    last = len(find_blocks(model)) - 1
+    """Baseline, first to last layer, several layers, position rules, heads, operators, two at once."""
+    last = len(find_layers(model)) - 1
     return [
         (),
         (steering(model, [0], 4.0),),
@@ -209,14 +209,14 @@ def test_one_configuration_alone_gives_what_a_sweep_gives(index, loaded_text):
 
 def test_blocks_below_the_first_steered_one_run_once(loaded_text):
     model = loaded_text("llama").model
-    blocks = find_blocks(model)
-    calls = [0] * len(blocks)
+    layers = find_layers(model)
+    calls = [0] * len(layers)
 
     def count(index):
         return lambda *_: calls.__setitem__(index, calls[index] + 1)
 
-    # the attention runs only where a block is really computed
-    handles = [block.self_attn.register_forward_hook(count(i)) for i, block in enumerate(blocks)]
+    # the attention runs only where a layer is really computed
+    handles = [layer.self_attn.register_forward_hook(count(i)) for i, layer in enumerate(layers)]
     steered = [(steering(model, [1], strength),) for strength in (1.0, 2.0, 3.0)]
     asked = [([5, 6, 7], [8, 9]), ([5, 6, 7], [10, 11])]
     score(model, asked, [(), *steered], max_length=LIMIT)
@@ -224,7 +224,7 @@ def test_blocks_below_the_first_steered_one_run_once(loaded_text):
         handle.remove()
     # context and branches: once for all below, once more (all strengths stacked) above
     assert calls == [2, 2, 4]
-    assert all("forward" not in block.__dict__ for block in blocks)
+    assert all("forward" not in layer.__dict__ for layer in layers)
 
 
 @pytest.mark.parametrize("baseline", [True, False])
@@ -241,7 +241,7 @@ def test_prompts_that_no_setting_moves_run_once(baseline, loaded_text, monkeypat
         wanted = [(), *steered] if baseline else steered
         found = score(model, asked, wanted, max_length=LIMIT)
         contexts = [(2, 1)] if opening else [(2, 12)]
-        # every strength resumes from what the plain branches gave at the first block
+        # every strength resumes from what the plain branches gave at the first layer
         assert widths == [*opening, *contexts, *([(4, 1)] if baseline else []), (12, 1)]
         assert furthest(found, [plainly(model, asked, each) for each in wanted]) < 1e-5
         # a lone answer does not spoil it for the others
@@ -276,7 +276,7 @@ def test_running_out_of_memory_halves_the_batch(loaded_text, monkeypatch):
     finally:
         handle.remove()
     assert furthest(found, expected) < 1e-5
-    assert all("forward" not in block.__dict__ for block in find_blocks(model))
+    assert all("forward" not in layer.__dict__ for layer in find_layers(model))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

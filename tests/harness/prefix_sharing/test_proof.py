@@ -17,7 +17,7 @@ from grains_eval.harness.prefix_sharing.loglikelihood import Memo, SharedContext
 from grains_eval.harness.prefix_sharing.plan import Cluster, Group
 from grains_eval.harness.prefix_sharing.probes import Candidate, candidates, choose, spread
 from grains_eval.harness.prefix_sharing.proof import describe, give_up, plain_logprob, shareable, standing
-from grains_eval.models.blocks import mentioned_lengths
+from grains_eval.models.layers import mentioned_lengths
 from grains_eval.models.rounding import rounding
 from grains_eval.steering import Mover, applied
 from tests.harness.prefix_sharing.test_loglikelihood import furthest, plainly, steering

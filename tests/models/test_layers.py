@@ -1,4 +1,4 @@
-"""Where a model's decoder blocks are."""
+"""Where a model's decoder layers are."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import find_blocks, hidden_of, with_hidden
+from grains_eval.models.layers import find_layers, hidden_of, with_hidden
 
 
 def model(**children: nn.Module) -> nn.Module:
-    """A model of three blocks whose decoder has these children."""
+    """A model of three layers whose decoder has these children."""
     whole = nn.Module()
     for name, child in children.items():
         whole.add_module(name, child)
@@ -24,42 +24,42 @@ def model(**children: nn.Module) -> nn.Module:
     return whole
 
 
-def blocks(count: int = 3, inner: nn.Module | None = None) -> nn.ModuleList:
+def layers(count: int = 3, inner: nn.Module | None = None) -> nn.ModuleList:
     return nn.ModuleList(inner or nn.Identity() for _ in range(count))
 
 
 def test_the_shallowest_list_of_that_length():
-    wanted = blocks(inner=nn.Sequential(blocks()))
-    tower = nn.Sequential(nn.Sequential(blocks()), blocks(5))
-    assert find_blocks(model(tower=tower, layers=wanted)) is wanted
+    wanted = layers(inner=nn.Sequential(layers()))
+    tower = nn.Sequential(nn.Sequential(layers()), layers(5))
+    assert find_layers(model(tower=tower, layers=wanted)) is wanted
     nested = nn.Sequential(wanted)
-    assert find_blocks(model(tower=tower, inner=nested)) is wanted
+    assert find_layers(model(tower=tower, inner=nested)) is wanted
 
 
 def test_a_list_under_two_names_is_one():
-    wanted = blocks()
-    assert find_blocks(model(layers=wanted, again=nn.Sequential(wanted))) is wanted
-    assert find_blocks(model(one=nn.Sequential(wanted), two=nn.Sequential(wanted))) is wanted
+    wanted = layers()
+    assert find_layers(model(layers=wanted, again=nn.Sequential(wanted))) is wanted
+    assert find_layers(model(one=nn.Sequential(wanted), two=nn.Sequential(wanted))) is wanted
 
 
-@pytest.mark.parametrize(("children", "count"), [({}, 0), ({"a": blocks(), "b": blocks()}, 2)])
+@pytest.mark.parametrize(("children", "count"), [({}, 0), ({"a": layers(), "b": layers()}, 2)])
 def test_none_or_several_are_refused(children, count):
-    with pytest.raises(GrainsError, match=f"found {count} lists of 3 decoder blocks"):
-        find_blocks(model(**children))
+    with pytest.raises(GrainsError, match=f"found {count} lists of 3 decoder layers"):
+        find_layers(model(**children))
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_the_decoder_of_a_model_whose_encoder_has_another_depth(loaded_text, family):
     whole = loaded_text(family).model
-    found = find_blocks(whole)
+    found = find_layers(whole)
     lists = [len(each) for each in whole.get_encoder().modules() if isinstance(each, nn.ModuleList)]
     assert len(found) == 3 and max(lists) != 3
-    assert all(any(block is module for module in whole.get_decoder().modules()) for block in found)
+    assert all(any(layer is module for module in whole.get_decoder().modules()) for layer in found)
 
 
 def test_blocks_that_return_a_pair_of_streams_are_refused():
     pair = namedtuple("Pair", "one two")
-    with pytest.raises(GrainsError, match="its blocks return a Pair; this architecture cannot be steered yet"):
+    with pytest.raises(GrainsError, match="its layers return a Pair; this architecture cannot be steered yet"):
         hidden_of(pair(torch.ones(1), torch.ones(1)))
     for output in ((torch.ones(1), None), [torch.ones(1), None]):
         moved = with_hidden(output, torch.zeros(1))
