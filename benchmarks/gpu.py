@@ -181,7 +181,7 @@ def evaluated(model: Any, arguments: argparse.Namespace) -> list[dict[str, Any]]
 
 
 def overhead(model: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A forward pass, steered at the middle block, against the same one unsteered."""
+    """A forward pass, steered at the middle layer, against the same one unsteered."""
     ids = torch.randint(4, model.config.vocab_size, (4, arguments.context), device=arguments.device)
     steering = common.steering(model, [model.config.num_hidden_layers // 2], 2.0)
 

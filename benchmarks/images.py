@@ -117,7 +117,7 @@ def save_model(folder: Path, layers: int, width: int, vocabulary: int, side: int
 
 
 def main() -> None:
-    """Run one unsteered evaluation, then sweeps that start at several blocks."""
+    """Run one unsteered evaluation, then sweeps that start at several layers."""
     parser = common.parser(__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--width", type=int, default=512)
@@ -166,9 +166,9 @@ def main() -> None:
     lm.loglikelihood(requests[:1], disable_tqdm=True)  # warm up
     rows = []
     rate = peak.matmul_rate(arguments.device, arguments.dtype)
-    for place, block in places.items():
-        strengths = [] if block is None else [0.5 * (index + 1) for index in range(arguments.strengths)]
-        configurations = [(), *((common.steering(model, [block], each),) for each in strengths)]
+    for place, layer in places.items():
+        strengths = [] if layer is None else [0.5 * (index + 1) for index in range(arguments.strengths)]
+        configurations = [(), *((common.steering(model, [layer], each),) for each in strengths)]
         names = ("as hf", "plain", "ours")
         times = common.interleaved(
             {name: partial(run, configurations, name) for name in names}, arguments.repeats, arguments.device

@@ -1,6 +1,6 @@
 """Apply steering vectors to a model: operators, position rules and the context manager `steered`.
 
-This room never knows how a vector arose (method step 6).
+How a vector was made is not known here (method step 6).
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def evaluate(
         lm-eval's results, with `config.steering` saying what steered the run.
 
     Raises:
-        GrainsError: an output path where nothing can be written, an unknown task, something that is no model, or
+        GrainsError: an output path where nothing can be written, an unknown task, something that is not a model, or
             steering arguments that do not fit.
     """
     if output_path is not None:

@@ -118,7 +118,7 @@ class ImageLoglikelihoodMixin(_Base):
             raise missing_package(pretrained, error) from error
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
-        """Score continuations; requests without images go the way of `hf`.
+        """Score continuations; requests without images are left to `hf`.
 
         Raises:
             GrainsError: images or placeholders that do not fit, or a prompt past `max_length`.
@@ -135,7 +135,7 @@ class ImageLoglikelihoodMixin(_Base):
         return [answers[index] for index in range(len(requests))]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generate; requests without images go the way of `hf`, others that of `hf-multimodal`."""
+        """Generate; requests without images are left to `hf`, others to `hf-multimodal`."""
         seeing, reading = split_by_images(requests)
         self._check_cache(requests)
         answers = dict[int, str]()
@@ -185,7 +185,7 @@ class ImageLoglikelihoodMixin(_Base):
         return ImageRequest(request.args, context, continuation, tuple(images), where)
 
     def _without_placeholder(self, request: Instance) -> Instance:
-        """A request that comes without images, as text; one that asks for them is refused.
+        """A request without images, as text; one whose document asks for them is refused.
 
         lm_eval 0.5.0.dev1 drops the images of multiple-choice tasks: without this, text alone would be scored.
         """
@@ -195,7 +195,7 @@ class ImageLoglikelihoodMixin(_Base):
         return as_text(request)
 
     def _check_cache(self, requests: Sequence[Instance]) -> None:
-        """Refuse a request cache that would give the answer about one image for another.
+        """Refuse a request cache that would answer about one image with what another one gave.
 
         Raises:
             GrainsError: images that lm_eval 0.5 leaves out of the cache's key.
@@ -237,7 +237,7 @@ class ImageLoglikelihoodMixin(_Base):
         return max(1, whole["input_ids"].shape[1] - context["input_ids"].shape[1])
 
     def score_images(self, requests: Sequence[ImageRequest], disable_tqdm: bool = False) -> list[Answer]:
-        """Log-probability and greediness of every continuation, in batches of `batch_size`.
+        """Log-probability of every continuation and whether it is the greedy one, in batches of `batch_size`.
 
         Raises:
             GrainsError: a prompt past `max_length`, or a model whose answers would see themselves.
@@ -289,7 +289,7 @@ class ImageLoglikelihoodMixin(_Base):
         return self._read(batch, rows, rows.features["input_ids"])
 
     def _check_merged(self, batch: Sequence[ImageRequest], rows: Rows) -> None:
-        """Refuse an answer that is part of its prompt where prompts are read both ways.
+        """Refuse an answer that counts as part of its prompt where attention in prompts is bidirectional.
 
         Raises:
             GrainsError: the model's earlier tokens see later ones.

@@ -191,7 +191,7 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
             return super()._loglikelihood_tokens(changed, *arguments, **keywords)
 
     def _model_generate(self, context: Any, max_length: int, *arguments: Any, **keywords: Any) -> Any:
-        # here and not around all requests: what `hf` runs to find a batch size is no answer
+        # here and not around all requests: passes with which `hf` finds a batch size are not answers
         inserted = self.insertion
         with self.steering():
             if inserted is None:
@@ -259,7 +259,7 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
 class GrainsHF(SteeringMixin, HFLM):
     """Text models; the class that the name `grains_hf` is registered for."""
 
-    MULTIMODAL = True  # lm-eval would refuse image tasks by naming other model types; the error below says why
+    MULTIMODAL = True  # lm-eval would only name other model types; the error below says why images are refused
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
@@ -273,7 +273,7 @@ class GrainsHF(SteeringMixin, HFLM):
         check_output()
         extra = {key: value for key, value in (additional_config or {}).items() if value is not None}
         if "device" not in {**arg_dict, **extra} and not torch.cuda.is_available():
-            extra["device"] = "cpu"  # `hf` takes its default "cuda" at its word
+            extra["device"] = "cpu"  # `hf` would insist on its default "cuda"
         check_names({**arg_dict, **extra})
         kind = GrainsHFMultimodal if is_vision_language(read_config(arg_dict)) else cls
         return kind(**{**extra, **arg_dict})

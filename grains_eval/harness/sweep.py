@@ -1,8 +1,8 @@
 """Evaluate many steering settings: one pass scores them all, then lm-eval's own `evaluate` runs per setting.
 
-So metrics, filters, aggregation and samples are the harness's own, and a setting costs little more than the
-layers it changes. Requests that cannot be shared (generation, rolling) run under hooks, setting after
-setting.
+Metrics, filters, aggregation and samples are thus the harness's own, and a setting costs little more than the
+layers it changes. Requests that cannot be shared (generation, rolling) run under hooks, one setting after
+another.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def evaluate_settings(
         settings: What to evaluate, one after another.
         tasks: Task or group names.
         task_manager: Finds the tasks; lm-eval's default if None.
-        on_result: Called with a setting's index and results as soon as they are there, before the next setting runs.
+        on_result: Called with a setting's index and results as soon as they are known, before the next setting runs.
         **options: Anything else that `lm_eval.simple_evaluate` takes, e.g. `limit`, `num_fewshot`; never
         `use_cache`.
 

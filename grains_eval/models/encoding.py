@@ -1,4 +1,4 @@
-"""One entry for every kind of prompt."""
+"""Encode an example of any kind, text or images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def prompt_text(loaded: LoadedModel, example: PreferenceExample) -> str:
 
 
 def encode(loaded: LoadedModel, example: PreferenceExample, visual_baseline: str = "blank") -> EncodedExample:
-    """Encode an example, with its images if it has any; `parity.encode_all` also checks what the model makes of it.
+    """Encode an example, with its images if it has any; `parity.encode_all` also checks the model's scores of it.
 
     Args:
         loaded: The model.

@@ -1,8 +1,8 @@
 """Run a model from merged prompt embeddings: response log-probabilities and the states behind them.
 
 The model's own forward is used throughout, so that masks, position schemes and logit post-processing are its own. Where
-logits are what the output embeddings give and nothing more, they are not even made: log-probabilities are read off
-hidden states (`vocabulary`).
+logits are nothing but the output embeddings applied to hidden states, they are never materialised: log-probabilities
+are computed from the hidden states (`vocabulary`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Prefix:
 
 def prefill(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor) -> Prefix:
     """Run prompt embeddings `[B, T, H]` (wider with deepstack features, see `decoder_inputs`)."""
-    # one row of logits tells how the model makes them; those of the other rows are read together with the response's
+    # one row of logits shows how the model computes them; the other rows are read together with the response's
     with logits_at(model, lambda hidden: hidden[:1, -1:]) as given:
         output = run_prompt(model, encoded, prompt)
     last = given[0][:, -1]
@@ -179,7 +179,7 @@ def _branching(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, 
 def _reader(
     model: PreTrainedModel, encoded: EncodedExample, prefix: Prefix, before: Tensor, tokens: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """What picks log-probabilities at rows of `before [N, H]`, then of response tokens `[R, n]` after the prefix."""
+    """Picks log-probabilities at rows of `before [N, H]`, then of response tokens `[R, n]` after the prefix."""
 
     def joined(hidden: Tensor) -> Tensor:
         return torch.cat([before, hidden.flatten(0, 1)])[None]
@@ -202,7 +202,7 @@ def shares_prefix(model: PreTrainedModel) -> bool:
     """Whether a prompt's cache can be continued twice: it holds plain keys and values, which grow by rebinding.
 
     State-space and linear-attention layers update their states in place, and encoders hold a cache of another kind;
-    such families take the plain path. That those which are left may be shared shows on the examples, see `parity`.
+    such families take the plain path. Whether the remaining ones may share is checked on the examples, see `parity`.
     """
     config = text_config(model)
     if "past_key_values" not in inspect.signature(model.forward).parameters:

@@ -1,7 +1,7 @@
-"""Hooks into a model's own forward: hidden states at a site, what the decoder receives, where logits are made.
+"""Hooks into a model's own forward: hidden states at a site, what the decoder receives, where logits are computed.
 
 The decoder is handed the keywords that it received when the whole prompt was encoded (image masks, multimodal
-positions); positions whose logits nobody reads are dropped before the vocabulary projection.
+positions); positions whose logits are not read are dropped before the vocabulary projection.
 """
 
 from __future__ import annotations
@@ -134,9 +134,9 @@ def decoder_inputs(encoded: EncodedExample, prompt: Tensor) -> tuple[Tensor, Map
 
 
 def forget_positions(model: PreTrainedModel) -> None:
-    """Drop what a model keeps of the prompts before: Qwen-VL their position offset, `dynamic` RoPE the longest length.
+    """Drop what a model remembers of earlier prompts: Qwen-VL a position offset, `dynamic` RoPE the longest length.
 
-    Whatever ran before, a prompt then gives what it gives to a model that was just loaded.
+    A prompt then gives the same as in a model that was just loaded, whatever ran before.
     """
     inner = getattr(model, "model", None)
     if getattr(inner, "rope_deltas", None) is not None:

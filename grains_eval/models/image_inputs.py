@@ -84,7 +84,7 @@ def place_images(lm: ImageLM, text: str, count: int, where: str, *, in_front: bo
         text: The prompt.
         count: Number of images.
         where: Names the example or request in errors.
-        in_front: Put the images before a prompt that says nowhere where they go.
+        in_front: Put the images before a prompt that has no placeholder for them.
 
     Raises:
         GrainsError: the prompt holds more or fewer placeholders than there are images.
@@ -133,7 +133,7 @@ def bos_options(lm: ImageLM, texts: Sequence[str]) -> dict[str, Any]:
 def process(
     lm: ImageLM, texts: Sequence[str], images: Sequence[Sequence[Image.Image]], where: str
 ) -> dict[str, Tensor]:
-    """One right-padded processor call for a batch; every key that it returns, on the model's device.
+    """One right-padded processor call for a batch; all keys that it returns, on the model's device.
 
     Args:
         lm: lm-eval's model object.
@@ -198,7 +198,7 @@ def continuation_ids(
 
 
 def _closing(start: Sequence[int], whole: Sequence[int]) -> int:
-    """Tokens that a processor writes after a prompt and so after an answer too (PaliGemma's line end); mostly none."""
+    """Number of tokens that a processor writes after any text (PaliGemma's line end); usually none."""
     common = next((i for i, (one, other) in enumerate(zip(start, whole, strict=False)) if one != other), len(start))
     end = len(start) - common
     return end if start[common:] == whole[len(whole) - end :] and len(whole) > len(start) else 0
@@ -213,9 +213,9 @@ def closes_prompts(lm: ImageLM, context: str, images: Sequence[Image.Image], whe
 
 
 def lengthened(model: Any, inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
-    """A prompt's forward keywords with an answer after it, by the rule with which the model itself generates.
+    """A prompt's forward keywords with an answer appended, by the rule that the model's own `generate` uses.
 
-    That rule knows of which kind the new tokens are: PaliGemma's attention goes both ways in the prompt only.
+    That rule knows what kind of token each new one is: PaliGemma's attention is bidirectional in the prompt only.
 
     Args:
         model: The model.
@@ -223,7 +223,7 @@ def lengthened(model: Any, inputs: Mapping[str, Any], ids: Sequence[int]) -> dic
         ids: Tokens of the answer.
     """
     grown = dict(inputs)
-    for _ in ids:  # some models lengthen their masks by one whatever the number
+    for _ in ids:  # some models lengthen their masks by one, however many tokens are added
         grown = model._update_model_kwargs_for_generation({}, grown, is_encoder_decoder=False)
     answer = inputs["input_ids"].new_tensor([list(ids)])
     return {**grown, "input_ids": torch.cat([inputs["input_ids"], answer], dim=1)}

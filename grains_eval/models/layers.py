@@ -12,9 +12,9 @@ from grains_eval.errors import GrainsError
 
 # names under which a layer's attention keeps the projection that mixes its heads
 _OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
-# parts of the names under which configurations keep lengths at which a model changes its ways
+# parts of the names under which configurations keep lengths at which a model may start to behave differently
 _LENGTHS = ("window", "position", "chunk", "length", "seq_len", "ctx", "floor", "rope")
-# parts of names that hold one of those but are no number of tokens: `rope_theta`, `max_window_layers`, ...
+# parts of names that contain one of those but are not numbers of tokens: `rope_theta`, `max_window_layers`, ...
 _NO_LENGTHS = ("theta", "factor", "beta", "layer", "pattern", "dim")
 
 
@@ -29,7 +29,7 @@ def text_config(model: PreTrainedModel):  # noqa: ANN201 - a PretrainedConfig of
 
 
 def mentioned_lengths(config: Any) -> list[int]:
-    """Numbers of tokens at which a model of this (text) configuration may change its ways, ascending."""
+    """Numbers of tokens at which a model of this (text) configuration may start to behave differently, ascending."""
 
     def walk(values: Mapping[str, Any], all_count: bool) -> Iterator[int]:
         for key, value in values.items():
@@ -39,7 +39,7 @@ def mentioned_lengths(config: Any) -> list[int]:
                 yield from walk(value, counts)  # pyright: ignore[reportUnknownArgumentType]
             elif not counts or any(part in name for part in _NO_LENGTHS) or type(value) not in (int, float):
                 continue
-            elif value > 1 and value % 1 == 0:  # 2048.0 is a length too, infinity is none
+            elif value > 1 and value % 1 == 0:  # 2048.0 is a length too, infinity is not
                 yield int(value)
 
     return sorted(set(walk(config.to_dict(), False)))

@@ -79,7 +79,7 @@ def run_with_halving(run: Callable[[int], T], rows: int) -> T:
                 raise GrainsError(
                     "out of memory with one row; use a shorter prompt, a smaller dtype or more devices"
                 ) from error
-        # only here, past the handler, has the failed pass let go of its tensors
+        # the failed pass frees its tensors only once the handler is left
         rows //= 2
         logger.warning("out of memory; going on with %d rows per pass", rows)
         if torch.cuda.is_available():
@@ -87,5 +87,5 @@ def run_with_halving(run: Callable[[int], T], rows: int) -> T:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the CPU's allocator, which has no error class of its own, ran out of memory."""
+    """Whether a device ran out of memory, or the CPU's allocator, which has no error class of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,8 +1,8 @@
-"""Is what a build computes what the harness scores? Compared on the user's own examples, before anything costly.
+"""Check that a build computes what the harness scores, on the user's own examples, before anything costly.
 
 Builds start from embeddings and, where they can, run a prompt once for both responses. A family may read more than
-embeddings (Gemma 3n), and a cache may not continue as the whole would have run (MiniMax, position scales that change
-with the length). So the first examples, and those where such things show, are run the plain way too: from token ids and
+embeddings (Gemma 3n), and a cached prompt may not continue as one whole pass would (MiniMax, position scales that
+change with length). So the first examples, and those where this would show, are also run plainly: from token ids and
 pixels, as `hf` runs them.
 """
 
@@ -33,7 +33,7 @@ from grains_eval.types import PreferenceExample
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_FIRST = 2  # examples that are compared whatever they hold
+_FIRST = 2  # examples that are always compared
 _warned: WeakSet[PreTrainedModel] = WeakSet()
 
 
@@ -101,8 +101,9 @@ _DTYPE_HINT = ", or dtype=float32 if you take this for rounding"
 def representative(encoded: Sequence[EncodedExample], lengths: Sequence[int]) -> list[int]:
     """Indices of the first examples and of those where a difference would show.
 
-    These are the longest prompt, response and whole, with images and without, responses that are far apart in
-    length, and per length that the model's configuration mentions one example whose response crosses it.
+    These are the longest prompt, the longest response and the longest of both together, with images and without;
+    responses of very different lengths; and, for each length in the model's configuration, an example whose
+    response crosses it.
     """
     found = list(range(min(_FIRST, len(encoded))))
     for with_images in (False, True):
@@ -146,7 +147,7 @@ class _Difference:
     """The largest difference found.
 
     Attributes:
-        over: Its size over what rounding explains.
+        over: Its size as a multiple of what rounding explains.
         text: What differs and by how much.
         rounded: Whether numbers have half precision.
     """
@@ -250,7 +251,7 @@ def _precision(loaded: LoadedModel, example: EncodedExample) -> torch.dtype:
 
 
 def _attempt(run: Callable[[], T]) -> T | Exception:
-    """What `run` gives, or what a family that does not know embeddings or caches raised, which may be anything."""
+    """The result of `run`, or the exception: a family that cannot take embeddings or caches may raise anything."""
     try:
         return run()
     except GrainsError:
@@ -263,7 +264,7 @@ def _attempt(run: Callable[[], T]) -> T | Exception:
 
 @contextmanager
 def refused_in_one_line(model: PreTrainedModel) -> Generator[None, None, None]:
-    """Turn whatever a model raises when it is run from embeddings of no token into an error that says so."""
+    """Turn whatever a model raises on embeddings that belong to no token into an error that says so."""
     try:
         yield
     except GrainsError:
@@ -271,7 +272,7 @@ def refused_in_one_line(model: PreTrainedModel) -> Generator[None, None, None]:
     except Exception as error:
         raise GrainsError(
             f"{_family(model)} cannot be attributed: it fails on embeddings between tokens ({_first_line(error)}); "
-            "methods without attribution (caa, icv, iti) may do"
+            "methods without attribution (caa, icv, iti) may work"
         ) from error
 
 

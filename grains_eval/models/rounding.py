@@ -13,9 +13,9 @@ _COARSE = 0.3
 
 
 def rounding(model: PreTrainedModel, tokens: int) -> float:
-    """Nats by which two sums of log-probabilities over `tokens` tokens may differ and be the same number.
+    """Nats by which two sums of log-probabilities over `tokens` tokens may differ by rounding alone.
 
-    Errors of single tokens are independent, so they grow with the root. Quantised models count as bfloat16.
+    Errors of single tokens are independent, so they grow with the square root. Quantised models count as bfloat16.
     """
     dtype: torch.dtype = model.dtype
     if getattr(model, "is_quantized", False):

@@ -30,7 +30,7 @@ from grains_eval.models.patches import VisionInput
 from grains_eval.models.text import candidates
 from grains_eval.types import Message, Patch, PreferenceExample
 
-# set anew on every pass
+# set again on every pass
 _NOT_KEPT = frozenset({"input_ids", "inputs_embeds", "past_key_values", "use_cache", "cache_position", "return_dict"})
 
 
@@ -77,7 +77,7 @@ def prompt_with_images(loaded: LoadedModel, example: PreferenceExample) -> str:
 
 
 def _responses(lm: ImageLM, example: PreferenceExample, prompt: _Prompt) -> list[Tensor]:
-    """Ids of `y+` and `y-`, each checked to extend the prompt."""
+    """Ids of `y+` and `y-`, each of which must extend the prompt."""
     found: list[Tensor] = []
     for name, response in (("chosen", example.chosen), ("rejected", example.rejected)):
         if not response.strip():
@@ -103,7 +103,7 @@ class _Received:
 
 
 def _idle(name: str, value: Any) -> bool:
-    """Whether a keyword says nothing about an unpadded prompt: None, or a padding mask, which is all ones."""
+    """Whether a keyword adds nothing for an unpadded prompt: None, or a padding mask of ones."""
     return value is None or (name == "attention_mask" and isinstance(value, Tensor) and value.ndim == 2)
 
 
@@ -265,7 +265,7 @@ def _blank(scene: _Scene) -> Tensor:
 def _position_mean(scene: _Scene) -> Tensor:
     """What each position shows on average over the eight cyclic shifts of the images by thirds.
 
-    The images as they are stay out, or the baseline would hold a ninth of what it stands for the absence of.
+    The unshifted images are left out, or the baseline would hold a ninth of what it is to be the absence of.
     """
     rows = [
         scene.with_images([image_inputs.shifted(image, right, down) for image in scene.prompt.images])

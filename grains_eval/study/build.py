@@ -1,4 +1,4 @@
-"""From a recipe to an artifact folder; an interrupted build goes on where it stopped."""
+"""From a recipe to an artifact folder; an interrupted build resumes where it stopped."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def grains(context: BuildContext) -> BuiltVectors:
     Raises:
         GrainsError: no token of either sign qualified in any example, or states that are not finite.
     """
-    method_options(context.recipe, Section)  # it has none: what it takes is in `attribution` and `vectors`
+    method_options(context.recipe, Section)  # none: its settings are in `attribution` and `vectors`
     config = context.recipe.attribution
     attributions = [context.attribute(example, config) for example in context.progress(context.examples, "attribution")]
 

@@ -59,7 +59,7 @@ class HeadScore:
     Attributes:
         layer: Its layer.
         head: Its index within the layer.
-        accuracy: Of its probe on examples that the probe was not fitted on.
+        accuracy: Of its probe, on examples that it was not fitted on.
         separation: Distance of the class means over the standard deviation along it; decides between equal
             accuracies.
     """
@@ -153,7 +153,7 @@ def score_heads(states: ResponseStates, layer: int, heads: int, probe: Probe, fo
         for fit, held_out in splits:
             classifier: Any = make_pipeline(StandardScaler(), probe())
             with warnings.catch_warnings():
-                # a probe of noise need not converge; its accuracy says what it is worth
+                # a probe on noise need not converge; its accuracy shows what it is worth
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 classifier.fit(features[fit], labels[fit])
             right += int((classifier.predict(features[held_out]) == labels[held_out]).sum())

@@ -2,7 +2,7 @@
 
 Hu et al. 2021, arXiv 2106.09685, trained with direct preference optimisation (Rafailov et al. 2023, arXiv
 2305.18290, equation 7): `-log sigmoid(beta (F(x) - F_ref(x)))` with `F(x) = log p(y+ | x) - log p(y- | x)` of
-the adapted and of the untouched model. Only the text decoder is adapted; images reach it as they always do.
+the adapted and of the untouched model. Only the text decoder is adapted; images reach it as usual.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def lora_config(model: PreTrainedModel, options: Options) -> LoraConfig:
 
 @contextmanager
 def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> Generator[PeftModel, None, None]:
-    """Attach a fresh adapter inside the block; afterwards the model is as it was, to the bit.
+    """Attach a fresh adapter inside the block; afterwards the model is bit-identical to what it was.
 
     Raises:
         GrainsError: peft cannot adapt the target modules.

@@ -1,7 +1,7 @@
-"""Score continuations of shared contexts, for many steering configurations at once.
+"""Score continuations of shared contexts under many steering configurations at once.
 
 A context runs once per configuration and its continuations branch off its keys and values; contexts that
-begin alike share that beginning too; logits are computed only where a continuation is read; layers below the
+start alike share that prefix too; logits are computed only where a continuation is read; layers below the
 first steered one run once for all configurations. Sums agree with lm-eval's `hf` to rounding (1e-5 in
 float32), which is seen to on the requests at hand (`proof.Proof`).
 """
@@ -67,11 +67,11 @@ def shared_scores(
     softmax_dtype: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> list[list[Score]] | None:
-    """`score`, where it gives this model's own numbers: some of these very requests are scored plainly too.
+    """`score`, as long as it gives this model's own numbers: some of these very requests are scored plainly as well.
 
     Returns:
-        As `score`; None where the model takes the plain path, for what is known of it or for what these requests
-        show.
+        As `score`; None where the model takes the plain path, because of what is known of it or of what these
+        requests show.
 
     Raises:
         GrainsError: as `score`, and where the model's earlier tokens see later ones.
@@ -151,7 +151,7 @@ def _probes(
     lengths = mentioned_lengths(text_config(model))
 
     def plainly(each: Candidate, last: int | None) -> float:
-        # one token more may be too many, or change the model's ways
+        # one token more may be too many, or make the model behave differently
         room = each.fed < max_length and each.fed not in lengths
         return plain_logprob(model, each.context, each.answer, last if room else None, dtype)
 
@@ -162,7 +162,7 @@ def _probes(
 def check_text_causal(
     model: PreTrainedModel, requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int
 ) -> None:
-    """Refuse a model whose answers would see themselves, by the shortest request; once per model.
+    """Refuse a model in which an answer would see itself; tried once per model, on the shortest request.
 
     Raises:
         GrainsError: another last token changes what comes before it.
@@ -238,13 +238,13 @@ class Memo:
 
 
 class SharedContextMixin(_Base):
-    """Log-likelihood requests through `score`; whatever it cannot do goes to the harness, under hooks.
+    """Log-likelihood requests through `score`; what it cannot do is left to the harness, under hooks.
 
-    The model that takes it in has `steering_configuration`, the `Configuration` of every forward pass, and
+    The model that inherits it has `steering_configuration`, the `Configuration` of every forward pass, and
     `steering()`, a context manager that applies it with hooks.
 
     Attributes:
-        share_context: Whether to.
+        share_context: Whether contexts are shared.
         memo: The sweep that is running, if any.
     """
 
@@ -261,7 +261,7 @@ class SharedContextMixin(_Base):
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Score]:
-        # rolling requests carry no strings: their windows share nothing
+        # rolling requests have no strings: their windows share nothing
         together = self.share_context and all(request[0] is not None for request in requests)
         found = None
         if together and requests and self.backend == "causal":

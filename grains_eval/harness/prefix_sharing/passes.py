@@ -143,7 +143,7 @@ class Runner:
         """
         size, rows = stack.size, len(plan.lengths)
         if past is None:
-            forget_positions(self.model)  # those of the last image
+            forget_positions(self.model)  # of the image before
         has_images = set(plan.inputs) != {"input_ids"}
         seen: dict[str, Any] = {}
         kept: dict[int, Any] = {}

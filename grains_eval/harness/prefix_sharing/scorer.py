@@ -77,7 +77,7 @@ class Scorer:
         steered = [each for each in self.configurations if each]
         depth = len(self.runner.layers)
         baselines = tuple(index for index, each in enumerate(self.configurations) if not each)
-        # the plain pass pays if its results are wanted, or if what it spares the others is more than itself
+        # the plain pass pays off if its results are wanted, or if it saves the others more than it costs
         spared = sum(resume_layer(each) for each in steered)
         self._share = bool(steered) and (bool(baselines) or spared > depth)
         # configurations that leave prompts as the plain model does, itself included
@@ -204,7 +204,7 @@ class Scorer:
         elif plain is not None and late:
             context, _ = self._lane(plain, passes, bases, tally, branches=False)
         if not late:
-            context = None  # nobody continues it: its keys and values may go
+            context = None  # nothing continues it: its keys and values can be freed
         for lane in lanes:
             self._lane(lane, passes, bases, tally, context=context if lane.answers_only else None)
         return tally.scores()
