@@ -13,7 +13,7 @@ from lm_eval.models.huggingface import HFLM
 
 from benchmarks import common
 from grains_eval.harness.prefix_sharing import proof as sharing
-from grains_eval.harness.prefix_sharing.loglikelihood import score, shared_scores
+from grains_eval.harness.prefix_sharing.loglikelihood import ScoringOptions, score, shared_scores
 from grains_eval.steering import applied
 
 
@@ -75,7 +75,8 @@ def main() -> None:
 
         def shared(steered=steered, place=place):
             configurations = [(), *((each,) for each in steered)]
-            found = shared_scores(model, pairs, configurations, max_length=2048, batch_size=arguments.batch_size)
+            options = ScoringOptions(arguments.batch_size)
+            found = shared_scores(model, pairs, configurations, max_length=2048, options=options)
             if found is None:
                 raise SystemExit(f"sweep, {place}: not shared, {sharing.standing(model).obstacle}")
             return found

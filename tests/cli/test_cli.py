@@ -177,11 +177,11 @@ def test_a_misused_flag_is_one_line_and_a_hint(words, line, capsys):
 def test_compare_hands_the_report_s_flags_to_a_study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text("name: x\ndata: {task: arc_easy}\n")
-    seen = {}
-    monkeypatch.setattr("grains_eval.study.compare.compare_methods", lambda *inputs, **choices: seen.update(choices))
+    seen = []
+    monkeypatch.setattr("grains_eval.study.compare.compare_methods", lambda *inputs: seen.extend(inputs))
     words = "compare --config recipe.yaml -a pretrained=x --alpha 0.1 --subtasks --title T"
     assert cli.main(words.split()) == 0
-    assert (seen["alpha"], seen["subtasks"], seen["title"]) == (0.1, True, "T")
+    assert seen[-2:] == [Analysis(alpha=0.1, subtasks=True), Supplement(title="T")]
 
 
 def test_compare_hands_its_flags_to_the_comparison(monkeypatch):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from grains_eval.errors import GrainsError
 from grains_eval.examples.documents import image_hash
-from grains_eval.harness.prefix_sharing.loglikelihood import Memo, PreparedContext, score_prepared
+from grains_eval.harness.prefix_sharing.loglikelihood import Memo, PreparedContext, ScoringOptions, score_prepared
 from grains_eval.harness.prefix_sharing.proof import Proof, attempt, shareable
 from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
@@ -134,9 +134,7 @@ class SharedImagesMixin(_Base):
                 self.model,
                 contexts(),
                 memo.configurations,
-                batch_size=self.batch_size,
-                softmax_dtype=torch.float32,
-                progress=bar.update,
+                ScoringOptions(self.batch_size, torch.float32, bar.update),
                 proof=Proof(self.model, memo.configurations),
             )
         for index, (context, group) in enumerate(groups.items()):

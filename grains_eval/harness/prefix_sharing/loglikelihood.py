@@ -37,6 +37,7 @@ else:
 logger = logging.getLogger(__name__)
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
+Requests = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,28 @@ class PreparedContext:
     images: int = 0
 
 
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How requests are scored.
+
+    Attributes:
+        batch_size: As lm-eval's, or `auto`. It bounds memory, not rows: short contexts run more at a time.
+        softmax_dtype: Type of the log-softmax; None is the model's own, as in lm-eval.
+        progress: Called with the number of requests that were finished.
+    """
+
+    batch_size: int | str = 1
+    softmax_dtype: torch.dtype | None = None
+    progress: Progress | None = None
+
+
 def shared_scores(
     model: PreTrainedModel,
-    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    requests: Requests,
     configurations: Sequence[Configuration],
     *,
     max_length: int,
-    batch_size: int | str = 1,
-    softmax_dtype: torch.dtype | None = None,
-    progress: Progress | None = None,
+    options: ScoringOptions = ScoringOptions(),
 ) -> list[list[Score]] | None:
     """`score`, as long as it gives this model's own numbers: some of these very requests are scored plainly as well.
 
@@ -80,28 +94,18 @@ def shared_scores(
         return None
     found: list[list[Score]] | None = None
     with attempt(model):
-        found = score(
-            model,
-            requests,
-            configurations,
-            max_length=max_length,
-            batch_size=batch_size,
-            softmax_dtype=softmax_dtype,
-            progress=progress,
-            proof=Proof(model, configurations),
-        )
+        proof = Proof(model, configurations)
+        found = score(model, requests, configurations, max_length=max_length, options=options, proof=proof)
     return found
 
 
 def score(
     model: PreTrainedModel,
-    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    requests: Requests,
     configurations: Sequence[Configuration],
     *,
     max_length: int,
-    batch_size: int | str = 1,
-    softmax_dtype: torch.dtype | None = None,
-    progress: Progress | None = None,
+    options: ScoringOptions = ScoringOptions(),
     proof: Proof | None = None,
 ) -> list[list[Score]]:
     """Sum the log-probabilities of continuations given their contexts.
@@ -111,9 +115,7 @@ def score(
         requests: Token ids of context and continuation; truncated as lm-eval does.
         configurations: Steering configurations; the empty one is the unsteered model.
         max_length: Tokens that the model takes.
-        batch_size: As lm-eval's, or `auto`. It bounds memory, not rows: short contexts run more at a time.
-        softmax_dtype: Type of the log-softmax; None is the model's own, as in lm-eval.
-        progress: Called with the number of requests that were finished.
+        options: Batch size, type of the log-softmax and progress.
         proof: Checks some of the scores as they come; None trusts the model.
 
     Returns:
@@ -125,9 +127,9 @@ def score(
     """
     groups, owners = group(requests, max_length)
     longest = max((len(each.context) + max(map(len, each.continuations)) for each in groups), default=1)
-    clusters = cluster(groups)
+    clusters, progress = cluster(groups), options.progress
     if proof is not None:
-        proof.pending += _probes(model, clusters, max_length, softmax_dtype)
+        proof.pending += _probes(model, clusters, max_length, options.softmax_dtype)
 
     def finished(count: int) -> None:
         if proof is not None:
@@ -135,7 +137,8 @@ def score(
         if progress is not None:
             progress(count)
 
-    scorer = Scorer(model, configurations, limits_for(model, batch_size, longest), softmax_dtype, finished)
+    limits = limits_for(model, options.batch_size, longest)
+    scorer = Scorer(model, configurations, limits, options.softmax_dtype, finished)
     for each in clusters:
         scorer.run(each)
     repeats = len(owners) - len(set(owners))
@@ -159,9 +162,7 @@ def _probes(
     return [Probe(each.owner, len(each.context), len(each.answer), partial(plainly, each)) for each in chosen]
 
 
-def check_text_causal(
-    model: PreTrainedModel, requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int
-) -> None:
+def check_text_causal(model: PreTrainedModel, requests: Requests, max_length: int) -> None:
     """Refuse a model in which an answer would see itself; tried once per model, on the shortest request.
 
     Raises:
@@ -179,10 +180,8 @@ def score_prepared(
     model: PreTrainedModel,
     contexts: Iterable[PreparedContext],
     configurations: Sequence[Configuration],
+    options: ScoringOptions = ScoringOptions(),
     *,
-    batch_size: int | str = 1,
-    softmax_dtype: torch.dtype | None = None,
-    progress: Progress | None = None,
     proof: Proof | None = None,
 ) -> list[list[list[Score]]]:
     """Score continuations of prepared contexts, one context after another; see `score`.
@@ -203,8 +202,8 @@ def score_prepared(
         width, start = context.inputs["input_ids"].shape[1], owners[-1].stop if owners else 0
         owners.append(range(start, start + len(continuations)))
         if scorer is None:
-            limits = limits_for(model, batch_size, width + max(map(len, continuations)))
-            scorer = Scorer(model, configurations, limits, softmax_dtype, progress)
+            limits = limits_for(model, options.batch_size, width + max(map(len, continuations)))
+            scorer = Scorer(model, configurations, limits, options.softmax_dtype, options.progress)
         # the tokens themselves are in `inputs`; only their number matters here
         branching = Group((0,) * width, continuations, tuple(owners[-1]), extendable=False)
         if proof is not None and context.plainly is not None:
@@ -330,8 +329,6 @@ class SharedContextMixin(_Base):
                 [(context, answer) for _, context, answer in requests],
                 configurations,
                 max_length=self.max_length,
-                batch_size=self.batch_size,
-                softmax_dtype=self.softmax_dtype,
-                progress=bar.update,
+                options=ScoringOptions(self.batch_size, self.softmax_dtype, bar.update),
             )
         return None if scores is None else [list(each) for each in zip(*scores, strict=True)]

@@ -14,7 +14,7 @@ from peft import PromptTuningConfig, get_peft_model
 from grains_eval.errors import GrainsError
 from grains_eval.harness.prefix_sharing import loglikelihood as shared_context
 from grains_eval.harness.prefix_sharing import plan
-from grains_eval.harness.prefix_sharing.loglikelihood import score, shared_scores
+from grains_eval.harness.prefix_sharing.loglikelihood import ScoringOptions, score, shared_scores
 from grains_eval.harness.prefix_sharing.plan import Limits
 from grains_eval.harness.prefix_sharing.proof import shareable
 from grains_eval.models.layers import find_attention_outputs, find_layers
@@ -272,7 +272,7 @@ def test_running_out_of_memory_halves_the_batch(loaded_text, monkeypatch):
 
     handle = model.register_forward_pre_hook(refuse, with_kwargs=True)
     try:
-        found = score(model, asked, wanted, max_length=LIMIT, batch_size="auto")
+        found = score(model, asked, wanted, max_length=LIMIT, options=ScoringOptions("auto"))
     finally:
         handle.remove()
     assert furthest(found, expected) < 1e-5
@@ -299,13 +299,17 @@ def test_half_precision_is_no_further_from_the_truth_than_hf(family, tiny_text):
                 stack.enter_context(applied(half, each))
             theirs = lm._loglikelihood_tokens([(("", ""), *each) for each in asked], disable_tqdm=True)
         ours = score(half, asked, [configuration], max_length=LIMIT)[0]
-        fine = score(half, asked, [configuration], max_length=LIMIT, softmax_dtype=torch.float32)[0]
+        fine = score(
+            half, asked, [configuration], max_length=LIMIT, options=ScoringOptions(softmax_dtype=torch.float32)
+        )[0]
         assert error(fine) < error(ours) < error(theirs)
 
 
 def test_progress_counts_every_request(loaded_text):
     counted = []
-    score(loaded_text("llama").model, requests(), [()], max_length=LIMIT, progress=counted.append)
+    score(
+        loaded_text("llama").model, requests(), [()], max_length=LIMIT, options=ScoringOptions(progress=counted.append)
+    )
     assert sum(counted) == len(requests())
 
 
@@ -357,6 +361,6 @@ def test_learned_positions_end_where_the_model_ends(family, loaded_text):
     ]
     asked = [(context, [*answer[:-1], end]) for context, answer in asked for end in (5, 6)]
     asked += [(context, [7, *answer[1:]]) for context, answer in asked]
-    found = score(model, asked, [()], max_length=1024, batch_size=4)[0]
+    found = score(model, asked, [()], max_length=1024, options=ScoringOptions(4))[0]
     expected = plainly(model, asked, (), limit=1024)
     assert max(abs(a[0] - b[0]) for a, b in zip(found, expected, strict=True)) < 2e-5
