@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from grains_eval.artifacts.save import check_writable
 from grains_eval.errors import GrainsError
 from grains_eval.examples import task_manager
-from grains_eval.harness.applied import AppliedMixin
+from grains_eval.harness.applied_artifacts import AppliedMixin
 from grains_eval.harness.model import GrainsHF
 from grains_eval.models.loading import HarnessModel, LoadedModel, parse_model_args
 

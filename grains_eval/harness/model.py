@@ -21,16 +21,16 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
 
 from grains_eval.errors import GrainsError, one_line_errors
-from grains_eval.harness.applied import STEERING_ARGUMENTS, AppliedMixin, warn_of_other_base
+from grains_eval.harness.applied_artifacts import STEERING_ARGUMENTS, AppliedMixin, warn_of_other_base
 from grains_eval.harness.arguments import AppliedArtifact, check_artifact, parse_steering
 from grains_eval.harness.cache_key import cache_key
 from grains_eval.harness.command_line import check_output
 from grains_eval.harness.images import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
 from grains_eval.harness.insertion import Insertion, insertion, into_batch, out_of_batch
+from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
 from grains_eval.harness.prefix_sharing.loglikelihood import Request, SharedContextMixin
 from grains_eval.harness.prefix_sharing.proof import describe
-from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.models.loading import check_names, is_vision_language, read_config, unknown_argument
 from grains_eval.models.processes import expect_cpu_processes

@@ -19,11 +19,11 @@ from lm_eval.evaluator import evaluate, simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.applied import AppliedMixin
+from grains_eval.harness.applied_artifacts import AppliedMixin
 from grains_eval.harness.arguments import AppliedArtifact
 from grains_eval.harness.evaluate import prompt_facts
+from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo
-from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
 
 Setting = Sequence[AppliedArtifact]

@@ -28,7 +28,7 @@ def prompt_text(loaded: LoadedModel, example: PreferenceExample) -> str:
 
 
 def encode(loaded: LoadedModel, example: PreferenceExample, visual_baseline: str = "blank") -> EncodedExample:
-    """Encode an example, with its images if it has any; `parity.encode_all` also checks the model's scores of it.
+    """Encode an example, with its images if it has any; `models.encode_all` also checks the model.
 
     Args:
         loaded: The model.

@@ -202,7 +202,7 @@ def shares_prefix(model: PreTrainedModel) -> bool:
     """Whether a prompt's cache can be continued twice: it holds plain keys and values, which grow by rebinding.
 
     State-space and linear-attention layers update their states in place, and encoders hold a cache of another kind;
-    such families take the plain path. Whether the remaining ones may share is checked on the examples, see `parity`.
+    such families take the plain path. `embedding_check` tries the remaining ones on the examples.
     """
     config = text_config(model)
     if "past_key_values" not in inspect.signature(model.forward).parameters:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grains_eval.errors import GrainsError, pick
-from grains_eval.harness.applied import AppliedMixin
+from grains_eval.harness.applied_artifacts import AppliedMixin
 from grains_eval.harness.cache_key import HARMLESS
 
 HF, VLLM = "hf", "vllm"

@@ -24,7 +24,7 @@ from grains_eval.progress import silent
 from grains_eval.recipes import Recipe
 from grains_eval.steering import OPERATORS, check_layer
 from grains_eval.study.cache import AttributionCache, build_context_with_cache
-from grains_eval.study.development import DevelopmentSet, development_set
+from grains_eval.study.development_set import DevelopmentSet, development_set
 from grains_eval.study.distributed import Processes, is_first_process, processes
 from grains_eval.study.fidelity import fidelity
 from grains_eval.study.methods import BUILDERS, MethodInputs, leaves_open

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.applied import STEERING_ARGUMENTS, AppliedMixin
+from grains_eval.harness.applied_artifacts import STEERING_ARGUMENTS, AppliedMixin
 from grains_eval.harness.model import GrainsHF, SteeringMixin
 from grains_eval.models import LoadedModel
 from grains_eval.progress import Progress, silent

@@ -24,7 +24,7 @@ from grains_eval.recipes import Recipe
 from grains_eval.report.html import render_curves
 from grains_eval.steering import check_layer
 from grains_eval.study.cache import AttributionCache, build_context_with_cache
-from grains_eval.study.development import DevelopmentSet, development_set
+from grains_eval.study.development_set import DevelopmentSet, development_set
 from grains_eval.study.methods import harmless
 from grains_eval.study.provenance import weights_fingerprint
 from grains_eval.study.report_parts import strength_curves

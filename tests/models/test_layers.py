@@ -7,10 +7,12 @@ from collections import namedtuple
 
 import pytest
 import torch
+import transformers as hf
 from torch import nn
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.layers import find_layers, hidden_of, with_hidden
+from grains_eval.models.layers import find_layers, hidden_of, mentioned_lengths, with_hidden
+from tests.unusual import SWITCH, dynamic, longrope
 
 
 def model(**children: nn.Module) -> nn.Module:
@@ -64,3 +66,18 @@ def test_blocks_that_return_a_pair_of_streams_are_refused():
     for output in ((torch.ones(1), None), [torch.ones(1), None]):
         moved = with_hidden(output, torch.zeros(1))
         assert type(moved) is type(output) and moved[1] is None and float(moved[0]) == 0
+
+
+def test_lengths_that_a_configuration_mentions():
+    text = hf.Gemma3TextConfig(sliding_window=512, max_position_embeddings=4096)
+    found = mentioned_lengths(text)
+    assert {512, 4096} <= set(found)
+    assert SWITCH in mentioned_lengths(longrope().config) and SWITCH in mentioned_lengths(dynamic().config)
+    unknown = hf.LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "bends_at": 77})
+    assert 77 in mentioned_lengths(unknown)
+    assert unknown.hidden_size not in mentioned_lengths(unknown)
+    written = {"max_seq_len": 2048.0, "n_ctx": 96, "max_position_embeddings": float("inf"), "floor_scale": 8192}
+    others = {"rope_theta": 10000.0, "max_window_layers": 28, "qk_rope_head_dim": 64, "use_rope": True, "n_embd": 77}
+    other = hf.PretrainedConfig(**written, **others, rope_scaling={"factor": 8.0, "lengths": [3.0]})
+    assert {2048, 96, 8192} <= set(mentioned_lengths(other))
+    assert not {10000, 28, 64, 77, 8, 3, 1} & set(mentioned_lengths(other))

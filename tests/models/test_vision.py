@@ -184,15 +184,6 @@ def test_pictures_come_first_where_the_prompt_says_nothing(loaded_vision):
     assert asked.input_ids.tolist() == placed.input_ids.tolist()
 
 
-def test_the_blank_picture_is_zero_after_normalisation(loaded_vision):
-    for family, colour in (("llava", (123, 117, 104)), ("gemma3", (128, 128, 128))):
-        loaded = loaded_vision(family)
-        assert image_inputs.blank_colour(loaded.processor) == colour
-        blank = image_inputs.blank(picture(), colour)
-        values = image_inputs.process(loaded.lm, [image_inputs.placeholder(loaded.lm)], [[blank]], "it")["pixel_values"]
-        assert values.abs().max() < 0.01
-
-
 def test_visual_baselines(loaded_vision):
     loaded = loaded_vision("gemma3")
     given = example()
@@ -308,12 +299,3 @@ def test_damaged_pictures_and_too_many_are_refused(loaded_vision, loaded_text):
             encode(loaded, example(2))
     with pytest.raises(GrainsError, match="takes none"):
         encode(loaded_text("llama"), example())
-
-
-@pytest.mark.parametrize(("kind", "reason"), [("mllama", "cross-attention"), ("internvl", "is not known")])
-def test_other_architectures_are_refused(kind, reason, loaded_vision):
-    loaded = loaded_vision("llava")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loaded.model.config, "model_type", kind)
-        with pytest.raises(GrainsError, match=reason):
-            encode(loaded, example())

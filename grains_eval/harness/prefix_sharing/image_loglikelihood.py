@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from grains_eval.errors import GrainsError
 from grains_eval.examples.documents import image_hash
+from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo, PreparedContext, ScoringOptions, score_prepared
 from grains_eval.harness.prefix_sharing.proof import Proof, attempt, shareable
-from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.models import image_inputs
 from grains_eval.steering import applied

@@ -21,11 +21,11 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError
+from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.harness.prefix_sharing.plan import Cluster, Group, cluster, group
 from grains_eval.harness.prefix_sharing.probes import Candidate, Probe, candidates, choose, fed_kind
 from grains_eval.harness.prefix_sharing.proof import Proof, attempt, check_causal, plain_logprob, shareable
 from grains_eval.harness.prefix_sharing.scorer import Progress, Scorer, limits_for
-from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.models.layers import mentioned_lengths, text_config
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from grains_eval.harness.prefix_sharing.stack import Roles, Stack, keeping
+from grains_eval.harness.prefix_sharing.configurations import Roles, Stack, keeping
 from grains_eval.models.hooks import DEEPSTACK, decoder_receives, forget_positions, logits_at, noting_decoder
 from grains_eval.models.layers import find_decoder, find_layers
 

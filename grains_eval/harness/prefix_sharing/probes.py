@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.harness.prefix_sharing.plan import Cluster, Tokens
-from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.steering import ResolvedSteering
 from grains_eval.virtual_tokens import ResolvedTokens
 

@@ -19,8 +19,8 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from grains_eval.errors import GrainsError
+from grains_eval.harness.prefix_sharing.configurations import Configuration, moving
 from grains_eval.harness.prefix_sharing.probes import Probe, spread
-from grains_eval.harness.prefix_sharing.stack import Configuration, moving
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.models.hooks import forget_positions, logits_at
 from grains_eval.models.layers import find_layers, text_config

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from grains_eval.harness.prefix_sharing.configurations import Configuration, Stack, answers_only, moving, resume_layer
 from grains_eval.harness.prefix_sharing.passes import Pass, Runner, State
 from grains_eval.harness.prefix_sharing.plan import Cluster, Group, Limits, batches, chunks
-from grains_eval.harness.prefix_sharing.stack import Configuration, Stack, answers_only, moving, resume_layer
 from grains_eval.harness.prefix_sharing.targets import Score, Tally, Targets, branch_pass, context_pass
 from grains_eval.models.layers import text_config
 

@@ -18,7 +18,7 @@ from grains_eval.examples.prompts import task_prompt
 from grains_eval.examples.sampling import draw
 from grains_eval.examples.tasks import gold_choices, split_docs
 from grains_eval.harness.images import images_of
-from grains_eval.harness.prefix_sharing.stack import Configuration
+from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.harness.sweep import score_configurations
 from grains_eval.lm_eval_versions import loglikelihood_request, read_data, varies_prompt
