@@ -18,7 +18,7 @@ def test_a_table_is_complete_when_it_is_first_read():
 def test_a_name_is_given_once():
     table = Registry[int]("number", "math")
     table.add("one", 1, "grains_eval.somewhere")
-    with pytest.raises(GrainsError, match="there is a number 'one' already; register yours under another name"):
+    with pytest.raises(GrainsError, match="the number 'one' exists already; register yours under another name"):
         table.add("one", 2, "theirs")
     assert table["one"] == 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -95,30 +94,6 @@ def test_what_is_no_model_is_refused(loaded_text):
         steered(loaded, vectors_for(loaded.model, [0])),
     ):
         pass
-
-
-@pytest.mark.parametrize(
-    ("setting", "line"),
-    [
-        ({"layers": 3}, r"layers=3 is not a tuple of layers; write layers=\(3,\) for one"),
-        ({"layers": "3"}, "layers='3' is not a tuple of layers"),
-        ({"layers": (0.5,)}, "is not a tuple of layers"),
-        ({"strength": "x"}, "strength='x' is not a number; write strength=1.0"),
-        ({"strength": None}, "strength=None is not a number"),
-        ({"unit": "absolut"}, "unknown unit 'absolut': did you mean 'absolute'"),
-        ({"positions": "first"}, "unknown positions 'first': .*known are all, generated, last, prompt"),
-    ],
-    ids=str,
-)
-def test_a_setting_of_another_kind_is_refused_in_one_line(setting, line):
-    with pytest.raises(GrainsError, match=line) as refused:
-        SteeringConfig(**setting)
-    assert "\n" not in str(refused.value)
-
-
-def test_numbers_of_numpy_make_a_setting():
-    config = SteeringConfig(layers=(np.int64(1), 2), strength=np.float32(0.5))
-    assert config == SteeringConfig((1, 2), 0.5)
 
 
 def test_an_unknown_operator_and_an_unknown_layer_are_refused(loaded_text):

@@ -62,8 +62,8 @@ def evaluate(
         lm = model
     elif not isinstance(model, str | Mapping):
         raise GrainsError(
-            f"a {type(model).__name__} cannot be evaluated; give load_model(...), or grains_hf's model arguments as a "
-            "string or mapping"
+            f"a model of type {type(model).__name__} cannot be evaluated; give load_model(...), or grains_hf's model "
+            "arguments as a string or mapping"
         )
     else:
         arguments = parse_model_args(model)

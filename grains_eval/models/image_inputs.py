@@ -46,7 +46,7 @@ def check_images(lm: ImageLM, images: Sequence[Any], where: str, *, resize: bool
         except (OSError, ValueError) as error:
             raise GrainsError(f"{where}: image '{given}' cannot be read: {error}") from error
         if not isinstance(image, Image.Image):
-            kind = "missing" if image is None else f"a {type(image).__name__}, not a decoded image"
+            kind = "missing" if image is None else f"of type {type(image).__name__}, not a decoded image"
             raise GrainsError(f"{where}: image {index} is {kind}; every image must be readable")
         try:
             image.load()

@@ -112,5 +112,5 @@ def test_results_that_could_not_be_written_are_an_error(tmp_path, monkeypatch) -
 def test_what_is_no_model_is_not_evaluated() -> None:
     from grains_eval.harness.evaluate import evaluate
 
-    with pytest.raises(GrainsError, match="a int cannot be evaluated; give load_model"):
+    with pytest.raises(GrainsError, match="a model of type int cannot be evaluated; give load_model"):
         evaluate(3, ["mmlu"])  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def answers_only(configuration: Configuration) -> bool:
 
 
 @dataclass(frozen=True)
-class Roles:
+class TokenRoles:
     """What each token of a pass is; `R` rows of `n` tokens.
 
     Attributes:
@@ -99,7 +99,7 @@ class Stack:
         ]
 
     @contextmanager
-    def applied(self, roles: Roles) -> Generator[None, None, None]:
+    def applied(self, roles: TokenRoles) -> Generator[None, None, None]:
         """Steer one forward pass."""
         with ExitStack() as hooks:
             for site, module, mover in self._sites:

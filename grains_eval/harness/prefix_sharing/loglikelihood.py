@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError
 from grains_eval.harness.prefix_sharing.configurations import Configuration
-from grains_eval.harness.prefix_sharing.plan import Cluster, Group, cluster, group
+from grains_eval.harness.prefix_sharing.plan import Group, PrefixGroup, group, group_by_prefix
 from grains_eval.harness.prefix_sharing.probes import Candidate, Probe, candidates, choose, fed_kind
 from grains_eval.harness.prefix_sharing.proof import Proof, attempt, check_causal, plain_logprob, shareable
 from grains_eval.harness.prefix_sharing.scorer import Progress, Scorer, limits_for
@@ -127,9 +127,9 @@ def score(
     """
     groups, owners = group(requests, max_length)
     longest = max((len(each.context) + max(map(len, each.continuations)) for each in groups), default=1)
-    clusters, progress = cluster(groups), options.progress
+    prefix_groups, progress = group_by_prefix(groups), options.progress
     if proof is not None:
-        proof.pending += _probes(model, clusters, max_length, options.softmax_dtype)
+        proof.pending += _probes(model, prefix_groups, max_length, options.softmax_dtype)
 
     def finished(count: int) -> None:
         if proof is not None:
@@ -139,7 +139,7 @@ def score(
 
     limits = limits_for(model, options.batch_size, longest)
     scorer = Scorer(model, configurations, limits, options.softmax_dtype, finished)
-    for each in clusters:
+    for each in prefix_groups:
         scorer.run(each)
     repeats = len(owners) - len(set(owners))
     if progress is not None and repeats:
@@ -148,7 +148,7 @@ def score(
 
 
 def _probes(
-    model: PreTrainedModel, clusters: Sequence[Cluster], max_length: int, dtype: torch.dtype | None
+    model: PreTrainedModel, prefix_groups: Sequence[PrefixGroup], max_length: int, dtype: torch.dtype | None
 ) -> list[Probe]:
     """The requests that are scored plainly too."""
     lengths = mentioned_lengths(text_config(model))
@@ -158,7 +158,7 @@ def _probes(
         room = each.fed < max_length and each.fed not in lengths
         return plain_logprob(model, each.context, each.answer, last if room else None, dtype)
 
-    chosen = choose(candidates(clusters, lengths), lengths)
+    chosen = choose(candidates(prefix_groups, lengths), lengths)
     return [Probe(each.owner, len(each.context), len(each.answer), partial(plainly, each)) for each in chosen]
 
 

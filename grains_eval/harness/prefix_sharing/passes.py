@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from grains_eval.harness.prefix_sharing.configurations import Roles, Stack, keeping
+from grains_eval.harness.prefix_sharing.configurations import Stack, TokenRoles, keeping
 from grains_eval.models.hooks import DEEPSTACK, decoder_receives, forget_positions, logits_at, noting_decoder
 from grains_eval.models.layers import find_decoder, find_layers
 
@@ -40,11 +40,11 @@ class Pass:
     reads: tuple[Tensor, Tensor]
     parents: Tensor | None = None
 
-    def roles(self) -> Roles:
+    def roles(self) -> TokenRoles:
         """Which tokens the position rules of steering mean."""
         column = torch.arange(int(self.lengths.max()))[None]
         last = column == self.prompts[:, None] - 1
-        return Roles(column < self.prompts[:, None], last if self.closes_prompt else torch.zeros_like(last))
+        return TokenRoles(column < self.prompts[:, None], last if self.closes_prompt else torch.zeros_like(last))
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class PrefixGroup:
     """Groups whose contexts start with the same `prefix` tokens; every context is longer than that."""
 
     prefix: int
@@ -121,7 +121,7 @@ def group(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: i
     return groups, owners
 
 
-def cluster(groups: Sequence[Group]) -> list[Cluster]:
+def group_by_prefix(groups: Sequence[Group]) -> list[PrefixGroup]:
     """Gather groups whose contexts start alike (a few-shot preamble, an instruction), where that saves work.
 
     Sorted contexts are cut where neighbours share least, as long as the parts together save more than the
@@ -136,8 +136,8 @@ def cluster(groups: Sequence[Group]) -> list[Cluster]:
     ]
     _, cuts = _best_cuts(common, 0, len(ordered), 0)
     alone = [each for start, end, prefix in cuts if not prefix for each in ordered[start:end]]
-    found = [Cluster(prefix, tuple(ordered[start:end])) for start, end, prefix in cuts if prefix]
-    return found + ([Cluster(0, tuple(alone))] if alone else [])
+    found = [PrefixGroup(prefix, tuple(ordered[start:end])) for start, end, prefix in cuts if prefix]
+    return found + ([PrefixGroup(0, tuple(alone))] if alone else [])
 
 
 def _best_cuts(common: list[int], start: int, end: int, depth: int) -> tuple[int, list[tuple[int, int, int]]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grains_eval.harness.prefix_sharing.configurations import Configuration
-from grains_eval.harness.prefix_sharing.plan import Cluster, Tokens
+from grains_eval.harness.prefix_sharing.plan import PrefixGroup, Tokens
 from grains_eval.steering import ResolvedSteering
 from grains_eval.virtual_tokens import ResolvedTokens
 
@@ -60,15 +60,15 @@ class Candidate:
         return len(self.context) + len(self.answer) - 1
 
 
-def candidates(clusters: Sequence[Cluster], lengths: Sequence[int]) -> list[Candidate]:
+def candidates(prefix_groups: Sequence[PrefixGroup], lengths: Sequence[int]) -> list[Candidate]:
     """Every request of the plan; where a context has answers that branch off it, those stand for all of its own.
 
     Args:
-        clusters: The plan.
+        prefix_groups: The plan.
         lengths: See `mentioned_lengths`.
     """
     found: list[Candidate] = []
-    for each in clusters:
+    for each in prefix_groups:
         prefix = 1 + bisect_left(lengths, each.prefix) if each.prefix else 0
         for group in each.groups:
             branches = group.branches

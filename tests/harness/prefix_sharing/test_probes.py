@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grains_eval.harness.prefix_sharing.plan import Cluster, Group
+from grains_eval.harness.prefix_sharing.plan import Group, PrefixGroup
 from grains_eval.harness.prefix_sharing.probes import Candidate, candidates, choose, spread
 from tests.harness.prefix_sharing.test_loglikelihood import steering
 
@@ -43,14 +43,14 @@ def test_a_longer_request_hides_no_answer_that_feeds_more():
 
 def test_a_way_says_where_its_beginning_lies_among_the_lengths():
     group = Group((5, 6), ((1, 2), (3, 4)), (0, 1))
-    found = candidates([Cluster(prefix, (group,)) for prefix in (0, 48, 64, 90)], [64, 100])
+    found = candidates([PrefixGroup(prefix, (group,)) for prefix in (0, 48, 64, 90)], [64, 100])
     assert [each.way for each in found[::2]] == [(0, True), (1, True), (1, True), (2, True)]
 
 
 def test_branches_stand_for_the_answers_that_are_read_off_their_context():
     branching = Group((5, 6), ((1,), (1, 2), (3, 4)), (0, 1, 2))
     single = Group((7, 8), ((1,), (2,)), (3, 4))
-    found = candidates([Cluster(1, (branching,)), Cluster(0, (single,))], [])
+    found = candidates([PrefixGroup(1, (branching,)), PrefixGroup(0, (single,))], [])
     assert [(each.owner, each.way) for each in found] == [
         (1, (True, True)),
         (2, (True, True)),

@@ -228,7 +228,7 @@ def test_a_preamble_is_part_of_what_is_proved(loaded_text, monkeypatch):
     fill(model)
     requests = asked((9, 7, 8), (3, 2), preamble=20)
     monkeypatch.setattr(plan, "_PASS_COST", 0)
-    real = plan.cluster(plan.group(requests, LIMIT)[0])
+    real = plan.group_by_prefix(plan.group(requests, LIMIT)[0])
     assert [each.prefix for each in real] == [20]
     # what only a preamble would show: its keys are turned round
     opened = []
