@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 
 from grains_eval.attribution import attribute
 from grains_eval.errors import GrainsError
-from grains_eval.models import LoadedModel, encode, encode_all, parity
+from grains_eval.models import LoadedModel, embedding_check, encode, encode_all
 from grains_eval.models.activations import response_states
 from grains_eval.models.forward import response_logprobs
 from grains_eval.models.layers import find_layers
@@ -154,7 +154,7 @@ def test_a_build_goes_unshared_where_a_response_crosses_the_switch_of_the_rope(k
         encoded = encode_all(loaded, examples)
         encode_all(loaded, examples)
     assert not any(example.share_prefix for example in encoded)
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == parity.__name__]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == embedding_check.__name__]
     assert f"of {SWITCH - 4}" in warning and "not once for both" in warning
     for given, example in zip(examples, encoded, strict=True):
         assert_as_by_hand(loaded, given, example)
