@@ -3,7 +3,7 @@
     python -m benchmarks.demo_seeds --models DIR --worlds split shared faithfulness --seeds 101 102 103
 
 Everything is fixed in advance by `tasks/demo/<world>/recipe.yaml`, chosen on seed 0 alone. The column `tuned`
-lets a method, the vocabulary control above all, choose block and strength on items of the build and
+lets a method, the vocabulary control above all, choose layer and strength on items of the build and
 development towns of its own world. Accuracy is over cue-free questions on test towns, which are in neither.
 """
 
@@ -114,7 +114,7 @@ def measure(one: Trial, vectors: SteeringVectors | None, setting: SteeringConfig
 
 
 def tuned(one: Trial, vectors: SteeringVectors, strengths: Sequence[float] = STRENGTHS) -> SteeringConfig:
-    """The block and strength of best accuracy on tuning items that keep every second skill question."""
+    """The layer and strength of best accuracy on tuning items that keep every second skill question."""
     watched = one.skills[::2]
     floor = statistics.mean(measure(one, None, one.setting, watched)) - MOST_SKILL_LOST
     best, found = -1.0, one.setting

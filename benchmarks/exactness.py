@@ -3,7 +3,7 @@
     python -m benchmarks.exactness --output benchmarks/results/exactness.json
 
 The plain side is one hooked forward pass per request. Requests and steering configurations are those of the tests:
-several choices a context, single tokens, truncated and one-token contexts, shared preambles; first to last block,
+several choices a context, single tokens, truncated and one-token contexts, shared preambles; first to last layer,
 every position rule, attention heads, both operators, two vectors at once.
 """
 

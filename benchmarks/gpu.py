@@ -22,7 +22,7 @@ from lm_eval.models.huggingface import HFLM
 from benchmarks import build, common, images
 from benchmarks.evaluate import Fixed
 from benchmarks.peak import matmul_rate, operations
-from grains_eval.harness.prefix_sharing.loglikelihood import score
+from grains_eval.harness.prefix_sharing.loglikelihood import ScoringOptions, score
 from grains_eval.models import LoadedModel, encode
 from grains_eval.recipes import AttributionConfig
 from grains_eval.steering import applied
@@ -164,7 +164,7 @@ def evaluated(model: Any, arguments: argparse.Namespace) -> list[dict[str, Any]]
 
     sides = {
         "theirs": one_by_one,
-        "ours": lambda: score(model, lines, swept, max_length=2048, batch_size=arguments.batch_size),
+        "ours": lambda: score(model, lines, swept, max_length=2048, options=ScoringOptions(arguments.batch_size)),
     }
     times = common.interleaved(sides, arguments.repeats, arguments.device)
     pairs = list(zip(times["theirs"].result, times["ours"].result, strict=True))
@@ -181,7 +181,7 @@ def evaluated(model: Any, arguments: argparse.Namespace) -> list[dict[str, Any]]
 
 
 def overhead(model: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A forward pass, steered at the middle block, against the same one unsteered."""
+    """A forward pass, steered at the middle layer, against the same one unsteered."""
     ids = torch.randint(4, model.config.vocab_size, (4, arguments.context), device=arguments.device)
     steering = common.steering(model, [model.config.num_hidden_layers // 2], 2.0)
 

@@ -25,7 +25,7 @@ from benchmarks import common, peak
 from grains_eval.harness.images import ImageLoglikelihoodMixin
 from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo, SharedContextMixin
-from grains_eval.models import images as pictures
+from grains_eval.models import image_inputs
 from grains_eval.steering import applied
 from tests import tiny
 
@@ -60,7 +60,7 @@ def as_hf(lm, requests) -> list[tuple[float, bool]]:
     for start in range(0, len(prepared), int(lm.batch_size)):
         batch = prepared[start : start + int(lm.batch_size)]
         texts = [request.context + request.continuation for request in batch]
-        features = pictures.process(lm, texts, [request.images for request in batch], batch[0].where)
+        features = image_inputs.process(lm, texts, [request.images for request in batch], batch[0].where)
         lengths = features["attention_mask"].sum(dim=1).tolist()
         with lm.steering():
             logprobs = lm.model(**features).logits.log_softmax(dim=-1)
@@ -117,7 +117,7 @@ def save_model(folder: Path, layers: int, width: int, vocabulary: int, side: int
 
 
 def main() -> None:
-    """Run one unsteered evaluation, then sweeps that start at several blocks."""
+    """Run one unsteered evaluation, then sweeps that start at several layers."""
     parser = common.parser(__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--width", type=int, default=512)
@@ -166,9 +166,9 @@ def main() -> None:
     lm.loglikelihood(requests[:1], disable_tqdm=True)  # warm up
     rows = []
     rate = peak.matmul_rate(arguments.device, arguments.dtype)
-    for place, block in places.items():
-        strengths = [] if block is None else [0.5 * (index + 1) for index in range(arguments.strengths)]
-        configurations = [(), *((common.steering(model, [block], each),) for each in strengths)]
+    for place, layer in places.items():
+        strengths = [] if layer is None else [0.5 * (index + 1) for index in range(arguments.strengths)]
+        configurations = [(), *((common.steering(model, [layer], each),) for each in strengths)]
         names = ("as hf", "plain", "ours")
         times = common.interleaved(
             {name: partial(run, configurations, name) for name in names}, arguments.repeats, arguments.device

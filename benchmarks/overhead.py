@@ -2,7 +2,7 @@
 
     python -m benchmarks.overhead --output benchmarks/results/overhead.json
 
-The same directions at the same blocks on both sides. `add` is the operation that both have; `add_renormalised` is this
+The same directions at the same layers on both sides. `add` is the operation that both have; `add_renormalised` is this
 project's default. The three sides take turns in short rounds; an overhead is the median over the rounds of a side's
 time against the unsteered one's in the same round, with its 95 % interval.
 """
@@ -40,7 +40,7 @@ def decode(model, ids, tokens, hooks=nullcontext) -> torch.Tensor:
 
 
 def hook_cost(model, hooks, layer, device) -> float:
-    """Microseconds that the hooks add to a call of one block, on one token: of a block that does nothing else."""
+    """Microseconds that the hooks add to a call of one layer, on one token: of a layer that does nothing else."""
     block, hidden = nn.Identity().to(device), torch.randn(1, 1, model.config.hidden_size, device=device)
     with hooks():
         block._forward_hooks = model.model.layers[layer]._forward_hooks.copy()
@@ -56,7 +56,7 @@ def hook_cost(model, hooks, layer, device) -> float:
 
 
 def main() -> None:
-    """Time a forward pass and decoding, steered at one block and at all."""
+    """Time a forward pass and decoding, steered at one layer and at all."""
     parser = common.parser(__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--width", type=int, default=512)
@@ -112,7 +112,7 @@ def main() -> None:
                 rows.append(
                     {
                         "per": what,
-                        "blocks steered": where,
+                        "layers steered": where,
                         "operator": operator,
                         "unsteered ms": 1000 * times["none"].median / count,
                         "overhead % [95 %]": _overhead(times["ours"], times["none"]),

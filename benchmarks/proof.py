@@ -4,8 +4,8 @@
 
 The proof scores some of the run's own requests in plain passes; its time is that of those passes and of choosing them,
 measured inside the run itself. `proof % of tokens` counts what the decoder is fed instead, padding included: it does
-not depend on the machine, and where blocks outweigh the vocabulary, as in large models, time follows it (of several
-settings it counts every one whole, although the blocks below the steered one run once). `one plain row %` is the least
+not depend on the machine, and where layers outweigh the vocabulary, as in large models, time follows it (of several
+settings it counts every one whole, although the layers below the steered one run once). `one plain row %` is the least
 that a comparison can cost, the shortest request in a pass of its own. Four choices of a few tokens each, contexts of
 mixed lengths as tasks have them.
 """
@@ -60,7 +60,7 @@ def made(arguments: Any, window: int) -> transformers.PreTrainedModel:
     return other.to(model.device, model.dtype).eval()
 
 
-# blocks, width, vocabulary
+# layers, width, vocabulary
 SMOKE, FULL = (2, 64, 512), (8, 256, 32_000)
 
 

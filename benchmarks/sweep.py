@@ -2,8 +2,8 @@
 
     python -m benchmarks.sweep --output benchmarks/results/sweep.json
 
-Both sides score the same requests under the same configurations. `first` steers block 0, `last quarter` the
-first block of the last quarter, and so on: the later the block, the more of the model is shared. Sharing is proved in
+Both sides score the same requests under the same configurations. `first` steers layer 0, `last quarter` the
+first layer of the last quarter, and so on: the later the layer, the more of the model is shared. Sharing is proved in
 two plain passes, unsteered and at one strength, however many requests there are; the ratio without them stands beside.
 """
 
@@ -13,7 +13,7 @@ from lm_eval.models.huggingface import HFLM
 
 from benchmarks import common
 from grains_eval.harness.prefix_sharing import proof as sharing
-from grains_eval.harness.prefix_sharing.loglikelihood import score, shared_scores
+from grains_eval.harness.prefix_sharing.loglikelihood import ScoringOptions, score, shared_scores
 from grains_eval.steering import applied
 
 
@@ -56,7 +56,7 @@ def main() -> None:
         arguments.questions, arguments.context, arguments.choices, arguments.answer, arguments.vocabulary
     )
     pairs = [(context, answer) for _, context, answer in requests]
-    blocks = {
+    layers = {
         "first": 0,
         "middle": arguments.layers // 2,
         "last quarter": arguments.layers * 3 // 4,
@@ -64,7 +64,7 @@ def main() -> None:
     }
     rows = []
     for place in arguments.places:
-        steered = [common.steering(model, [blocks[place]], 0.5 * (index + 1)) for index in range(arguments.strengths)]
+        steered = [common.steering(model, [layers[place]], 0.5 * (index + 1)) for index in range(arguments.strengths)]
 
         def one_by_one(steered=steered):
             found = [lm._loglikelihood_tokens(requests, disable_tqdm=True)]
@@ -75,7 +75,8 @@ def main() -> None:
 
         def shared(steered=steered, place=place):
             configurations = [(), *((each,) for each in steered)]
-            found = shared_scores(model, pairs, configurations, max_length=2048, batch_size=arguments.batch_size)
+            options = ScoringOptions(arguments.batch_size)
+            found = shared_scores(model, pairs, configurations, max_length=2048, options=options)
             if found is None:
                 raise SystemExit(f"sweep, {place}: not shared, {sharing.standing(model).obstacle}")
             return found
@@ -92,7 +93,7 @@ def main() -> None:
         rows.append(
             {
                 "steered from": place,
-                "block": blocks[place],
+                "layer": layers[place],
                 "configurations": 1 + arguments.strengths,
                 "vocabulary": arguments.vocabulary,
                 "context tokens": arguments.context,

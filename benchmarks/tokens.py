@@ -3,7 +3,7 @@
     python -m benchmarks.tokens --output benchmarks/results/tokens.json
 
 Both sides take turns in short rounds; an overhead is the median over the rounds of the shown side's time against the
-plain one's in the same round, with its 95 % interval. The token is seen by every block, on the attention path that the
+plain one's in the same round, with its 95 % interval. The token is seen by every layer, on the attention path that the
 row names, with prompts of two lengths.
 """
 
@@ -21,7 +21,7 @@ from grains_eval.virtual_tokens import ResolvedTokens, layout, shown
 
 
 def random_token(model, bias: float) -> ResolvedTokens:
-    """Random keys and values for every block."""
+    """Random keys and values for every layer."""
     config = model.config
     width = config.hidden_size // config.num_attention_heads
     generator = torch.Generator().manual_seed(0)

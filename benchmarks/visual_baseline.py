@@ -95,7 +95,7 @@ def main() -> None:
                     "visual_baseline": baseline,
                     "mask": mask,
                     "cues found": round(statistics.mean(hit for hit, _ in cues), 3),
-                    "in the picture": round(statistics.mean(hit for hit, pictured in cues if pictured), 3),
+                    "in the image": round(statistics.mean(hit for hit, pictured in cues if pictured), 3),
                     "per seed": " ".join(f"{statistics.mean(hit for hit, _ in each['cues']):.2f}" for each in several),
                     "accuracy": round(statistics.mean(right), 3),
                     "accuracies": " ".join(f"{statistics.mean(each['right']):.2f}" for each in several),

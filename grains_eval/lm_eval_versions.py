@@ -37,9 +37,9 @@ def gen_prefix(task: ConfigurableTask, doc: Any) -> str | None:
 def requests_of(
     task: ConfigurableTask, doc: Any, index: int, context: Any, *, apply_chat_template: bool = False
 ) -> list[Instance]:
-    """The requests that a task makes of a document and its context, pictures included; none where it skips it.
+    """The requests that a task makes of a document and its context, images included; none where it skips it.
 
-    lm_eval 0.5 drops the pictures of multiple-choice tasks on the way; the task is asked for them here.
+    lm_eval 0.5 drops the images of multiple-choice tasks on the way; the task is asked for them here.
 
     Args:
         task: The task.
@@ -69,13 +69,13 @@ def loglikelihood_request(arguments: tuple[Any, ...], index: int, task: str, num
 
 
 def multimodal_arguments(request: Instance) -> Mapping[str, Any]:
-    """Pictures and sounds of a request: the third argument in lm_eval 0.4, `additional_args` in 0.5."""
+    """Images and sounds of a request: the third argument in lm_eval 0.4, `additional_args` in 0.5."""
     arguments = cast("tuple[Any, ...]", request.args)
     if len(arguments) > _FIRST_ARGUMENTS and isinstance(arguments[_FIRST_ARGUMENTS], dict):
         return cast("Mapping[str, Any]", arguments[_FIRST_ARGUMENTS])
     return cast("Mapping[str, Any]", getattr(request, "additional_args", None) or {})
 
 
-def cached_without_pictures(request: Instance) -> bool:
+def cached_without_images(request: Instance) -> bool:
     """Whether lm_eval's request cache would take a request for any other of its text: its key is `args` alone."""
     return bool(multimodal_arguments(request)) and len(request.args) <= _FIRST_ARGUMENTS

@@ -47,7 +47,7 @@ class Registry(Mapping[str, T]):
         if not module.startswith(_PACKAGE):
             self._complete()  # so that it is the newcomer that is refused
         if name in self._entries:
-            raise GrainsError(f"there is a {self.what} '{name}' already; register yours under another name")
+            raise GrainsError(f"the {self.what} '{name}' exists already; register yours under another name")
         self._entries[name] = entry
 
     def __getitem__(self, name: str) -> T:

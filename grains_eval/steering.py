@@ -1,6 +1,6 @@
 """Apply steering vectors to a model: operators, position rules and the context manager `steered`.
 
-This room never knows how a vector arose (method step 6).
+How a vector was made is not known here (method step 6).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError, pick
-from grains_eval.models.blocks import find_attention_outputs, find_blocks
 from grains_eval.models.hooks import hook_site, site_modules
+from grains_eval.models.layers import find_attention_outputs, find_layers
 from grains_eval.models.positions import Progress
 from grains_eval.registry import Registry
 from grains_eval.types import Positions, Site, SteeringConfig, SteeringVectors
@@ -84,7 +84,7 @@ class ResolvedSteering:
 
     @property
     def first_layer(self) -> int:
-        """The first block whose output differs from the unsteered model's."""
+        """The first layer whose output differs from the unsteered model's."""
         return min(self.deltas)
 
 
@@ -104,7 +104,7 @@ def resolve(vectors: SteeringVectors, config: SteeringConfig) -> ResolvedSteerin
     if missing:
         raise GrainsError(
             f"layer {missing[0]} is not in the vectors; they have layers {_ranges(vectors.layers)} "
-            "(blocks count from 0)"
+            "(layers count from 0)"
         )
     if config.strength == 0 or not layers:
         return None
@@ -273,7 +273,7 @@ def check_width(model: PreTrainedModel, vectors: SteeringVectors) -> None:
     Raises:
         GrainsError: a wrong hidden size or a layer out of range.
     """
-    depth = len(find_blocks(model))
+    depth = len(find_layers(model))
     for layer, direction in vectors.directions.items():
         check_layer(layer, depth)
         if vectors.site == "block_output":
@@ -290,9 +290,9 @@ def check_width(model: PreTrainedModel, vectors: SteeringVectors) -> None:
 
 
 def check_layer(layer: int, depth: int) -> None:
-    """Refuse a block index that the model lacks."""
+    """Refuse a layer index that the model lacks."""
     if not 0 <= layer < depth:
-        raise GrainsError(f"layer {layer} is out of range; the model has blocks 0 to {depth - 1}")
+        raise GrainsError(f"layer {layer} is out of range; the model has layers 0 to {depth - 1}")
 
 
 def _ranges(layers: tuple[int, ...]) -> str:

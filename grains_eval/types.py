@@ -200,8 +200,8 @@ class TokenPool:
     """`M` found tokens of one side with what attention keeps of each.
 
     Attributes:
-        keys: `{block: [M, heads, width] float32}`, key-value heads, before rotary position embedding.
-        values: `{block: [M, heads, width] float32}`.
+        keys: `{layer: [M, heads, width] float32}`, key-value heads, before rotary position embedding.
+        values: `{layer: [M, heads, width] float32}`.
         embeddings: `[M, hidden] float32`.
         origins: Where each stood.
     """
@@ -213,7 +213,7 @@ class TokenPool:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Blocks that have keys, ascending."""
+        """Layers that have keys, ascending."""
         return tuple(sorted(self.keys))
 
 
@@ -222,7 +222,7 @@ class TokenConfig:
     """How found tokens act on a model.
 
     Attributes:
-        layers: Blocks whose attention sees them; None means every block. Of form `kv` alone.
+        layers: Layers whose attention sees them; None means every layer. Of form `kv` alone.
         strength: Natural log of a multiplicity, added to the attention logit: 0 is one token, `ln 3` three, minus
             infinity none. Of form `kv` alone, but for minus infinity.
         tokens: Virtual tokens that the found ones are averaged into.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from grains_eval.models.blocks import find_blocks, hidden_size
+from grains_eval.models.layers import find_layers, hidden_size
 from grains_eval.steering import add_renormalised
 from grains_eval.types import SteeringVectors
 
@@ -13,9 +13,9 @@ NEW = 6
 
 
 def vectors_for(model):
-    """One direction at the block before the last, so that what it moves is read by others; far above any state."""
+    """One direction at the layer before the last, so that what it moves is read by others; far above any state."""
     direction = torch.randn(hidden_size(model), generator=torch.Generator().manual_seed(1))
-    layer = len(find_blocks(model)) - 2
+    layer = len(find_layers(model)) - 2
     return SteeringVectors({layer: direction}, {layer: 100.0})
 
 
@@ -35,7 +35,7 @@ def by_hand(model, rule, ids, prompt, real=None, **inputs):
         hidden = torch.where(chosen[None, :, None], add_renormalised(hidden, delta), hidden)
         return hidden if isinstance(output, torch.Tensor) else type(output)((hidden, *output[1:]))
 
-    handle = find_blocks(model)[layer].register_forward_hook(move)
+    handle = find_layers(model)[layer].register_forward_hook(move)
     for step in range(NEW):
         if real is not None:  # places as transformers gives them, which count on from the prompt's last column
             place = (real.cumsum(1) - 1) * real

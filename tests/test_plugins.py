@@ -70,7 +70,7 @@ def test_a_taken_name_is_the_newcomers_fault_even_before_the_table_was_read():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     refused, kept = done.stdout.splitlines()
-    assert refused == "there is a method 'caa' already; register yours under another name"
+    assert refused == "the method 'caa' exists already; register yours under another name"
     assert kept == "grains_eval.vectors.caa True"
 
 
@@ -109,7 +109,7 @@ def test_a_recipe_without_plugins_keeps_its_fingerprint(tmp_path):
             r"plug-in '.*plugin_bad.py' could not be imported \(ModuleNotFoundError: No",
         ),
         ("raise SystemError('first\\nsecond')", r"\(SystemError: first\)"),
-        (OPERATOR.format(name="add"), r"plug-in '.*': there is a steering operator 'add' already"),
+        (OPERATOR.format(name="add"), r"plug-in '.*': the steering operator 'add' exists already"),
     ],
 )
 def test_what_cannot_be_imported_is_one_line(tmp_path, text, message):

@@ -43,7 +43,7 @@ def _filled(model: hf.PreTrainedModel) -> hf.PreTrainedModel:
 
 
 def mllama() -> tuple[hf.PreTrainedModel, Any]:
-    """A Llama 3.2 Vision: pictures enter through cross-attention in its second block."""
+    """A Llama 3.2 Vision: pictures enter through cross-attention in its second layer."""
     names = {"image_token": "<|image|>", "python_token": "<|python_tag|>"}
     words = tokenizer(list(names.values()), bos=False, image="<|image|>", extra_special_tokens=names)
     text = {**LLAMA, "num_hidden_layers": 4, "cross_attention_layers": [1]}

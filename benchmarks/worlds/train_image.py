@@ -175,7 +175,7 @@ def train_to_folder(
         vocabulary: Words of usual answers, a name in `VOCABULARIES`.
         seed: Draws the world, the weights and the documents.
         output: A folder that does not exist yet.
-        layers: Decoder blocks.
+        layers: Decoder layers.
         steps: Optimizer steps.
         background: Grey level of the pictures, 0 to 255.
         keep_failures: Write a model that misses a gate too.
@@ -222,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo image model.")
     parser.add_argument("--seed", type=int, default=0, help="draws the world, the weights and the documents")
     parser.add_argument("--vocabulary", choices=sorted(VOCABULARIES), default="split", help="words of usual answers")
-    parser.add_argument("--layers", type=int, default=4, help="decoder blocks")
+    parser.add_argument("--layers", type=int, default=4, help="decoder layers")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
     parser.add_argument("--background", type=int, default=BACKGROUND, help="grey level of the pictures, 0 to 255")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model; must not exist")

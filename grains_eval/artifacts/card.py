@@ -91,7 +91,7 @@ def _description(config: Mapping[str, Any]) -> Iterator[str]:
     elif config.get("found_tokens"):
         yield (
             f"Found tokens for {base}, made with `{config['method']}` from {examples}: keys and values of "
-            f"{len(config['layers'])} blocks, as the model itself computed them, which it then sees as one more token "
+            f"{len(config['layers'])} layers, as the model itself computed them, which it then sees as one more token "
             "at a fixed distance."
         )
     elif config["layers"]:
@@ -107,10 +107,10 @@ def _found(config: Mapping[str, Any]) -> Iterator[str]:
     """Setting, words and evidence of found tokens."""
     setting: Mapping[str, Any] = config["recommended"]
     layers = setting["layers"]
-    blocks = "all blocks" if layers is None else f"block{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
+    seen_by = "all layers" if layers is None else f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
     distance = "at the distance they were found at" if setting["distance"] is None else f"at {setting['distance']}"
     yield (
-        f"Recommended: form `{setting['form']}`, {blocks}, strength {setting['strength']:g} (log of a multiplicity), "
+        f"Recommended: form `{setting['form']}`, {seen_by}, strength {setting['strength']:g} (log of a multiplicity), "
         f"{setting['tokens']} virtual token{'s' * (setting['tokens'] > 1)} {distance}."
     )
     sides: Mapping[str, list[Mapping[str, Any]]] = config["found_tokens"]

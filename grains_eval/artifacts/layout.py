@@ -114,7 +114,7 @@ def format_of(tokens: FoundTokens | None) -> int:
 
 
 def tensors_of(tokens: FoundTokens) -> dict[str, Tensor]:
-    """What `found_tokens.safetensors` holds: `SIDE.keys.BLOCK`, `SIDE.values.BLOCK` and `SIDE.embeddings`, float32."""
+    """What `found_tokens.safetensors` holds: `SIDE.keys.LAYER`, `SIDE.values.LAYER` and `SIDE.embeddings`, float32."""
     found: dict[str, Tensor] = {}
     for side in ("positive", "negative"):
         pool: TokenPool | None = getattr(tokens, side)

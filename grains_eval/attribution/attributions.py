@@ -13,8 +13,8 @@ from grains_eval.attribution.objective import frozen, objective
 from grains_eval.attribution.registry import ATTRIBUTION_METHODS, Problem
 from grains_eval.errors import GrainsError, pick
 from grains_eval.models import EncodedExample, LoadedModel, encode_all
+from grains_eval.models.embedding_check import refused_in_one_line
 from grains_eval.models.memory import rows_that_fit, run_with_halving
-from grains_eval.models.parity import refused_in_one_line
 from grains_eval.recipes import AttributionConfig
 from grains_eval.types import Attribution, PreferenceExample
 

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from grains_eval.models.blocks import text_config
 from grains_eval.models.encoded import EncodedExample
+from grains_eval.models.layers import text_config
 from grains_eval.recipes import AttributionConfig
 
 logger = logging.getLogger(__name__)
 
 # a pad row below this share of the median row norm was never trained (torch zeroes padding_idx rows)
 _UNTRAINED = 1e-2
-_SAMPLED = 4096  # rows whose median norm stands for the table's: all of them would show in a build's time
+_SAMPLED = 4096  # rows sampled for the median norm; reading the whole table would slow builds down
 
 
 @torch.no_grad()

@@ -79,7 +79,7 @@ def select_by_agreement(
     """Of the top `candidates` tokens of each sign, keep the `top_k` whose own delta agrees best with other examples'.
 
     Agreement of a token is its cosine with the best-matching candidate of the same sign in each other example,
-    averaged over those examples and over blocks. An extension of the paper: plain top-k also takes content words,
+    averaged over those examples and over layers. An extension of the paper: plain top-k also takes content words,
     real causes of one answer whose deltas point elsewhere.
     """
     del transfer

@@ -28,7 +28,7 @@ class Transferred:
     """Evidence of one candidate.
 
     Attributes:
-        statistic: Student's `t` of the mean change of other examples' preference, units left out that are its own.
+        statistic: Student's `t` of the mean change of other examples' preference; its own unit is left out.
         p: One-sided p-value of a change in the wanted direction.
     """
 
@@ -44,8 +44,8 @@ def transfer_statistics(
     Args:
         changes: `[candidates, examples]` nats.
         candidates: In the order of the rows.
-        units: Per example, what examples depend on each other by (its cluster or document); a unit's examples count as
-            their mean.
+        units: Per example, the cluster or document that makes it depend on other examples; each unit counts once, by
+            the mean over its examples.
         sign: 1 where a rise is wanted, -1 where a fall is.
 
     Raises:
@@ -76,14 +76,14 @@ def best_of_examples(
     barred: Collection[int] = (),
     per_example: int = 1,
 ) -> list[int]:
-    """Indices of the best candidates of each example, of the best `share` of the examples; none that points away.
+    """Indices of the best candidates of the best `share` of the examples; only those with a positive statistic.
 
     Args:
         candidates: What was tested.
         statistics: `t` of each.
         examples: Number of examples, those without candidates included.
-        share: Of the examples.
-        barred: Indices of candidates that are out.
+        share: Of the examples, how many may contribute.
+        barred: Indices of candidates that must not be taken.
         per_example: Candidates of an example that may be taken.
     """
     own: dict[int, list[int]] = {}

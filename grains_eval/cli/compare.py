@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grains_eval.cli.command import (
     Command,
@@ -112,11 +112,11 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
 def _compare(options: argparse.Namespace) -> None:
     if bool(options.config) == bool(options.runs):
         raise GrainsError("compare takes run folders (the baseline first) or --config with --model_args")
-    shown: dict[str, Any] = {
-        "alpha": 0.05 if options.alpha is None else options.alpha,
-        "subtasks": options.subtasks,
-        "title": options.title,
-    }
+    from grains_eval.comparison import Analysis, Question
+    from grains_eval.report import Supplement, compare_runs
+
+    alpha = 0.05 if options.alpha is None else options.alpha
+    supplement = Supplement(title=options.title)
     if options.config:
         for flag, instead in _OF_RUNS.items():
             if _given(options, flag):
@@ -124,7 +124,8 @@ def _compare(options: argparse.Namespace) -> None:
         study = _study(options)
         from grains_eval.study.compare import compare_methods
 
-        compare_methods(*study, methods=options.methods, **shown)
+        analysis = Analysis(alpha=alpha, subtasks=options.subtasks)
+        compare_methods(*study, options.methods, analysis, supplement)
         return
     for flag in _OF_RECIPES:
         if _given(options, flag):
@@ -135,15 +136,13 @@ def _compare(options: argparse.Namespace) -> None:
     if len(options.runs) < 2:
         raise GrainsError("compare needs two run folders or more: the baseline first, then the others")
     from grains_eval.cli.terminal import output
-    from grains_eval.comparison import Analysis, Question
-    from grains_eval.report import Supplement, compare_runs
 
     compare_runs(
         options.runs,
         options.output_path,
         output(),
         analysis=Analysis(
-            alpha=shown["alpha"],
+            alpha=alpha,
             tasks=options.tasks,
             metrics=options.metrics,
             clusters=_pairs("clusters", "TASK=FIELD", options.clusters, "mmlu_anatomy=subject"),
@@ -157,7 +156,7 @@ def _compare(options: argparse.Namespace) -> None:
             margin=0.01 if options.margin is None else options.margin,
             controls=options.controls,
         ),
-        supplement=Supplement(title=options.title),
+        supplement=supplement,
         overwrite=options.overwrite,
     )
 

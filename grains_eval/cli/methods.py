@@ -11,11 +11,11 @@ def _methods(options: argparse.Namespace) -> None:
     from rich.table import Table
 
     from grains_eval.cli.terminal import output
-    from grains_eval.study.catalogue import catalogue
+    from grains_eval.study.registered_names import registered_names
 
     del options
     console = output()
-    for kind, entries in catalogue().items():
+    for kind, entries in registered_names().items():
         table = Table("name", "what it does", "defined in", title=kind, title_justify="left", box=None)
         for entry in entries:
             table.add_row(entry.name, entry.summary, entry.module)

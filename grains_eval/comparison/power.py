@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from grains_eval.comparison.betting import log_capital
-from grains_eval.comparison.significance import Array, find_root, mcnemar
+from grains_eval.comparison.significance import Array, find_root
 from grains_eval.errors import GrainsError
 
 MOST_ITEMS = 100_000_000
@@ -162,14 +162,6 @@ def betting_detectable_effect(deviation: float, n: int, *, alpha: float = 0.05, 
     return find_root(lambda x: betting_power(x, deviation, n, alpha=alpha) - power, 0.0, scale)
 
 
-def rejection_edge(changed: int, alpha: float) -> int:
-    """The largest smaller count with which the exact McNemar test rejects; -1 where it never does."""
-    edge = int(stats.binom.ppf(alpha / 2, changed, 0.5))
-    while edge >= 0 and mcnemar(edge, changed - edge) > alpha:
-        edge -= 1
-    return edge
-
-
 def mcnemar_items_needed(helped: float, harmed: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
     """Items that the exact McNemar test needs, by doubling and bisection on its exact power.
 
@@ -217,8 +209,3 @@ def _smallest(missing: Callable[[int], float]) -> int:
         else:
             high = middle
     return high
-
-
-def deviation_of_shares(helped: float, harmed: float) -> float:
-    """Standard deviation of the per-item differences of a 0/1 metric."""
-    return float(np.sqrt(helped + harmed - (helped - harmed) ** 2))

@@ -39,7 +39,7 @@ def doc_hash(doc: Any) -> str:
 def identity(doc: Any) -> str:
     """Tells documents apart within a draw: as `doc_hash`, with the pixels of their images.
 
-    It is never written: lm-eval's own hash of an image is a memory address, which nothing could be matched with.
+    It is never written: lm-eval's own hash of an image is a memory address, which nothing could match.
     """
     doc = dict(doc) if isinstance(doc, Mapping) else doc
     return hash_string(json.dumps(doc, indent=2, default=_plain, ensure_ascii=False))

@@ -20,7 +20,7 @@ def question_of(task: ConfigurableTask, doc: Any) -> QuestionHashes:
 
 
 def decontamination_query(task: ConfigurableTask, doc: Any) -> str | None:
-    """The task's `doc_to_decontamination_query`: a field, a function or a template, which is text as it stands.
+    """The task's `doc_to_decontamination_query`: a field, a function or a template, taken as rendered.
 
     lm-eval's own method reads a rendered template as a Python literal, which a question is not.
     """

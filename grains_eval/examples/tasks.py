@@ -32,7 +32,7 @@ def task_manager(
 ) -> TaskManager:
     """A manager that knows the named tasks: the user's folders win, then ours, then the harness's.
 
-    Reading the harness's own index takes seconds, so it is left alone where our and the user's tasks are enough.
+    Reading the harness's own index takes seconds, so it is skipped if our tasks and the user's are enough.
 
     Args:
         names: The tasks and groups that are wanted.

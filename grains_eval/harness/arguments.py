@@ -11,26 +11,23 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from grains_eval.artifacts.layout import Artifact, fingerprint
 from grains_eval.artifacts.load import open_artifact
 from grains_eval.errors import GrainsError, pick
-from grains_eval.models.blocks import hidden_size
+from grains_eval.models.layers import hidden_size
 from grains_eval.steering import OPERATORS, ResolvedSteering, check_width, resolve
-from grains_eval.types import Form, FoundTokens, SteeringConfig, TokenConfig
+from grains_eval.types import FoundTokens, SteeringConfig, TokenConfig
 from grains_eval.virtual_tokens import ResolvedTokens, check_fit, layout
 from grains_eval.virtual_tokens.merging import merged, resolve_tokens
 
 logger = logging.getLogger(__name__)
 
-_UNITS = {"relative": "relative", "absolute": "absolute"}
-_FORMS = {name: name for name in get_args(Form)}
 _OF_VECTORS = ("unit", "operator", "positions")
 _OF_TOKENS = ("tokens", "distance", "form")
-_POSITIONS = {name: name for name in ("all", "prompt", "generated", "last")}
 
 
 @dataclass(frozen=True)
@@ -196,10 +193,9 @@ def _apply(source: str, artifact: Artifact, given: dict[str, Any]) -> AppliedArt
         changes["strength"] = _number("strength", given["strength"], float)
     if given["layers"] is not None:
         changes["layers"] = parse_layers(given["layers"])
-    for name, table in (("unit", _UNITS), ("operator", OPERATORS), ("positions", _POSITIONS)):
-        if given[name] is not None:
-            pick(table, str(given[name]), name)
-            changes[name] = str(given[name])
+    changes |= {name: str(given[name]) for name in _OF_VECTORS if given[name] is not None}
+    if "operator" in changes:
+        pick(OPERATORS, changes["operator"], "operator")
     config = replace(artifact.vectors.recommended, **changes)
     if config.strength == 0 and "strength" not in changes:
         logger.warning("'%s' recommends strength 0: nothing is steered; give strength= to steer all the same", source)
@@ -212,7 +208,7 @@ def _apply_tokens(source: str, artifact: Artifact, found: FoundTokens, given: di
         if given[name] is not None:
             changes[name] = _number(name, given[name], kind)
     if given["form"] is not None:
-        changes["form"] = pick(_FORMS, str(given["form"]), "form")
+        changes["form"] = str(given["form"])
     if given["layers"] is not None:
         changes["layers"] = parse_layers(given["layers"])
     recommended = found.recommended
@@ -234,7 +230,7 @@ def _number(name: str, value: Any, kind: Callable[[Any], Any]) -> Any:
 
 
 def parse_layers(value: Any) -> tuple[int, ...] | None:
-    """`14`, `8-12`, `8/14/20`, `[8, 14]` or `all` (None) as block indices.
+    """`14`, `8-12`, `8/14/20`, `[8, 14]` or `all` (None) as layer indices.
 
     Raises:
         GrainsError: anything else.
@@ -246,6 +242,6 @@ def parse_layers(value: Any) -> tuple[int, ...] | None:
     for part in parts:
         first, dash, last = str(part).strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
-            raise GrainsError(f"layers={value} is not understood; write 14, 8-12, 8/14/20 or all (blocks count from 0)")
+            raise GrainsError(f"layers={value} is not understood; write 14, 8-12, 8/14/20 or all (layers count from 0)")
         layers.extend(range(int(first), int(last or first) + 1))
     return tuple(dict.fromkeys(layers))

@@ -1,7 +1,7 @@
-"""What answers of `--use_cache` are kept under: everything that can change a number.
+"""The key of `--use_cache`: everything that can change a number.
 
-Arguments are in the key unless they are listed as harmless, so that one nobody thought of is in it. Weights, tokenizer
-and processor are in it by content: a name says nothing of a model in memory, or of a folder that was written again.
+Arguments are in the key unless they are listed as harmless, so that unforeseen ones are in it. Weights, tokenizer
+and processor are in it by content: a name says nothing about a model in memory, or about a folder that was overwritten.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What lm-eval's command line was asked for, checked before a model loads: lm-eval itself only warns afterwards."""
+"""Checks of lm-eval's command line before a model loads; lm-eval itself would only warn afterwards."""
 
 from __future__ import annotations
 

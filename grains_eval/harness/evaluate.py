@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from grains_eval.artifacts.save import check_writable
 from grains_eval.errors import GrainsError
 from grains_eval.examples import task_manager
-from grains_eval.harness.applied import AppliedMixin
+from grains_eval.harness.applied_artifacts import AppliedMixin
 from grains_eval.harness.model import GrainsHF
 from grains_eval.models.loading import HarnessModel, LoadedModel, parse_model_args
 
@@ -50,7 +50,7 @@ def evaluate(
         lm-eval's results, with `config.steering` saying what steered the run.
 
     Raises:
-        GrainsError: an output path where nothing can be written, an unknown task, something that is no model, or
+        GrainsError: an output path where nothing can be written, an unknown task, something that is not a model, or
             steering arguments that do not fit.
     """
     if output_path is not None:
@@ -62,8 +62,8 @@ def evaluate(
         lm = model
     elif not isinstance(model, str | Mapping):
         raise GrainsError(
-            f"a {type(model).__name__} cannot be evaluated; give load_model(...), or grains_hf's model arguments as a "
-            "string or mapping"
+            f"a model of type {type(model).__name__} cannot be evaluated; give load_model(...), or grains_hf's model "
+            "arguments as a string or mapping"
         )
     else:
         arguments = parse_model_args(model)

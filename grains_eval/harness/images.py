@@ -1,4 +1,4 @@
-"""Log-likelihood of continuations given pictures, which lm-eval's `hf-multimodal` refuses to compute."""
+"""Log-likelihood of continuations given images, which lm-eval's `hf-multimodal` refuses to compute."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tqdm import tqdm
 from grains_eval.errors import GrainsError
 from grains_eval.examples.documents import has_image
 from grains_eval.harness.prefix_sharing.proof import check_causal
-from grains_eval.lm_eval_versions import cached_without_pictures, multimodal_arguments
-from grains_eval.models import images as pictures
+from grains_eval.lm_eval_versions import cached_without_images, multimodal_arguments
+from grains_eval.models import image_inputs
 from grains_eval.models.hooks import forget_positions, logits_from
 from grains_eval.models.loading import missing_package
 
@@ -34,13 +34,13 @@ Answer = tuple[float, bool]
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """A log-likelihood request with pictures, ready for the processor.
+    """A log-likelihood request with images, ready for the processor.
 
     Attributes:
         args: As lm-eval made it, the key of its request cache.
         context: The prompt with the model's own placeholders, no trailing spaces.
         continuation: What is scored, with the context's trailing spaces.
-        images: Decoded pictures in the order of their placeholders.
+        images: Decoded images in the order of their placeholders.
         where: Names the request in errors.
     """
 
@@ -69,7 +69,7 @@ class Rows:
 
 
 def images_of(request: Instance) -> list[Any]:
-    """The pictures of a request, in order; empty for text requests."""
+    """The images of a request, in order; empty for text requests."""
     found = multimodal_arguments(request).get("visual")
     if found is None:
         return []
@@ -77,7 +77,7 @@ def images_of(request: Instance) -> list[Any]:
 
 
 def shows_images(request: Instance) -> bool:
-    """Whether a request has pictures, or asks for those of its document, which lm_eval 0.5.0.dev1 may leave out."""
+    """Whether a request has images, or asks for those of its document, which lm_eval 0.5.0.dev1 may leave out."""
     context = request.args[0]
     asks = isinstance(context, str) and DEFAULT_IMAGE_PLACEHOLDER in context
     return bool(images_of(request)) or (asks and has_image(request.doc))
@@ -91,8 +91,8 @@ def as_text(request: Instance) -> Instance:
 class ImageLoglikelihoodMixin(_Base):
     """Adds image log-likelihood to lm-eval's `HFMultimodalLM`; stands before it in the class's bases.
 
-    Requests with and without pictures may come mixed, as they do when tasks of both kinds run together.
-    Pictures are never cut: where a prompt is too long, an error says so.
+    Requests with and without images may come mixed, as they do when tasks of both kinds run together.
+    Images are never cut: where a prompt is too long, an error says so.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -102,7 +102,7 @@ class ImageLoglikelihoodMixin(_Base):
             )
         super().__init__(*args, **kwargs)
         # Gemma 3's processor wants another placeholder than the decoded image_token_id
-        self.image_token: str = pictures.placeholder(self)
+        self.image_token: str = image_inputs.placeholder(self)
 
     def _create_tokenizer(self, pretrained: Any, tokenizer: Any = None, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -118,10 +118,10 @@ class ImageLoglikelihoodMixin(_Base):
             raise missing_package(pretrained, error) from error
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
-        """Score continuations; requests without pictures go the way of `hf`.
+        """Score continuations; requests without images are left to `hf`.
 
         Raises:
-            GrainsError: pictures or placeholders that do not fit, or a prompt past `max_length`.
+            GrainsError: images or placeholders that do not fit, or a prompt past `max_length`.
         """
         seeing, reading = split_by_images(requests)
         self._check_cache(requests)
@@ -135,7 +135,7 @@ class ImageLoglikelihoodMixin(_Base):
         return [answers[index] for index in range(len(requests))]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generate; requests without pictures go the way of `hf`, others that of `hf-multimodal`."""
+        """Generate; requests without images are left to `hf`, others to `hf-multimodal`."""
         seeing, reading = split_by_images(requests)
         self._check_cache(requests)
         answers = dict[int, str]()
@@ -156,7 +156,7 @@ class ImageLoglikelihoodMixin(_Base):
         left_truncate_len: int | None = None,
         truncation: bool = False,
     ) -> Any:
-        """As `hf-multimodal`, but a prompt that is too long is an error: cutting it would cut pictures."""
+        """As `hf-multimodal`, but a prompt that is too long is an error: cutting it would cut images."""
         encoding = super().tok_batch_multimodal_encode(strings, images, padding_side, None, truncation)
         tokens = encoding["input_ids"].shape[1]
         if left_truncate_len is not None and tokens > left_truncate_len:
@@ -168,60 +168,60 @@ class ImageLoglikelihoodMixin(_Base):
         return encoding
 
     def prepare_image_request(self, request: Instance) -> ImageRequest:
-        """Check one request's pictures and put their placeholders into its context.
+        """Check one request's images and put their placeholders into its context.
 
         Raises:
-            GrainsError: a missing or damaged picture, more pictures than `max_images`, placeholders that do
-                not match the pictures, or an empty continuation.
+            GrainsError: a missing or damaged image, more images than `max_images`, placeholders that do
+                not match the images, or an empty continuation.
         """
         arguments: Any = request.args
         context, continuation = arguments[0], arguments[1]
         where = f"document {request.doc_id} of task {request.task_name}"
-        images = pictures.check_pictures(self, images_of(request), where)
-        placed = pictures.place_pictures(self, context, len(images), where, in_front=not self.chat_applied)
-        context, continuation = pictures.strip_context(placed, continuation)
+        images = image_inputs.check_images(self, images_of(request), where)
+        placed = image_inputs.place_images(self, context, len(images), where, in_front=not self.chat_applied)
+        context, continuation = image_inputs.strip_context(placed, continuation)
         if not continuation:
             raise GrainsError(f"{where}: the continuation is empty")
         return ImageRequest(request.args, context, continuation, tuple(images), where)
 
     def _without_placeholder(self, request: Instance) -> Instance:
-        """A request that comes without pictures, as text; one that asks for them is refused.
+        """A request without images, as text; one whose document asks for them is refused.
 
-        lm_eval 0.5.0.dev1 drops the pictures of multiple-choice tasks: without this, text alone would be scored.
+        lm_eval 0.5.0.dev1 drops the images of multiple-choice tasks: without this, text alone would be scored.
         """
         context: str = request.args[0] if isinstance(request.args[0], str) else ""
         where = f"document {request.doc_id} of task {request.task_name}"
-        pictures.place_pictures(self, context, 0, where, in_front=False)
+        image_inputs.place_images(self, context, 0, where, in_front=False)
         return as_text(request)
 
     def _check_cache(self, requests: Sequence[Instance]) -> None:
-        """Refuse a request cache that would give the answer about one picture for another.
+        """Refuse a request cache that would answer about one image with what another one gave.
 
         Raises:
-            GrainsError: pictures that lm_eval 0.5 leaves out of the cache's key.
+            GrainsError: images that lm_eval 0.5 leaves out of the cache's key.
         """
         if self.cache_hook.dbdict is None:
             return
         for request in requests:
-            if cached_without_pictures(request):
+            if cached_without_images(request):
                 raise GrainsError(
                     f"document {request.doc_id} of task {request.task_name}: this lm_eval caches answers by the text "
-                    "alone, pictures left out; run without --use_cache"
+                    "alone, images left out; run without --use_cache"
                 )
 
     def _checked(self, request: Instance) -> Instance:
-        """A generation request with decoded pictures and as many placeholders, in front where it has none.
+        """A generation request with decoded images and as many placeholders, in front where it has none.
 
-        `hf-multimodal` keeps the first `max_images` pictures; that is left to it.
+        `hf-multimodal` keeps the first `max_images` images; that is left to it.
         """
         where = f"document {request.doc_id} of task {request.task_name}"
         given = images_of(request)
-        kept = pictures.check_pictures(self, given[: self.max_images], where, resize=False)
+        kept = image_inputs.check_images(self, given[: self.max_images], where, resize=False)
         arguments: Any = request.args
         context: str = arguments[0]
         templated: bool = self.chat_applied
         count = len(kept) if templated else len(given)
-        placed = pictures.place_pictures(self, context, count, where, in_front=not templated)
+        placed = image_inputs.place_images(self, context, count, where, in_front=not templated)
         context = placed if count == len(kept) else context
         beside = {**multimodal_arguments(request), "visual": kept}
         return replace(request, arguments=(context, arguments[1], beside))
@@ -232,12 +232,12 @@ class ImageLoglikelihoodMixin(_Base):
         if ids is not None:
             return len(ids)
         # the continuation changes the context's last token: count with the processor, as one at a time would
-        context = pictures.process(self, [request.context], [request.images], request.where)
-        whole = pictures.process(self, [request.context + request.continuation], [request.images], request.where)
+        context = image_inputs.process(self, [request.context], [request.images], request.where)
+        whole = image_inputs.process(self, [request.context + request.continuation], [request.images], request.where)
         return max(1, whole["input_ids"].shape[1] - context["input_ids"].shape[1])
 
     def score_images(self, requests: Sequence[ImageRequest], disable_tqdm: bool = False) -> list[Answer]:
-        """Log-probability and greediness of every continuation, in batches of `batch_size`.
+        """Log-probability of every continuation and whether it is the greedy one, in batches of `batch_size`.
 
         Raises:
             GrainsError: a prompt past `max_length`, or a model whose answers would see themselves.
@@ -248,7 +248,7 @@ class ImageLoglikelihoodMixin(_Base):
                 self.model,
                 lambda last: self.score_image(shortest, last)[0],
                 self.continuation_length(shortest),
-                pictures=True,
+                images=True,
             )
         order = Collator(
             requests,
@@ -289,7 +289,7 @@ class ImageLoglikelihoodMixin(_Base):
         return self._read(batch, rows, rows.features["input_ids"])
 
     def _check_merged(self, batch: Sequence[ImageRequest], rows: Rows) -> None:
-        """Refuse an answer that is part of its prompt where prompts are read both ways.
+        """Refuse an answer that counts as part of its prompt where attention in prompts is bidirectional.
 
         Raises:
             GrainsError: the model's earlier tokens see later ones.
@@ -298,7 +298,7 @@ class ImageLoglikelihoodMixin(_Base):
             if merged:
                 score = partial(self.score_image, request)
                 tokens = end - start
-                check_causal(self.model, lambda last, score=score: score(last)[0], tokens, pictures=True, again=True)
+                check_causal(self.model, lambda last, score=score: score(last)[0], tokens, images=True, again=True)
 
     def _rows(self, batch: Sequence[ImageRequest]) -> Rows | None:
         """Contexts with continuations, as the processor writes them; None where it writes more after them.
@@ -307,14 +307,14 @@ class ImageLoglikelihoodMixin(_Base):
             GrainsError: it writes more after a continuation that is counted, for its context's last token changes.
         """
         texts = [request.context + request.continuation for request in batch]
-        features = pictures.process(self, texts, [request.images for request in batch], batch[0].where)
+        features = image_inputs.process(self, texts, [request.images for request in batch], batch[0].where)
         ends: list[int] = features["attention_mask"].sum(dim=1).tolist()
         starts, merged = list[int](), list[bool]()
         for row, (request, end) in enumerate(zip(batch, ends, strict=True)):
             wanted = self._continuation_ids(request)
             if wanted is not None and features["input_ids"][row, end - len(wanted) : end].tolist() != wanted:
                 return None
-            if wanted is None and pictures.closes_prompts(self, request.context, request.images, request.where):
+            if wanted is None and image_inputs.closes_prompts(self, request.context, request.images, request.where):
                 raise GrainsError(
                     f"{request.where}: the continuation changes the prompt's last token and "
                     f"{type(self.processor).__name__} writes more after its text, so the continuation's own tokens "
@@ -326,13 +326,13 @@ class ImageLoglikelihoodMixin(_Base):
 
     def _appended(self, request: ImageRequest) -> Rows:
         """One context as the processor writes it, line end and all (PaliGemma), and the continuation's ids after it."""
-        context = pictures.process(self, [request.context], [request.images], request.where)
+        context = image_inputs.process(self, [request.context], [request.images], request.where)
         start = context["input_ids"].shape[1]
         ids = self._continuation_ids(request) or []
-        return Rows(pictures.lengthened(self.model, context, ids), [start], [start + len(ids)], [False])
+        return Rows(image_inputs.lengthened(self.model, context, ids), [start], [start + len(ids)], [False])
 
     def _continuation_ids(self, request: ImageRequest) -> list[int] | None:
-        return pictures.continuation_ids(self, request.context, request.continuation, request.images, request.where)
+        return image_inputs.continuation_ids(self, request.context, request.continuation, request.images, request.where)
 
     @torch.no_grad()
     def _read(self, batch: Sequence[ImageRequest], rows: Rows, targets: Tensor) -> list[Answer]:
@@ -361,7 +361,7 @@ class ImageLoglikelihoodMixin(_Base):
 
 
 def split_by_images(requests: Sequence[Instance]) -> tuple[list[int], list[int]]:
-    """Indices of the requests with pictures and of those without."""
+    """Indices of the requests with images and of those without."""
     seeing = [index for index, request in enumerate(requests) if images_of(request)]
     reading = [index for index, request in enumerate(requests) if not images_of(request)]
     return seeing, reading

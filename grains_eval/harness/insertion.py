@@ -26,7 +26,7 @@ class Insertion:
 
     Attributes:
         ids: Token ids, the farthest from the end first; soft tokens count from the size of the vocabulary.
-        distances: Prompt tokens behind each.
+        distances: Prompt tokens after each.
         soft: `[N, hidden]` embeddings of ids from the size of the vocabulary on.
         vocabulary: Rows of the input embeddings.
     """
@@ -50,7 +50,7 @@ class Insertion:
 
     @contextmanager
     def known_to(self, model: PreTrainedModel) -> Generator[None, None, None]:
-        """Let the input embeddings give soft tokens theirs."""
+        """Let the input embeddings return the soft tokens' own."""
         if not len(self.soft):
             yield
             return
@@ -83,7 +83,7 @@ def insertion(model: PreTrainedModel, items: Sequence[tuple[FoundTokens, TokenCo
     """What found tokens of the forms `embedding` and `text` put into every prompt; None for none.
 
     Raises:
-        GrainsError: words that were no tokens of a vocabulary, such as parts of a picture.
+        GrainsError: tokens that are not words of the vocabulary, such as parts of an image.
     """
     vocabulary = int(model.get_input_embeddings().weight.shape[0])  # pyright: ignore[reportIndexIssue, reportArgumentType]
     placed: list[tuple[int, int]] = []

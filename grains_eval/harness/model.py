@@ -21,16 +21,16 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
 
 from grains_eval.errors import GrainsError, one_line_errors
-from grains_eval.harness.applied import STEERING_ARGUMENTS, AppliedMixin, warn_of_other_base
+from grains_eval.harness.applied_artifacts import STEERING_ARGUMENTS, AppliedMixin, warn_of_other_base
 from grains_eval.harness.arguments import AppliedArtifact, check_artifact, parse_steering
 from grains_eval.harness.cache_key import cache_key
 from grains_eval.harness.command_line import check_output
 from grains_eval.harness.images import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
 from grains_eval.harness.insertion import Insertion, insertion, into_batch, out_of_batch
+from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
 from grains_eval.harness.prefix_sharing.loglikelihood import Request, SharedContextMixin
 from grains_eval.harness.prefix_sharing.proof import describe
-from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.models.loading import check_names, is_vision_language, read_config, unknown_argument
 from grains_eval.models.processes import expect_cpu_processes
@@ -46,7 +46,7 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
         pretrained: As for `hf`.
         vectors: Artifact folder or hub id; several are joined by `+`. None is the plain model.
         strength: Strength of each; default: the artifact's recommendation.
-        layers: Blocks to steer: `14`, `8-12`, `8/14`, `all`; default: the artifact's recommendation.
+        layers: Layers to steer: `14`, `8-12`, `8/14`, `all`; default: the artifact's recommendation.
         unit: `relative` or `absolute`.
         operator: A name in `steering.OPERATORS`.
         positions: `all`, `prompt`, `generated` or `last`.
@@ -191,7 +191,7 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
             return super()._loglikelihood_tokens(changed, *arguments, **keywords)
 
     def _model_generate(self, context: Any, max_length: int, *arguments: Any, **keywords: Any) -> Any:
-        # here and not around all requests: what `hf` runs to find a batch size is no answer
+        # here and not around all requests: passes with which `hf` finds a batch size are not answers
         inserted = self.insertion
         with self.steering():
             if inserted is None:
@@ -259,7 +259,7 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
 class GrainsHF(SteeringMixin, HFLM):
     """Text models; the class that the name `grains_hf` is registered for."""
 
-    MULTIMODAL = True  # lm-eval would refuse picture tasks by naming other model types; the error below says why
+    MULTIMODAL = True  # lm-eval would only name other model types; the error below says why images are refused
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
@@ -273,7 +273,7 @@ class GrainsHF(SteeringMixin, HFLM):
         check_output()
         extra = {key: value for key, value in (additional_config or {}).items() if value is not None}
         if "device" not in {**arg_dict, **extra} and not torch.cuda.is_available():
-            extra["device"] = "cpu"  # `hf` takes its default "cuda" at its word
+            extra["device"] = "cpu"  # `hf` would insist on its default "cuda"
         check_names({**arg_dict, **extra})
         kind = GrainsHFMultimodal if is_vision_language(read_config(arg_dict)) else cls
         return kind(**{**extra, **arg_dict})
@@ -282,7 +282,7 @@ class GrainsHF(SteeringMixin, HFLM):
         shown = next((request for request in requests if shows_images(request)), None)
         if shown is not None:
             raise GrainsError(
-                f"task {shown.task_name} shows pictures but {type(self.model).__name__} reads text only; "
+                f"task {shown.task_name} shows images but {type(self.model).__name__} reads text only; "
                 "choose a vision-language checkpoint or leave the task out"
             )
         super()._observe(requests)

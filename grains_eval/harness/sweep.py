@@ -1,8 +1,8 @@
 """Evaluate many steering settings: one pass scores them all, then lm-eval's own `evaluate` runs per setting.
 
-So metrics, filters, aggregation and samples are the harness's own, and a setting costs little more than the
-blocks it changes. Requests that cannot be shared (generation, rolling) run under hooks, setting after
-setting.
+Metrics, filters, aggregation and samples are thus the harness's own, and a setting costs little more than the
+layers it changes. Requests that cannot be shared (generation, rolling) run under hooks, one setting after
+another.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from lm_eval.evaluator import evaluate, simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.applied import AppliedMixin
+from grains_eval.harness.applied_artifacts import AppliedMixin
 from grains_eval.harness.arguments import AppliedArtifact
 from grains_eval.harness.evaluate import prompt_facts
+from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo
-from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
 
 Setting = Sequence[AppliedArtifact]
@@ -57,7 +57,7 @@ def evaluate_settings(
         settings: What to evaluate, one after another.
         tasks: Task or group names.
         task_manager: Finds the tasks; lm-eval's default if None.
-        on_result: Called with a setting's index and results as soon as they are there, before the next setting runs.
+        on_result: Called with a setting's index and results as soon as they are known, before the next setting runs.
         **options: Anything else that `lm_eval.simple_evaluate` takes, e.g. `limit`, `num_fewshot`; never
         `use_cache`.
 
@@ -117,7 +117,7 @@ def score_configurations(
     configurations: Sequence[Configuration],
     disable_tqdm: bool = False,
 ) -> list[list[Score]]:
-    """Score log-likelihood requests under many configurations as evaluations would, pictures included.
+    """Score log-likelihood requests under many configurations as evaluations would, images included.
 
     Args:
         lm: A `grains_hf` or `grains_vllm` model; its own setting is put aside and comes back afterwards.

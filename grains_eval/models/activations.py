@@ -1,6 +1,6 @@
-"""Block outputs at chosen positions, read with hooks at the very site where steering is applied.
+"""Layer outputs at chosen positions, read with hooks at the very site where steering is applied.
 
-`hidden_states[-1]` of Hugging Face is after the final norm and does not see an edit at the last block.
+`hidden_states[-1]` of Hugging Face is after the final norm and does not see an edit at the last layer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class PromptStates:
 def prompt_states(
     model: PreTrainedModel, encoded: EncodedExample, prompts: Tensor, site: Site = "block_output"
 ) -> PromptStates:
-    """Run `[B, T, H]` prompt embeddings and read every block's output, `h_l(.)`, at the last prompt token."""
+    """Run `[B, T, H]` prompt embeddings and read every layer's output, `h_l(.)`, at the last prompt token."""
     with captured(model, site) as states, logits_from(model, -1):
         forward.run_prompt(model, encoded, prompts.to(encoded.embeddings.dtype), use_cache=False)
     layers = range(len(states))
@@ -80,7 +80,7 @@ def response_states(
 
 
 def median_norms(states: list[PromptStates]) -> dict[int, float]:
-    """`m_l`: the median token norm per block over prompts, without their first tokens."""
+    """`m_l`: the median token norm per layer over prompts, without their first tokens."""
     if not states:
         return {}
     stacked = torch.cat([state.norms for state in states], dim=1)

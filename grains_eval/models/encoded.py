@@ -20,10 +20,10 @@ class EncodedExample:
         input_ids: `[T]` prompt token ids.
         tokens: `[T]` token strings as the tokenizer writes them.
         embeddings: `[T, H]` merged input embeddings, image features included, detached. Where a model injects
-            image features after its first `D` blocks too (deepstack), they follow the embedding:
+            image features after its first `D` layers too (deepstack), they follow the embedding:
             `[T, (1 + D) H]`, zero at text tokens, so that attribution, baselines and masks treat a visual token
             as the one input that it is.
-        is_image: `[T]` bool, visual tokens, the picture's line breaks (LLaVA-Next) included.
+        is_image: `[T]` bool, visual tokens, the image's line breaks (LLaVA-Next) included.
         is_candidate: `[T]` bool: neither special nor chat-template token (method step 3).
         chosen: `[A]` ids of `y+`.
         rejected: `[B]` ids of `y-`.
@@ -33,7 +33,7 @@ class EncodedExample:
         next_position: First position id after the prompt (not `T` where image tokens share positions).
         visual_baseline: `[T, H]` rows of the visual baseline and mask at visual tokens; None for text prompts.
         share_prefix: Whether the prompt may be run once for both responses; otherwise it runs with each.
-        response_keywords: By length of the response, what the decoder receives when a prompt with pictures runs with
+        response_keywords: By length of the response, what the decoder receives when a prompt with images runs with
             it; only where the prompt is not shared.
     """
 
@@ -53,6 +53,6 @@ class EncodedExample:
     response_keywords: Mapping[int, Mapping[str, Any]] = field(default_factory=dict[int, Mapping[str, Any]])
 
     @property
-    def has_pictures(self) -> bool:
-        """Whether the prompt holds pictures; decoder keywords do not tell, since LLaVA's decoder needs none."""
+    def has_images(self) -> bool:
+        """Whether the prompt holds images; decoder keywords do not tell, since LLaVA's decoder needs none."""
         return bool(self.example.images)

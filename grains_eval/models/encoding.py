@@ -1,4 +1,4 @@
-"""One entry for every kind of prompt."""
+"""Encode an example of any kind, text or images."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from grains_eval.types import PreferenceExample
 
 
 def prompt_text(loaded: LoadedModel, example: PreferenceExample) -> str:
-    """The prompt as the harness is given it: chat rendered, the model's placeholders where its pictures go.
+    """The prompt as the harness is given it: chat rendered, the model's placeholders where its images go.
 
     Raises:
-        GrainsError: images for a text-only model, or pictures and placeholders that do not fit.
+        GrainsError: images for a text-only model, or images and placeholders that do not fit.
     """
     if not example.images:
         return render(loaded, example.prompt)[0]
     _check_sees(loaded, example)
-    from grains_eval.models.vision import pictured_prompt
+    from grains_eval.models.vision import prompt_with_images
 
-    return pictured_prompt(loaded, example)
+    return prompt_with_images(loaded, example)
 
 
 def encode(loaded: LoadedModel, example: PreferenceExample, visual_baseline: str = "blank") -> EncodedExample:
-    """Encode an example, with its images if it has any; `parity.encode_all` also checks what the model makes of it.
+    """Encode an example, with its images if it has any; `models.encode_all` also checks the model.
 
     Args:
         loaded: The model.
         example: Prompt, responses and images.
-        visual_baseline: What stands for an absent picture; see `recipes.AttributionConfig`.
+        visual_baseline: What stands for an absent image; see `recipes.AttributionConfig`.
 
     Raises:
         GrainsError: a model with an encoder, images for a text-only model, or an example that cannot be encoded.
@@ -49,7 +49,7 @@ def encode(loaded: LoadedModel, example: PreferenceExample, visual_baseline: str
 
 def without_sharing(loaded: LoadedModel, encoded: EncodedExample) -> EncodedExample:
     """The same example, whose prompt is run with each response."""
-    if encoded.has_pictures and not encoded.response_keywords:
+    if encoded.has_images and not encoded.response_keywords:
         from grains_eval.models.vision import response_keywords
 
         encoded = replace(encoded, response_keywords=response_keywords(loaded, encoded))

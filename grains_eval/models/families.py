@@ -19,8 +19,8 @@ class Family:
 
     Attributes:
         layout: The place of every visual token.
-        flat_images: Whether its processor wants one list of pictures for a whole batch.
-        apart: Placeholder with markers between neighbouring pictures, which the bare one would merge.
+        flat_images: Whether its processor wants one list of images for a whole batch.
+        apart: Placeholder with markers between neighbouring images, which the bare one would merge.
     """
 
     layout: Layout
@@ -41,12 +41,12 @@ FAMILIES: Mapping[str, Family] = {
     "smolvlm": Family(patches.marked_tiles),
 }
 
-# architectures whose pictures are not a part of the token sequence, and why attribution cannot work there
+# architectures whose images are not a part of the token sequence, and why attribution cannot work there
 REFUSED: Mapping[str, str] = {
-    "mllama": "its pictures enter through cross-attention, so that there are no visual tokens to attribute",
-    "blip-2": "its pictures enter through learned queries, which have no place in the picture",
-    "instructblip": "its pictures enter through learned queries, which have no place in the picture",
-    "idefics2": "its pictures enter through learned queries, which have no place in the picture",
+    "mllama": "its images enter through cross-attention, so that there are no visual tokens to attribute",
+    "blip-2": "its images enter through learned queries, which have no place in the image",
+    "instructblip": "its images enter through learned queries, which have no place in the image",
+    "idefics2": "its images enter through learned queries, which have no place in the image",
 }
 
 

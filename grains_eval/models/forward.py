@@ -1,8 +1,8 @@
 """Run a model from merged prompt embeddings: response log-probabilities and the states behind them.
 
 The model's own forward is used throughout, so that masks, position schemes and logit post-processing are its own. Where
-logits are what the output embeddings give and nothing more, they are not even made: log-probabilities are read off
-hidden states (`vocabulary`).
+logits are nothing but the output embeddings applied to hidden states, they are never materialised: log-probabilities
+are computed from the hidden states (`vocabulary`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from grains_eval.models.blocks import text_config
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.hooks import (
     DEEPSTACK,
@@ -30,6 +29,7 @@ from grains_eval.models.hooks import (
     logits_at,
     logits_from,
 )
+from grains_eval.models.layers import text_config
 from grains_eval.models.scoring import picked_logprobs, response_sums
 from grains_eval.models.vocabulary import logprobs_through_head, plain_head
 
@@ -51,7 +51,7 @@ class Prefix:
 
 def prefill(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor) -> Prefix:
     """Run prompt embeddings `[B, T, H]` (wider with deepstack features, see `decoder_inputs`)."""
-    # one row of logits tells how the model makes them; those of the other rows are read together with the response's
+    # one row of logits shows how the model computes them; the other rows are read together with the response's
     with logits_at(model, lambda hidden: hidden[:1, -1:]) as given:
         output = run_prompt(model, encoded, prompt)
     last = given[0][:, -1]
@@ -78,7 +78,7 @@ def _run_whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, 
     """`[B, 1 + n, V]` logits of the last prompt token and of `n` tokens after it, in a single pass without cache."""
     forget_positions(model)
     embeddings, keywords = decoder_inputs(encoded, prompt)
-    if encoded.has_pictures:
+    if encoded.has_images:
         injected = {name: value for name, value in keywords.items() if name == DEEPSTACK}
         keywords = {**encoded.response_keywords.get(len(tokens), {}), **injected}
     tail = model.get_input_embeddings()(tokens)[None].expand(len(prompt), -1, -1)
@@ -179,7 +179,7 @@ def _branching(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, 
 def _reader(
     model: PreTrainedModel, encoded: EncodedExample, prefix: Prefix, before: Tensor, tokens: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """What picks log-probabilities at rows of `before [N, H]`, then of response tokens `[R, n]` after the prefix."""
+    """Picks log-probabilities at rows of `before [N, H]`, then of response tokens `[R, n]` after the prefix."""
 
     def joined(hidden: Tensor) -> Tensor:
         return torch.cat([before, hidden.flatten(0, 1)])[None]
@@ -202,7 +202,7 @@ def shares_prefix(model: PreTrainedModel) -> bool:
     """Whether a prompt's cache can be continued twice: it holds plain keys and values, which grow by rebinding.
 
     State-space and linear-attention layers update their states in place, and encoders hold a cache of another kind;
-    such families take the plain path. That those which are left may be shared shows on the examples, see `parity`.
+    such families take the plain path. `embedding_check` tries the remaining ones on the examples.
     """
     config = text_config(model)
     if "past_key_values" not in inspect.signature(model.forward).parameters:
@@ -213,10 +213,10 @@ def shares_prefix(model: PreTrainedModel) -> bool:
 
 
 def _whole(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, response: Tensor) -> Tensor:
-    """One response with its prompt, without cache unless a prompt with pictures may be continued."""
+    """One response with its prompt, without cache unless a prompt with images may be continued."""
     if encoded.decoder_keywords and encoded.share_prefix:
         return _branching(model, encoded, prompt, [response])[0]
-    # the harness runs a text without its last token, and one with pictures whole
-    logits = _run_whole(model, encoded, prompt, response if encoded.has_pictures else response[:-1])
+    # the harness runs a text without its last token, and one with images whole
+    logits = _run_whole(model, encoded, prompt, response if encoded.has_images else response[:-1])
     places = torch.arange(logits.shape[:2].numel()).view(len(prompt), -1)[:, : len(response)]
     return response_sums(partial(picked_logprobs, logits.flatten(0, 1)), [(places, response)])[0]

@@ -1,7 +1,7 @@
-"""Hooks into a model's own forward: hidden states at a site, what the decoder receives, where logits are made.
+"""Hooks into a model's own forward: hidden states at a site, what the decoder receives, where logits are computed.
 
 The decoder is handed the keywords that it received when the whole prompt was encoded (image masks, multimodal
-positions); positions whose logits nobody reads are dropped before the vocabulary projection.
+positions); positions whose logits are not read are dropped before the vocabulary projection.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from grains_eval.models.blocks import find_attention_outputs, find_blocks, find_decoder, hidden_of, with_hidden
 from grains_eval.models.encoded import EncodedExample
+from grains_eval.models.layers import find_attention_outputs, find_decoder, find_layers, hidden_of, with_hidden
 from grains_eval.types import Site
 
 # from hidden states [B, n, H] at a site to what the model goes on with; None leaves them as they are
@@ -26,9 +26,9 @@ def site_modules(model: PreTrainedModel, site: Site) -> list[nn.Module]:
     """Per layer, the module at whose output (`block_output`) or input (`attention_heads`) the site lies.
 
     Raises:
-        GrainsError: see `blocks.find_blocks` and `blocks.find_attention_outputs`.
+        GrainsError: see `layers.find_layers` and `layers.find_attention_outputs`.
     """
-    return list(find_blocks(model)) if site == "block_output" else find_attention_outputs(model)
+    return list(find_layers(model)) if site == "block_output" else find_attention_outputs(model)
 
 
 def hook_site(module: nn.Module, site: Site, change: Change) -> RemovableHandle:
@@ -113,7 +113,7 @@ def decoder_receives(model: PreTrainedModel, keywords: Mapping[str, Any], rows: 
         handle.remove()
 
 
-# the keyword of image features that are added after the first blocks: a list of `[visual tokens, H]`
+# the keyword of image features that are added after the first layers: a list of `[visual tokens, H]`
 DEEPSTACK = "deepstack_visual_embeds"
 
 
@@ -134,9 +134,9 @@ def decoder_inputs(encoded: EncodedExample, prompt: Tensor) -> tuple[Tensor, Map
 
 
 def forget_positions(model: PreTrainedModel) -> None:
-    """Drop what a model keeps of the prompts before: Qwen-VL their position offset, `dynamic` RoPE the longest length.
+    """Drop what a model remembers of earlier prompts: Qwen-VL a position offset, `dynamic` RoPE the longest length.
 
-    Whatever ran before, a prompt then gives what it gives to a model that was just loaded.
+    A prompt then gives the same as in a model that was just loaded, whatever ran before.
     """
     inner = getattr(model, "model", None)
     if getattr(inner, "rope_deltas", None) is not None:

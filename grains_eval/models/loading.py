@@ -32,7 +32,7 @@ class LoadedModel:
         model: The Hugging Face model, in evaluation mode.
         tokenizer: Its tokenizer.
         processor: Its image processor, None for text models.
-        engine: The lm-eval model that scores in its stead, with the same weights; None where it scores by itself.
+        engine: The lm-eval model that scores in its place, with the same weights; None where it scores by itself.
     """
 
     lm: HarnessModel
@@ -97,7 +97,7 @@ def read_config(arguments: Mapping[str, Any]) -> Any:
 
 
 def missing_package(pretrained: Any, error: ImportError) -> GrainsError:
-    """The error for what needs a package: Qwen-VL's videos torchvision, SmolVLM's num2words, a GGUF file gguf."""
+    """The error for a missing package: Qwen-VL needs torchvision for videos, SmolVLM num2words, a GGUF file gguf."""
     reason = " ".join(str(error).split()).split(". ")[0] or "a package is missing"
     needed = next((name for name in ("torchvision", "num2words", "gguf") if name in str(error).lower()), None)
     advice = f"pip install {needed}" if needed else "install it"
@@ -105,7 +105,7 @@ def missing_package(pretrained: Any, error: ImportError) -> GrainsError:
 
 
 def check_names(arguments: Mapping[str, Any], device: str | None = None) -> None:
-    """Refuse a dtype or device that torch does not know, which lm-eval answers with a traceback or silently ignores.
+    """Refuse a dtype or device unknown to torch, for which lm-eval raises a traceback or which it silently ignores.
 
     Raises:
         GrainsError: the name is unknown.

@@ -11,8 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import text_config
 from grains_eval.models.encoded import EncodedExample
+from grains_eval.models.layers import text_config
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def free_bytes(device: torch.device) -> int:
 def bytes_per_row(model: PreTrainedModel, encoded: EncodedExample) -> int:
     """Estimated peak of one row of embeddings with gradient, in bytes.
 
-    Per token and block: about 16 hidden-sized and 4 feed-forward-sized tensors kept for the backward pass, and the
+    Per token and layer: about 16 hidden-sized and 4 feed-forward-sized tensors kept for the backward pass, and the
     attention weights where they are materialised; at most three float32 rows of logits per response token.
     """
     config = text_config(model)
@@ -40,9 +40,9 @@ def bytes_per_row(model: PreTrainedModel, encoded: EncodedExample) -> int:
     hidden = int(config.hidden_size)
     inner = _largest(config, "intermediate_size", 4 * hidden)
     heads = _largest(config, "num_attention_heads", 1)
-    blocks = int(config.num_hidden_layers)
-    per_token = blocks * (16 * hidden + 4 * inner) * width
-    return tokens * per_token + blocks * heads * tokens**2 * 4 + 3 * 4 * responses * int(config.vocab_size)
+    layers = int(config.num_hidden_layers)
+    per_token = layers * (16 * hidden + 4 * inner) * width
+    return tokens * per_token + layers * heads * tokens**2 * 4 + 3 * 4 * responses * int(config.vocab_size)
 
 
 def _largest(config: Any, name: str, default: int) -> int:
@@ -79,7 +79,7 @@ def run_with_halving(run: Callable[[int], T], rows: int) -> T:
                 raise GrainsError(
                     "out of memory with one row; use a shorter prompt, a smaller dtype or more devices"
                 ) from error
-        # only here, past the handler, has the failed pass let go of its tensors
+        # the failed pass frees its tensors only once the handler is left
         rows //= 2
         logger.warning("out of memory; going on with %d rows per pass", rows)
         if torch.cuda.is_available():
@@ -87,5 +87,5 @@ def run_with_halving(run: Callable[[int], T], rows: int) -> T:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the CPU's allocator, which has no error class of its own, ran out of memory."""
+    """Whether a device ran out of memory, or the CPU's allocator, which has no error class of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

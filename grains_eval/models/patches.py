@@ -1,6 +1,6 @@
-"""Where visual tokens look: the patch grid of each family, as boxes in the picture the user gave.
+"""Where visual tokens look: the patch grid of each family, as boxes in the image the user gave.
 
-Boxes are fractions of the picture's width and height, clipped to it; padding that a processor adds lies
+Boxes are fractions of the image's width and height, clipped to it; padding that a processor adds lies
 outside. Every layout lists one entry per visual token in prompt order; None is a visual token without a place
 (a line break).
 """
@@ -28,7 +28,7 @@ class VisionInput:
     Attributes:
         config: The model's configuration.
         processor: Its processor.
-        sizes: `(width, height)` of each picture in pixels.
+        sizes: `(width, height)` of each image in pixels.
         features: Everything the processor returned.
         tokens: `[T]` token strings of the prompt.
         visual: Positions of the visual tokens.
@@ -43,7 +43,7 @@ class VisionInput:
 
 
 def grid(image: int, rows: int, columns: int, region: Box = WHOLE) -> list[Patch]:
-    """Row-major patches of a grid that covers `region` of picture `image`."""
+    """Row-major patches of a grid that covers `region` of image `image`."""
     left, top, right, bottom = region
     width, height = (right - left) / columns, (bottom - top) / rows
 
@@ -78,7 +78,7 @@ def _edges(size: Any) -> tuple[int | None, int | None, int | None]:
 
 
 def seen_region(processor: Any, width: int, height: int) -> tuple[Box, int, int]:
-    """The part of a picture that a CLIP-like processor shows, and the height and width it is shown at."""
+    """The part of an image that a CLIP-like processor shows, and the height and width it is shown at."""
     images = processor.image_processor
     left, top, seen_width, seen_height = 0.0, 0.0, float(width), float(height)
     if getattr(images, "do_pad", False):  # to a square, before resizing
@@ -102,7 +102,7 @@ def seen_region(processor: Any, width: int, height: int) -> tuple[Box, int, int]
 
 
 def single_grid(given: VisionInput) -> list[Patch | None]:
-    """LLaVA-1.5: a grid per picture, cropped or padded to a square; under `full` a class token first."""
+    """LLaVA-1.5: a grid per image, cropped or padded to a square; under `full` a class token first."""
     patch = int(given.config.vision_config.patch_size)
     summary = [None] if given.config.vision_feature_select_strategy == "full" else []
     found: list[Patch | None] = []
@@ -113,7 +113,7 @@ def single_grid(given: VisionInput) -> list[Patch | None]:
 
 
 def tiles_and_newlines(given: VisionInput) -> list[Patch | None]:
-    """LLaVA-Next: the whole picture, then unpadded tiles at the best resolution, a newline after each row."""
+    """LLaVA-Next: the whole image, then unpadded tiles at the best resolution, a newline after each row."""
     side, patch = int(given.config.vision_config.image_size), int(given.config.vision_config.patch_size)
     per_side = side // patch
     found: list[Patch | None] = []
@@ -121,7 +121,7 @@ def tiles_and_newlines(given: VisionInput) -> list[Patch | None]:
         found += grid(index, per_side, per_side)
         tall, wide = select_best_resolution((height, width), given.config.image_grid_pinpoints)
         rows, columns = tall // side * per_side, wide // side * per_side
-        # the picture keeps its proportions on a canvas of tall x wide pixels, in the middle
+        # the image keeps its proportions on a canvas of tall x wide pixels, in the middle
         if wide / width < tall / height:
             shown_width, shown_height = wide, min(math.ceil(height * wide / width), tall)
         else:
@@ -152,7 +152,7 @@ def tiles_and_newlines(given: VisionInput) -> list[Patch | None]:
 
 
 def merged_grid(given: VisionInput) -> list[Patch | None]:
-    """Qwen-VL: `image_grid_thw` patches per picture, merged in squares; stretched, never cropped."""
+    """Qwen-VL: `image_grid_thw` patches per image, merged in squares; stretched, never cropped."""
     merge = int(given.config.vision_config.spatial_merge_size)
     found: list[Patch | None] = []
     for index, (_, rows, columns) in enumerate(given.features["image_grid_thw"].tolist()):
@@ -161,13 +161,13 @@ def merged_grid(given: VisionInput) -> list[Patch | None]:
 
 
 def pooled_square(given: VisionInput) -> list[Patch | None]:
-    """Gemma 3: every picture is stretched to a square and pooled to `mm_tokens_per_image` tokens."""
+    """Gemma 3: every image is stretched to a square and pooled to `mm_tokens_per_image` tokens."""
     side = math.isqrt(int(given.config.mm_tokens_per_image))
     return [patch for index in range(len(given.sizes)) for patch in grid(index, side, side)]
 
 
 def marked_tiles(given: VisionInput) -> list[Patch | None]:
-    """Idefics3 and SmolVLM: tiles announced by `<row_i_col_j>`, then the whole picture."""
+    """Idefics3 and SmolVLM: tiles announced by `<row_i_col_j>`, then the whole image."""
     per_tile = int(given.processor.image_seq_len)
     side = math.isqrt(per_tile)
     starts = list(given.visual[::per_tile])

@@ -3,7 +3,7 @@
 During `generate` the answer comes from `generate` itself: it is handed the prompt, and before every forward pass
 `prepare_inputs_for_generation` is handed the sequence so far and returns the tokens that are run. Caches are not asked,
 since many cannot tell (state-space layers, no cache at all, a prompt that arrives in chunks). Outside `generate` the
-arguments of the forward pass decide. A pass that neither places is refused.
+arguments of the forward pass decide. A pass that can be placed neither way is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import Cache, EncoderDecoderCache, GenerationMixin, PreTrainedModel
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import find_decoder
+from grains_eval.models.layers import find_decoder
 from grains_eval.types import Positions
 
 # keywords under which models of transformers take what they have computed of earlier tokens
@@ -32,7 +32,7 @@ class _Generation:
     """A call of `generate` in flight; columns count from its first token, padding included.
 
     Attributes:
-        model: Whose `generate` was called.
+        model: The model whose `generate` was called.
         arguments: What it was called with.
         prompt: Columns of the prompt; None until an encoder-decoder has made its start token.
         before: Columns in front of the token ids that it grows (a prompt given as embeddings).
@@ -55,9 +55,9 @@ class _Pass:
     Attributes:
         start: Column of its first token.
         prompt: Columns of the prompt; None is everything up to the end of this pass.
-        width: Tokens that the blocks must see; None where nobody has said.
+        width: Tokens that the layers must see; None where that is unknown.
         real: `[B, start + width]` mask of real tokens; None where all are.
-        found: What is moved, once a block has asked.
+        found: Which tokens are moved, once a layer has asked.
     """
 
     start: int
@@ -68,7 +68,7 @@ class _Pass:
 
 
 class Progress:
-    """Follows a model through its forward passes and tells each block which tokens a position rule moves.
+    """Follows a model through its forward passes and tells each layer which tokens a position rule moves.
 
     Args:
         positions: `prompt`, `generated` or `last` (the last token of the prompt).
@@ -117,12 +117,12 @@ class Progress:
         """
         now = self._pass
         if now is None:
-            raise self._refusal("a block ran outside the model's own forward; call the model or its generate")
+            raise self._refusal("a layer ran outside the model's own forward; call the model or its generate")
         rows, width = hidden.shape[:2]
         if now.width is not None and now.width != width:
-            raise self._refusal(f"generate announced {now.width} tokens but the blocks run {width}")
+            raise self._refusal(f"generate announced {now.width} tokens but the layers run {width}")
         if hidden.ndim > 3 and (now.width is None or width in hidden.shape[2:-1]):
-            raise self._refusal("the blocks' streams cannot be told from tokens")  # Gemma 3n's stand before the batch
+            raise self._refusal("the layers' streams cannot be told from tokens")  # Gemma 3n's stand before the batch
         if now.found is None:
             now.found = self._find(now, rows, width, hidden.device)
         return now.found
@@ -281,7 +281,7 @@ def _named(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str,
 
 
 def _prompt_columns(model: nn.Module, given: Mapping[str, Any]) -> int | None:
-    """Columns of the prompt that `generate` is given; None where that shows only when it decodes."""
+    """Columns of the prompt that `generate` is given; None where only decoding shows it."""
     if _is_encoder_decoder(model):
         return 1 if given.get("decoder_input_ids") is None else None
     for name in ("inputs_embeds", "input_ids", "inputs"):
@@ -298,7 +298,7 @@ def _decoder_prompt(given: Tensor, ids: Tensor) -> int:
 
 
 def _seen(cache: Any) -> int | None:
-    """Tokens that a cache holds; None where it does not tell."""
+    """Tokens that a cache holds; None where it does not say."""
     if isinstance(cache, EncoderDecoderCache):
         return _seen(cache.self_attention_cache)
     if not isinstance(cache, Cache):

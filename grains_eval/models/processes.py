@@ -1,4 +1,4 @@
-"""Several processes on CPUs: accelerate joins them only where it is told that they are CPUs."""
+"""Several processes on CPUs: accelerate joins them only if it is told to use the CPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import torch
 
 
 def expect_cpu_processes() -> None:
-    """Let `torchrun` on a machine without GPU mean what it means on one with; call before a model is loaded."""
+    """Make `torchrun` work on a machine without a GPU as it does on one with; call before a model is loaded."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")

@@ -7,15 +7,15 @@ import math
 import torch
 from transformers import PreTrainedModel
 
-# nats of one token; what matters (a mask, a position, a picture left out) moves more
+# nats of one token; what matters (a mask, a position, an image left out) moves more
 _PER_TOKEN = {torch.float64: 1e-7, torch.float32: 1e-4, torch.float16: 0.06}
 _COARSE = 0.3
 
 
 def rounding(model: PreTrainedModel, tokens: int) -> float:
-    """Nats by which two sums of log-probabilities over `tokens` tokens may differ and be the same number.
+    """Nats by which two sums of log-probabilities over `tokens` tokens may differ by rounding alone.
 
-    Errors of single tokens are independent, so they grow with the root. Quantised models count as bfloat16.
+    Errors of single tokens are independent, so they grow with the square root. Quantised models count as bfloat16.
     """
     dtype: torch.dtype = model.dtype
     if getattr(model, "is_quantized", False):

@@ -1,6 +1,6 @@
-"""Log-probabilities of given tokens, with one tensor of logits size forward and none backward.
+"""Log-probabilities of given tokens, with one tensor of the logits' size forward and none backward.
 
-`log_softmax` and `gather` would make and fill four tensors of logits size in the backward pass alone, which costs as
+`log_softmax` and `gather` would allocate four tensors of that size in the backward pass alone, which costs as
 much as the vocabulary projection of a small model.
 """
 
@@ -32,7 +32,7 @@ class _Picked(torch.autograd.Function):
         if ctx.probabilities is None:
             raise RuntimeError("picked_logprobs keeps nothing for a second backward pass")
         rows, tokens = ctx.saved_tensors
-        # its own tensor, which nobody reads again: the gradient takes its place
+        # nothing reads this tensor again, so the gradient takes its place
         gradient, ctx.probabilities = ctx.probabilities, None
         per_row = upstream.new_zeros(len(gradient)).index_add_(0, rows, upstream)
         gradient.mul_(-per_row[:, None]).index_put_((rows, tokens), upstream, accumulate=True)

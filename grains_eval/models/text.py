@@ -18,7 +18,7 @@ from grains_eval.types import PreferenceExample
 def encode_responses(loaded: LoadedModel, example: PreferenceExample, prompt: str) -> tuple[list[int], Tensor, Tensor]:
     """Token ids of prompt, `y+` and `y-`.
 
-    The whole is tokenized and the prompt's ids are checked to be its prefix: characters are never counted.
+    Both are tokenized together, and the prompt's ids must be a prefix of the whole: characters are never counted.
 
     Raises:
         GrainsError: empty prompt or response, a response that does not extend the prompt, or one past the context.

@@ -1,8 +1,8 @@
-"""Encode an example with pictures: one path for every family.
+"""Encode an example with images: one path for every family.
 
 The model runs once; a hook on its text decoder keeps the merged embeddings and every keyword the decoder
 receives (multimodal positions, bidirectional image masks, deepstack features). Attribution and masking start
-from there, so a picture is encoded once per example, never once per quadrature node.
+from there, so an image is encoded once per example, never once per quadrature node.
 """
 
 from __future__ import annotations
@@ -19,71 +19,71 @@ from PIL import Image
 from torch import Tensor
 
 from grains_eval.errors import GrainsError, pick
-from grains_eval.models import images as pictures
+from grains_eval.models import image_inputs
 from grains_eval.models.chat import render
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.families import find_family
 from grains_eval.models.hooks import DEEPSTACK, logits_from, noting_decoder
-from grains_eval.models.images import ImageLM
+from grains_eval.models.image_inputs import ImageLM
 from grains_eval.models.loading import LoadedModel
 from grains_eval.models.patches import VisionInput
 from grains_eval.models.text import candidates
 from grains_eval.types import Message, Patch, PreferenceExample
 
-# set anew on every pass
+# set again on every pass
 _NOT_KEPT = frozenset({"input_ids", "inputs_embeds", "past_key_values", "use_cache", "cache_position", "return_dict"})
 
 
 @dataclass(frozen=True)
 class _Prompt:
-    """A prompt with pictures; its trailing spaces belong to the responses, as in lm-eval."""
+    """A prompt with images; its trailing spaces belong to the responses, as in lm-eval."""
 
     text: str
     trailing: str
     spans: list[tuple[int, int]]
-    pictures: list[Image.Image]
+    images: list[Image.Image]
     where: str
 
 
 def _prepare(loaded: LoadedModel, example: PreferenceExample) -> tuple[ImageLM, _Prompt]:
-    """Check the pictures and put their placeholders into the prompt."""
+    """Check the images and put their placeholders into the prompt."""
     lm: ImageLM = loaded.lm
     where = f"example {example.id}"
-    checked = pictures.check_pictures(lm, example.images, where)
+    checked = image_inputs.check_images(lm, example.images, where)
     prompt, count = example.prompt, len(checked)
     if isinstance(prompt, str):
         in_front = not lm.tokenizer.bos_token or not prompt.startswith(lm.tokenizer.bos_token)
-        placed = pictures.place_pictures(lm, prompt, count, where, in_front=in_front)
-        text, trailing = pictures.strip_context(placed, "")
+        placed = image_inputs.place_images(lm, prompt, count, where, in_front=in_front)
+        text, trailing = image_inputs.strip_context(placed, "")
         return lm, _Prompt(text, trailing, [(0, len(text))], checked, where)
     if not any(DEFAULT_IMAGE_PLACEHOLDER in message.content for message in prompt):
         first = next((i for i, message in enumerate(prompt) if message.role == "user"), 0)
         opening = Message(prompt[first].role, DEFAULT_IMAGE_PLACEHOLDER * count + prompt[first].content)
         prompt = (*prompt[:first], opening, *prompt[first + 1 :])
     rendered, spans = render(loaded, prompt, DEFAULT_IMAGE_PLACEHOLDER)
-    pictures.place_pictures(lm, rendered, count, where, in_front=False)
-    text, trailing = pictures.strip_context(rendered, "")
+    image_inputs.place_images(lm, rendered, count, where, in_front=False)
+    text, trailing = image_inputs.strip_context(rendered, "")
     return lm, _Prompt(text, trailing, spans, checked, where)
 
 
-def pictured_prompt(loaded: LoadedModel, example: PreferenceExample) -> str:
+def prompt_with_images(loaded: LoadedModel, example: PreferenceExample) -> str:
     """The prompt with the model's own placeholders, trailing spaces included.
 
     Raises:
-        GrainsError: pictures or placeholders that do not fit.
+        GrainsError: images or placeholders that do not fit.
     """
     _, prompt = _prepare(loaded, example)
     return prompt.text + prompt.trailing
 
 
 def _responses(lm: ImageLM, example: PreferenceExample, prompt: _Prompt) -> list[Tensor]:
-    """Ids of `y+` and `y-`, each checked to extend the prompt."""
+    """Ids of `y+` and `y-`, each of which must extend the prompt."""
     found: list[Tensor] = []
     for name, response in (("chosen", example.chosen), ("rejected", example.rejected)):
         if not response.strip():
             raise GrainsError(f"{prompt.where}: the {name} response is empty")
         whole = prompt.trailing + response
-        ids = pictures.continuation_ids(lm, prompt.text, whole, prompt.pictures, prompt.where)
+        ids = image_inputs.continuation_ids(lm, prompt.text, whole, prompt.images, prompt.where)
         if ids is None:
             raise GrainsError(
                 f"{prompt.where}: the {name} response '{response[:40]}' does not extend the prompt under "
@@ -103,7 +103,7 @@ class _Received:
 
 
 def _idle(name: str, value: Any) -> bool:
-    """Whether a keyword says nothing about an unpadded prompt: None, or a padding mask, which is all ones."""
+    """Whether a keyword adds nothing for an unpadded prompt: None, or a padding mask of ones."""
     return value is None or (name == "attention_mask" and isinstance(value, Tensor) and value.ndim == 2)
 
 
@@ -133,21 +133,21 @@ def _aligned(plain: Sequence[int], allowed: Tensor, expanded: Sequence[int]) -> 
 
 
 def encode_vision(loaded: LoadedModel, example: PreferenceExample, visual_baseline: str = "blank") -> EncodedExample:
-    """Encode an example with pictures; see `EncodedExample` for shapes.
+    """Encode an example with images; see `EncodedExample` for shapes.
 
     Args:
         loaded: A vision-language model.
-        example: Its prompt holds lm-eval's `<image>` once per picture; without any, the pictures come first.
+        example: Its prompt holds lm-eval's `<image>` once per image; without any, the images come first.
         visual_baseline: A name in `VISUAL_BASELINES`.
 
     Raises:
-        GrainsError: an unknown baseline, a family that cannot be attributed, pictures or placeholders that do
+        GrainsError: an unknown baseline, a family that cannot be attributed, images or placeholders that do
             not fit, a response that does not extend the prompt, or a prompt past `max_length`.
     """
     baseline = pick(VISUAL_BASELINES, visual_baseline, "visual baseline")
     family = find_family(str(loaded.model.config.model_type))
     lm, prompt = _prepare(loaded, example)
-    features = pictures.process(lm, [prompt.text], [prompt.pictures], prompt.where)
+    features = image_inputs.process(lm, [prompt.text], [prompt.images], prompt.where)
     input_ids = features["input_ids"][0]
     chosen, rejected = _responses(lm, example, prompt)
     length = len(input_ids) + max(len(chosen), len(rejected))
@@ -158,9 +158,9 @@ def encode_vision(loaded: LoadedModel, example: PreferenceExample, visual_baseli
         )
     ids = input_ids.tolist()
     tokens = tuple(loaded.tokenizer.convert_ids_to_tokens(ids))
-    is_image = (input_ids == pictures.image_token_id(lm)).cpu()
+    is_image = (input_ids == image_inputs.image_token_id(lm)).cpu()
     visual = is_image.nonzero()[:, 0].tolist()
-    sizes = [picture.size for picture in prompt.pictures]
+    sizes = [image.size for image in prompt.images]
     layout = family.layout(VisionInput(loaded.model.config, lm.processor, sizes, features, tokens, visual))
     if len(layout) != len(visual):
         raise GrainsError(
@@ -171,7 +171,7 @@ def encode_vision(loaded: LoadedModel, example: PreferenceExample, visual_baseli
     patches: list[Patch | None] = [None] * len(ids)
     for position, patch in zip(visual, layout, strict=True):
         patches[position] = patch
-    options = pictures.bos_options(lm, [prompt.text])
+    options = image_inputs.bos_options(lm, [prompt.text])
     plain: list[int] = loaded.tokenizer(prompt.text, **options)["input_ids"]
     allowed = candidates(loaded, prompt.text, plain, prompt.spans)
     received = _run(loaded, features)
@@ -203,7 +203,7 @@ def _with_response(loaded: LoadedModel, encoded: EncodedExample, response: Tenso
     if len(response):
         chosen = torch.equal(response, encoded.chosen)
         text += prompt.trailing + (encoded.example.chosen if chosen else encoded.example.rejected)
-    features = pictures.process(lm, [text], [prompt.pictures], prompt.where)
+    features = image_inputs.process(lm, [text], [prompt.images], prompt.where)
     if not torch.equal(features["input_ids"][0], torch.cat([encoded.input_ids, response])):
         raise GrainsError(
             f"{prompt.where}: the processor writes other tokens around the response than after the prompt alone"
@@ -227,48 +227,48 @@ def harness_logits(loaded: LoadedModel, encoded: EncodedExample, response: Tenso
 
 
 def pixel_masked(loaded: LoadedModel, example: EncodedExample, patches: Sequence[Patch]) -> EncodedExample:
-    """The same prompt with the patches greyed in the picture and the picture encoded anew.
+    """The same prompt with the patches greyed in the image and the image encoded anew.
 
     A vision tower that mixes patches leaves a masked token's content in its neighbours; grey pixels do not.
 
     Args:
         loaded: The model.
         example: The example, encoded.
-        patches: Boxes to paint with the blank picture's colour.
+        patches: Boxes to paint with the blank image's colour.
     """
     lm, prompt = _prepare(loaded, example.example)
-    painted = pictures.greyed(prompt.pictures, patches, pictures.blank_colour(lm.processor))
-    received = _run(loaded, pictures.process(lm, [prompt.text], [painted], prompt.where))
+    painted = image_inputs.greyed(prompt.images, patches, image_inputs.blank_colour(lm.processor))
+    received = _run(loaded, image_inputs.process(lm, [prompt.text], [painted], prompt.where))
     return replace(example, embeddings=received.embeddings, decoder_keywords=received.keywords)
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """An encoded prompt with the means to encode it again with other pictures of the same sizes."""
+    """An encoded prompt with the means to encode it again with other images of the same sizes."""
 
     loaded: LoadedModel
     lm: ImageLM
     prompt: _Prompt
     encoded: EncodedExample
 
-    def with_pictures(self, changed: list[Image.Image]) -> Tensor:
-        """`[T, H]` embeddings with these pictures instead."""
-        features = pictures.process(self.lm, [self.prompt.text], [changed], self.prompt.where)
+    def with_images(self, changed: list[Image.Image]) -> Tensor:
+        """`[T, H]` embeddings with these images instead."""
+        features = image_inputs.process(self.lm, [self.prompt.text], [changed], self.prompt.where)
         return _run(self.loaded, features).embeddings
 
 
 def _blank(scene: _Scene) -> Tensor:
-    colour = pictures.blank_colour(scene.lm.processor)
-    return scene.with_pictures([pictures.blank(picture, colour) for picture in scene.prompt.pictures])
+    colour = image_inputs.blank_colour(scene.lm.processor)
+    return scene.with_images([image_inputs.blank(image, colour) for image in scene.prompt.images])
 
 
 def _position_mean(scene: _Scene) -> Tensor:
-    """What each position shows on average over the eight cyclic shifts of the pictures by thirds.
+    """What each position shows on average over the eight cyclic shifts of the images by thirds.
 
-    The pictures as they are stay out, or the baseline would hold a ninth of what it stands for the absence of.
+    The unshifted images are left out, or the baseline would hold a ninth of what it is to be the absence of.
     """
     rows = [
-        scene.with_pictures([pictures.shifted(picture, right, down) for picture in scene.prompt.pictures])
+        scene.with_images([image_inputs.shifted(image, right, down) for image in scene.prompt.images])
         for right, down in product(range(3), repeat=2)
         if right or down
     ]

@@ -36,7 +36,7 @@ def plain_head(model: PreTrainedModel, hidden: Tensor, logits: Tensor) -> nn.Lin
         return None
     if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in head.parameters()):
         return None
-    if not bool(logits.any()):  # nought stays nought, capped or scaled
+    if not bool(logits.any()):  # zeros stay zeros, capped or scaled, so they show nothing
         return None
     with torch.no_grad():
         expected = functional.linear(hidden.to(head.weight.device), head.weight, head.bias)

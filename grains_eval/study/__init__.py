@@ -1,1 +1,1 @@
-"""Grids over a recipe: build, tune, sweep, ablate, compare."""
+"""What the commands do with a recipe: build, tune, sweep, ablate, compare."""

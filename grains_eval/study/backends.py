@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grains_eval.errors import GrainsError, pick
-from grains_eval.harness.applied import AppliedMixin
+from grains_eval.harness.applied_artifacts import AppliedMixin
 from grains_eval.harness.cache_key import HARMLESS
 
 HF, VLLM = "hf", "vllm"
 BACKENDS = {HF: "the model that vectors are built on", VLLM: "a vLLM engine with the same weights"}
 
-_SETTINGS = 32  # rows of an engine; more settings than that take turns
-# arguments that both know by the same name
+_SETTINGS = 32  # settings that an engine holds at a time; more than that take turns
+# arguments that both take under the same name
 _COMMON = frozenset(
     {
         *("pretrained", "revision", "dtype", "trust_remote_code", "tokenizer", "max_length", "add_bos_token"),
         *("prefix_token_id", "max_gen_toks", "enable_thinking", "think_end_token", "chat_template_args"),
     }
 )
-# how Hugging Face comes to its numbers; vLLM has its own ways
+# how Hugging Face computes its numbers; vLLM has its own ways
 _HF_ONLY = HARMLESS | {"softmax_dtype", "share_context", "backend", "use_fast_tokenizer", "attn_implementation"}
 
 
@@ -49,7 +49,7 @@ PLAIN = Backend()
 
 
 def load_engine(model_args: Mapping[str, Any], backend: Backend) -> AppliedMixin | None:
-    """What scores in the model's stead; None where the model does so itself.
+    """The engine that scores in the model's place; None where the model scores itself.
 
     Raises:
         GrainsError: a model argument that the engine cannot take, or anything that `grains_vllm` refuses.

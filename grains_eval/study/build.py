@@ -1,4 +1,4 @@
-"""From a recipe to an artifact folder; an interrupted build goes on where it stopped."""
+"""From a recipe to an artifact folder; an interrupted build resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from grains_eval.attribution import ATTRIBUTION_METHODS, SELECTIONS
 from grains_eval.errors import GrainsError, pick
 from grains_eval.examples import Examples, load_examples
 from grains_eval.models import LoadedModel
-from grains_eval.models.blocks import find_blocks
+from grains_eval.models.layers import find_layers
 from grains_eval.models.loading import read_config
 from grains_eval.progress import silent
 from grains_eval.recipes import Recipe
 from grains_eval.steering import OPERATORS, check_layer
 from grains_eval.study.cache import AttributionCache, build_context_with_cache
-from grains_eval.study.development import DevelopmentSet, development_set
+from grains_eval.study.development_set import DevelopmentSet, development_set
 from grains_eval.study.distributed import Processes, is_first_process, processes
 from grains_eval.study.fidelity import fidelity
 from grains_eval.study.methods import BUILDERS, MethodInputs, leaves_open
@@ -75,7 +75,7 @@ def build_from_recipe(
             check_steering(recipe, _configured_layers(session.model_args))
         session = session.opened()
         loaded = session.loaded
-        check_steering(recipe, len(find_blocks(loaded.model)))
+        check_steering(recipe, len(find_layers(loaded.model)))
         group = processes()
         examples = examples or load_examples(recipe.data, loaded, session.include_path)
         state = {"recipe": recipe.fingerprint(), **model_identity(session.model_args, loaded)}

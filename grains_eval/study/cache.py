@@ -48,12 +48,12 @@ class AttributionCache:
         digest = hashlib.sha256(
             json.dumps([self.model, self.seed, encoded.example.id, tokens, setting, dict(plugins.digests())]).encode()
         )
-        # the embeddings hold what the images looked like
+        # the embeddings hold the images' content
         digest.update(encoded.embeddings.float().cpu().contiguous().numpy().tobytes())
         return self.folder / f"{digest.hexdigest()[:24]}.safetensors"
 
     def read(self, encoded: EncodedExample, config: AttributionConfig) -> Attribution | None:
-        """Scores from an earlier attempt; None where there are none, or a broken file."""
+        """Scores from an earlier attempt; None where there are none, or the file is broken."""
         file = self.file(encoded, config)
         if not file.is_file():
             return None

@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from grains_eval.artifacts.load import load_vectors, open_artifact
 from grains_eval.comparison.settings import Analysis, Question
 from grains_eval.errors import GrainsError
-from grains_eval.examples import Examples, load_examples
+from grains_eval.examples import load_examples
 from grains_eval.recipes import Recipe
 from grains_eval.report import compare_runs
 from grains_eval.report.data import ReportData, Supplement
 from grains_eval.report.write import refuse_existing
 from grains_eval.study.build import build_from_recipe
 from grains_eval.study.controls import Controls, moves, write_all_controls
-from grains_eval.study.methods import default_methods, method_recipe
+from grains_eval.study.methods import Variant, default_methods, method_recipe
 from grains_eval.study.provenance import model_identity
 from grains_eval.study.report_parts import development_curves, development_tables, token_maps
 from grains_eval.study.runs import PlannedRun, run_all
@@ -32,30 +32,13 @@ SCORES = "attributions.partial"  # of all variants, so that those that differ el
 VOCABULARY = "vocabulary"
 
 
-@dataclass(frozen=True)
-class _Variant:
-    """One method that is built.
-
-    Attributes:
-        recipe: Its recipe.
-        folder: Its artifact.
-        examples: What it is built and tuned on.
-    """
-
-    recipe: Recipe
-    folder: Path
-    examples: Examples
-
-
 def compare_methods(
     recipe: Recipe,
     session: Session,
     output: OutputFolder,
-    *,
     methods: Sequence[str] | None = None,
-    alpha: float = 0.05,
-    subtasks: bool = False,
-    title: str | None = None,
+    analysis: Analysis = Analysis(),
+    supplement: Supplement = Supplement(),
 ) -> ReportData:
     """Compare methods by name; see `compare_variants`.
 
@@ -64,17 +47,14 @@ def compare_methods(
         session: The model, the user's tasks, console and progress display.
         output: Where vectors, runs and the report go.
         methods: Names of methods or of variants in the recipe; default: all that the recipe can feed.
-        alpha: See `comparison.Analysis`.
-        subtasks: See there.
-        title: Heading of the report.
+        analysis: As there, like the following.
+        supplement: See there.
 
     Raises:
         GrainsError: an unknown method, or anything that concerns all methods alike.
     """
     variants = {name: method_recipe(recipe, name) for name in methods or default_methods(recipe)}
-    return compare_variants(
-        recipe, variants, session, output, Analysis(alpha=alpha, subtasks=subtasks), Supplement(title=title)
-    )
+    return compare_variants(recipe, variants, session, output, analysis, supplement)
 
 
 def compare_variants(
@@ -116,25 +96,20 @@ def compare_variants(
     recipes.setdefault(VOCABULARY, method_recipe(recipe, VOCABULARY))
     wanted = _prepare(recipe, recipes, session, output)
     failures = _build_all(wanted, session, output)
-    built = {name: variant.folder for name, variant in wanted.items() if name not in failures}
+    built = {name: variant for name, variant in wanted.items() if name not in failures}
     if not set(variants) & set(built):
         raise GrainsError(f"no method could be built; {next(iter(variants))}: {failures[next(iter(variants))]}")
-    controls = _controls(
-        built,
-        recipes,
-        session,
-        {name: variant.examples for name, variant in wanted.items()},
-        output.path / "vectors",
-    )
-    if VOCABULARY not in variants and VOCABULARY in built and not moves(load_vectors(built[VOCABULARY])):
+    controls = _controls(built, session, output.path / "vectors")
+    if VOCABULARY not in variants and VOCABULARY in built and not moves(load_vectors(built[VOCABULARY].folder)):
         controls = replace(controls, notes=(*controls.notes, f"{VOCABULARY}: left out, since it moves nothing"))
         del built[VOCABULARY]
     if clash := set(variants) & set(controls.names):
         raise GrainsError(f"'{min(clash)}' is the name of a control that is made here; give the method another name")
-    folders = {**built, **{name: output.path / "vectors" / name for name in controls.names}}
-    planned = [PlannedRun(BASELINE), *(PlannedRun(name, {"vectors": str(place)}) for name, place in folders.items())]
+    artifacts = [variant.folder for variant in built.values()]
+    places = [*artifacts, *(output.path / "vectors" / name for name in controls.names)]
+    planned = [PlannedRun(BASELINE), *(PlannedRun(place.name, {"vectors": str(place)}) for place in places)]
     there, failed = run_all(output.path / "runs", recipe, planned, session, overwrite=output.overwrite)
-    artifacts, evaluation = list(built.values()), recipe.evaluation
+    evaluation = recipe.evaluation
     made = compare_runs(
         there,
         output.path,
@@ -162,18 +137,18 @@ def compare_variants(
 
 def _prepare(
     recipe: Recipe, variants: Mapping[str, Recipe], session: Session, output: OutputFolder
-) -> dict[str, _Variant]:
+) -> dict[str, Variant]:
     """Draw the examples of every variant, and refuse artifacts of others before anything is written.
 
     Raises:
         GrainsError: a folder holds another recipe's, model's or data's vectors.
     """
     shared = load_examples(recipe.data, session.loaded, session.include_path)
-    prepared: dict[str, _Variant] = {}
+    prepared: dict[str, Variant] = {}
     for name, variant in variants.items():
         own = variant.data != recipe.data
         examples = load_examples(variant.data, session.loaded, session.include_path) if own else shared
-        prepared[name] = _Variant(variant, output.path / "vectors" / name, examples)
+        prepared[name] = Variant(variant, output.path / "vectors" / name, examples)
     if not output.overwrite:
         for variant in prepared.values():
             if variant.folder.exists() and not _is_same(variant, session):
@@ -184,7 +159,7 @@ def _prepare(
     return prepared
 
 
-def _is_same(variant: _Variant, session: Session) -> bool:
+def _is_same(variant: Variant, session: Session) -> bool:
     """Whether the artifact is of this recipe, model and data; an edited data file changes no recipe."""
     origin = open_artifact(variant.folder).provenance
     identity = model_identity(session.model_args, session.loaded)
@@ -196,7 +171,7 @@ def _is_same(variant: _Variant, session: Session) -> bool:
     return used == documents and all(origin.get(key) == value for key, value in wanted.items())
 
 
-def _build_all(variants: Mapping[str, _Variant], session: Session, output: OutputFolder) -> dict[str, str]:
+def _build_all(variants: Mapping[str, Variant], session: Session, output: OutputFolder) -> dict[str, str]:
     """Build every variant that is not there; the reasons of those that cannot be built."""
     failures: dict[str, str] = {}
     for name, variant in variants.items():
@@ -211,19 +186,13 @@ def _build_all(variants: Mapping[str, _Variant], session: Session, output: Outpu
     return failures
 
 
-def _controls(
-    built: Mapping[str, Path],
-    recipes: Mapping[str, Recipe],
-    session: Session,
-    examples: Mapping[str, Examples],
-    folder: Path,
-) -> Controls:
+def _controls(built: Mapping[str, Variant], session: Session, folder: Path) -> Controls:
     """Controls at every setting at which vectors move something, and of the first found tokens."""
-    of_vectors = write_all_controls(built, recipes, examples, VOCABULARY, session.loaded, folder, session.progress)
-    first = next((name for name, place in built.items() if _finds_tokens(place)), None)
+    of_vectors = write_all_controls(built, VOCABULARY, session, folder)
+    first = next((name for name, variant in built.items() if _finds_tokens(variant.folder)), None)
     if first is None:
         return of_vectors
-    made = write_token_controls(first, built[first], recipes[first], session, examples[first], folder)
+    made = write_token_controls(first, built[first], session, folder)
     return Controls(
         (*of_vectors.names, *made.names),
         {**of_vectors.bands, **made.bands},

@@ -15,11 +15,11 @@ from grains_eval.artifacts.load import load_vectors, open_artifact
 from grains_eval.artifacts.save import save_vectors
 from grains_eval.attribution import attribute
 from grains_eval.examples import Examples
-from grains_eval.models import LoadedModel
-from grains_eval.progress import Progress
 from grains_eval.recipes import Recipe
 from grains_eval.steering import resolve
 from grains_eval.study.cache import build_context_with_cache
+from grains_eval.study.methods import Variant
+from grains_eval.study.session import Session
 from grains_eval.types import Kind, SteeringVectors
 from grains_eval.vectors.controls import negate, project_out, random_like, random_tokens
 
@@ -78,46 +78,35 @@ def setting(vectors: SteeringVectors) -> Hashable:
     return vectors.site, tuple(layers), config.strength, config.unit, config.operator, config.positions, *lengths
 
 
-def write_all_controls(
-    built: Mapping[str, Path],
-    recipes: Mapping[str, Recipe],
-    examples: Mapping[str, Examples],
-    vocabulary: str,
-    loaded: LoadedModel,
-    folder: Path,
-    progress: Progress,
-) -> Controls:
+def write_all_controls(built: Mapping[str, Variant], vocabulary: str, session: Session, folder: Path) -> Controls:
     """Write controls for every setting at which a method's vectors move something, once for methods that share it.
 
     Random vectors of equal norm, random tokens at equal norm and at their raw scale where one of the methods selects
     tokens, and of the first of them the sign-flipped vector and the one with the vocabulary direction projected out.
 
     Args:
-        built: Artifact folders by name, the most important method first.
-        recipes: By name.
-        examples: By name.
+        built: Methods by name, the most important one first.
         vocabulary: Name of the vocabulary control.
-        loaded: The model.
+        session: An opened session.
         folder: Where the controls' folders go.
-        progress: Wraps loops over examples.
     """
     groups: dict[Hashable, list[Method]] = {}
     idle: list[str] = []
-    for name, place in built.items():
-        artifact = open_artifact(place)
+    for name, variant in built.items():
+        artifact = open_artifact(variant.folder)
         # a control beside a control would say nothing
         if name == vocabulary or artifact.vectors is None or artifact.provenance.get("kind") == "control":
             continue
         if moves(artifact.vectors):
-            method = Method(name, artifact.vectors, recipes[name], examples[name])
+            method = Method(name, artifact.vectors, variant.recipe, variant.examples)
             groups.setdefault(setting(artifact.vectors), []).append(method)
         else:
             idle.append(name)
     still = f"{', '.join(idle)} move{'s' * (len(idle) == 1)} nothing"
     if not groups:
         return Controls(notes=(f"no controls: {still}",) if idle else ())
-    words = load_vectors(built[vocabulary]) if vocabulary in built else None
-    tokens = _RandomTokens(loaded, progress)
+    words = load_vectors(built[vocabulary].folder) if vocabulary in built else None
+    tokens = _RandomTokens(session)
     parts = [
         _write_controls(methods, index, len(groups), words, tokens, folder)
         for index, methods in enumerate(groups.values())
@@ -144,8 +133,8 @@ def _place(methods: Sequence[Method]) -> str:
 class _RandomTokens:
     """Vectors of blindly chosen tokens, drawn once for methods that differ in their setting only."""
 
-    def __init__(self, loaded: LoadedModel, progress: Progress) -> None:
-        self.loaded, self.progress = loaded, progress
+    def __init__(self, session: Session) -> None:
+        self.session, self.loaded = session, session.loaded
         self.drawn: dict[tuple[str, int], SteeringVectors] = {}
 
     def draw(self, method: Method, number: int) -> SteeringVectors:
@@ -153,7 +142,7 @@ class _RandomTokens:
         recipe, seed = method.recipe, method.recipe.seed + 1 + number
         key = recipe.model_dump_json(include={"data", "attribution", "vectors", "seed"}), number
         if key not in self.drawn:
-            context = build_context_with_cache(self.loaded, method.examples.build, recipe, None, self.progress)
+            context = build_context_with_cache(self.loaded, method.examples.build, recipe, None, self.session.progress)
             context = replace(context, attribute=lambda one, config: attribute(self.loaded, one, config, seed))
             self.drawn[key] = random_tokens(context).vectors
         return self.drawn[key]

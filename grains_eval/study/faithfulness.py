@@ -1,4 +1,4 @@
-"""Are attributions faithful? Remove the tokens they name and see what the preference does."""
+"""Are attributions faithful? Remove the tokens they name and measure the change of the preference."""
 
 from __future__ import annotations
 

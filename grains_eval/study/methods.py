@@ -8,14 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from grains_eval.errors import pick, unknown
+from grains_eval.examples import Examples
 from grains_eval.recipes import Recipe, method_options
 from grains_eval.steering import check_width
-from grains_eval.study.development import DevelopmentSet, preserved_accuracy
+from grains_eval.study.development_set import DevelopmentSet, preserved_accuracy
 from grains_eval.study.tune import Choice, CurvePoint, choose, choose_setting, curve, fixed_setting
 from grains_eval.types import Attribution, FoundTokens, SteeringConfig, SteeringVectors, TokenSelection
 from grains_eval.vectors import METHODS, BuildContext, lora, run_method
 from grains_eval.vectors.found_tokens import BuiltTokens, Harmless
 from grains_eval.virtual_tokens import ResolvedTokens
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method of a comparison.
+
+    Attributes:
+        recipe: Its recipe.
+        folder: Its artifact.
+        examples: What it is built and tuned on.
+    """
+
+    recipe: Recipe
+    folder: Path
+    examples: Examples
 
 
 @dataclass(frozen=True)

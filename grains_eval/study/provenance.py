@@ -12,7 +12,7 @@ from grains_eval import plugins
 from grains_eval.examples import Examples
 from grains_eval.models import LoadedModel
 from grains_eval.recipes import Recipe
-from grains_eval.study.development import DevelopmentSet
+from grains_eval.study.development_set import DevelopmentSet
 from grains_eval.study.tune import Choice
 from grains_eval.types import Kind
 from grains_eval.vectors import METHODS

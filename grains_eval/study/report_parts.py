@@ -43,37 +43,22 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
             [point["upper"] for point in row] if bounds else (),
         )
 
+    def figure(title: str, axis: str, key: str, note: str, bounds: bool = False) -> Curve:
+        lines = tuple(line(where, key, bounds) for where in by_layer)
+        return Curve(f"{name}: {title}", f"strength ({unit})", axis, lines, note=note)
+
     unit = "log of a multiplicity" if unsteered["strength"] is None else settings[0].get("unit", "relative")
     note = f"{unsteered['n']} development examples, none of them reported."
-    drawn = [
-        Curve(
-            f"{name}: preference accuracy on development examples",
-            f"strength ({unit})",
-            "share preferring y+",
-            tuple(line(where, "accuracy", len(by_layer) == 1) for where in by_layer),
-            note=note,
-        )
-    ]
+    title = "preference accuracy on development examples"
+    drawn = [figure(title, "share preferring y+", "accuracy", note, bounds=len(by_layer) == 1)]
     if "log_p_chosen" in unsteered:
-        drawn.append(
-            Curve(
-                f"{name}: log-likelihood of the preferred response on development examples",
-                f"strength ({unit})",
-                "mean log p(y+ | x), nats",
-                tuple(line(where, "log_p_chosen", False) for where in by_layer),
-                note="Where it falls, y+ is preferred for being less unlikely than y-, not for being likely.",
-            )
-        )
+        title = "log-likelihood of the preferred response on development examples"
+        note = "Where it falls, y+ is preferred for being less unlikely than y-, not for being likely."
+        drawn.append(figure(title, "mean log p(y+ | x), nats", "log_p_chosen", note))
     if unsteered.get("preserved") == unsteered.get("preserved") and unsteered.get("preserved") is not None:
-        drawn.append(
-            Curve(
-                f"{name}: accuracy on preserved development items",
-                f"strength ({unit})",
-                "accuracy",
-                tuple(line(where, "preserved", False) for where in by_layer),
-                note="Items of the preserved tasks that are left out of the report.",
-            )
-        )
+        title = "accuracy on preserved development items"
+        note = "Items of the preserved tasks that are left out of the report."
+        drawn.append(figure(title, "accuracy", "preserved", note))
     return drawn
 
 

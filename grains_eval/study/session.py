@@ -1,4 +1,4 @@
-"""What the steps of a study share: the model, which all of them score alike with, and where results go."""
+"""What the steps of a study share: the model, loaded once so that all of them score alike, and where results go."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.applied import STEERING_ARGUMENTS, AppliedMixin
+from grains_eval.harness.applied_artifacts import STEERING_ARGUMENTS, AppliedMixin
 from grains_eval.harness.model import GrainsHF, SteeringMixin
 from grains_eval.models import LoadedModel
 from grains_eval.progress import Progress, silent
@@ -25,7 +25,7 @@ class Session:
         model_args: lm-eval's model arguments.
         include_path: Folders with the user's own tasks.
         console: A rich console to print tables to; None prints nothing.
-        progress: Goes through loops and shows how far they are.
+        progress: Wraps loops and shows their progress.
         lm: The unsteered model as lm-eval holds it, once it is loaded.
         backend: What evaluates, and scores the settings that are chosen among.
         engine: The backend's engine once it is started; None where the model scores by itself.
@@ -58,7 +58,7 @@ class Session:
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """Where results go, and what may happen to those that are there.
+    """Where results go, and what happens to those already there.
 
     Attributes:
         path: The folder.

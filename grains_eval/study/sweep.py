@@ -1,4 +1,4 @@
-"""Validation curves on development items: over strength and layer, number of tokens, number of examples."""
+"""Validation curves on development items: over strength and layer, number of tokens, distance, number of examples."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from grains_eval.artifacts.layout import Artifact
 from grains_eval.errors import GrainsError, pick
 from grains_eval.examples import Examples, load_examples
 from grains_eval.files import write_together
-from grains_eval.models.blocks import find_blocks
+from grains_eval.harness.arguments import AppliedArtifact, check_artifact
+from grains_eval.models.layers import find_layers
 from grains_eval.recipes import Recipe
 from grains_eval.report.html import render_curves
 from grains_eval.steering import check_layer
 from grains_eval.study.cache import AttributionCache, build_context_with_cache
-from grains_eval.study.development import DevelopmentSet, development_set
+from grains_eval.study.development_set import DevelopmentSet, development_set
 from grains_eval.study.methods import harmless
 from grains_eval.study.provenance import weights_fingerprint
 from grains_eval.study.report_parts import strength_curves
 from grains_eval.study.session import OutputFolder, Session
-from grains_eval.study.token_sweep import token_choices
-from grains_eval.study.tune import Choice, CurvePoint, choose, curve, grid
-from grains_eval.types import SteeringConfig, TokenConfig
+from grains_eval.study.tune import Choice, CurvePoint, choose, curve, grid, measured
+from grains_eval.types import FoundTokens, SteeringConfig, TokenConfig
 from grains_eval.vectors import METHODS, BuildContext, run_method
 from grains_eval.vectors.found_tokens import BuiltTokens
+from grains_eval.virtual_tokens.merging import resolve_tokens
 
 FILES = ("sweep.json", "sweep.csv", "sweep.html")
+# of found tokens, logs of multiplicities: a third of a token, one, three, seven
+TOKEN_STRENGTHS = (-1.0, 0.0, 1.1, 2.0)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def sweep(recipe: Recipe, session: Session, output: OutputFolder, tried: SweepGr
     session = session.opened()
     loaded = session.loaded
     for layer in tried.layers or ():
-        check_layer(layer, len(find_blocks(loaded.model)))
+        check_layer(layer, len(find_layers(loaded.model)))
     counts = tried.examples or [recipe.data.examples]
     data = recipe.data.model_copy(update={"examples": max(counts)})
     drawn = load_examples(data, loaded, session.include_path)
@@ -133,15 +137,44 @@ def _choose(context: BuildContext, development: DevelopmentSet, tried: SweepGrid
 def _choose_tokens(context: BuildContext, development: DevelopmentSet, tried: SweepGrid) -> Mapping[str, Choice]:
     """Find tokens once and measure every setting of them."""
     built: BuiltTokens = METHODS[context.recipe.vectors.method].function(context, harmless(context, development))
-    return token_choices(
-        context,
-        built.tokens,
-        development,
-        layers=tried.layers,
-        strengths=tried.strengths,
-        tokens=tried.tokens,
-        distances=tried.distances,
-    )
+    return token_choices(context, built.tokens, development, tried)
+
+
+def token_choices(
+    context: BuildContext, found: FoundTokens, development: DevelopmentSet, tried: SweepGrid
+) -> Mapping[str, Choice]:
+    """The chosen strength and its curve for every number of virtual tokens and distance.
+
+    Args:
+        context: The build that found the tokens.
+        found: The tokens.
+        development: What is measured on.
+        tried: The settings; layers see the tokens each alone, by default all together.
+
+    Raises:
+        GrainsError: a setting that the tokens or the model do not have.
+    """
+    off = TokenConfig(strength=-inf)
+    places = [found.recommended.layers] if tried.layers is None else [(layer,) for layer in tried.layers]
+    choices: dict[str, Choice] = {}
+    for count in tried.tokens or [found.recommended.tokens]:
+        for distance in tried.distances or [found.recommended.distance]:
+            settings = [
+                TokenConfig(place, strength, count, distance)
+                for place in places
+                for strength in tried.strengths or TOKEN_STRENGTHS
+            ]
+            if any(setting.strength == -inf for setting in settings):
+                raise GrainsError("strength -inf is the plain model, which every sweep measures; leave it out")
+            resolved = [resolve_tokens(found, setting) for setting in settings]
+            for setting, one in zip(settings, resolved, strict=True):
+                artifact = Artifact("found_tokens", None, None, None, {}, found)
+                check_artifact(context.loaded.model, AppliedArtifact("found tokens", artifact, setting, one))
+            configurations = [(), *((one,) if one is not None else () for one in resolved)]
+            points = measured(context.loaded, development, [off, *settings], configurations, context.progress)
+            name = f"tokens={count}, distance={'as found' if distance is None else distance}"
+            choices[name] = choose(points, context.recipe.evaluation)
+    return choices
 
 
 def _print(console: Any, choices: Mapping[str, Choice], best: str, folder: Path) -> None:

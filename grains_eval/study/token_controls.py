@@ -11,12 +11,10 @@ from grains_eval.artifacts.layout import ArtifactContents, fingerprint
 from grains_eval.artifacts.load import open_artifact
 from grains_eval.artifacts.save import save_artifact
 from grains_eval.errors import GrainsError
-from grains_eval.examples import Examples
-from grains_eval.recipes import Recipe
 from grains_eval.study.build import watched
 from grains_eval.study.cache import build_context_with_cache
 from grains_eval.study.controls import Controls
-from grains_eval.study.methods import harmless
+from grains_eval.study.methods import Variant, harmless
 from grains_eval.study.session import Session
 from grains_eval.types import FoundTokens
 from grains_eval.vectors.found_tokens import Pool, found_tokens
@@ -25,14 +23,7 @@ from grains_eval.vectors.token_controls import other_side, random_like, vocabula
 OTHER_SIDE, VOCABULARY, EVERY = "other_side_tokens", "vocabulary_kv", "every_token_control"
 
 
-def write_token_controls(
-    method: str,
-    artifact: Path,
-    recipe: Recipe,
-    session: Session,
-    examples: Examples,
-    folder: Path,
-) -> Controls:
+def write_token_controls(method: str, variant: Variant, session: Session, folder: Path) -> Controls:
     """Write the controls of found tokens; one that is there already and stands beside the same tokens is kept.
 
     Tokens of the other side; random keys and values of equal norm; the found key with a random value; key and value of
@@ -41,13 +32,11 @@ def write_token_controls(
 
     Args:
         method: The method's name.
-        artifact: Its artifact folder.
-        recipe: The method's recipe.
+        variant: Its recipe, artifact and examples.
         session: An opened session.
-        examples: The examples behind the method.
         folder: Where the controls' folders go.
     """
-    found = tokens_of(artifact)
+    found, recipe, examples = tokens_of(variant.folder), variant.recipe, variant.examples
     context = build_context_with_cache(session.loaded, examples.build, recipe, None, session.progress)
     development = watched(session.loaded, examples, recipe, session.include_path)
     draws = range(recipe.evaluation.control_draws)

@@ -10,12 +10,12 @@ from typing import cast
 from statsmodels.stats.proportion import proportion_confint
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.prefix_sharing.stack import Configuration
+from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.models import LoadedModel
 from grains_eval.progress import Progress, silent
 from grains_eval.recipes import Evaluation, Recipe
 from grains_eval.steering import resolve
-from grains_eval.study.development import DevelopmentSet, chosen_lengths, preference_logprobs, preserved_accuracy
+from grains_eval.study.development_set import DevelopmentSet, chosen_lengths, preference_logprobs, preserved_accuracy
 from grains_eval.types import SteeringConfig, SteeringVectors, TokenConfig
 from grains_eval.vectors import own_steering, steering_section
 

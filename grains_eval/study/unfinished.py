@@ -24,13 +24,13 @@ STATE = "state.json"
 
 @contextmanager
 def claimed(target: Path) -> Generator[None, None, None]:
-    """Let no other process build the same folder; the system frees the claim of one that died.
+    """Keep other processes from building the same folder; the system releases the lock of one that died.
 
     Raises:
         GrainsError: another process is building it.
     """
     name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
-    # not unlinked: a process that waits at the old file would not see the claim on a new one
+    # not unlinked: a process waiting for the old file would not see the lock on a new one
     with (Path(gettempdir()) / f"grains-eval-{getuser()}-{name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

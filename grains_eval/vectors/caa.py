@@ -10,8 +10,8 @@ from grains_eval.vectors.own_steering import OwnSteering
 from grains_eval.vectors.registry import vector_method
 from grains_eval.vectors.response_states import read_responses
 
-# the source adds the mean difference as it is at layer 13 of 32; how large that is beside the stream differs
-# by orders of magnitude between models, so it is tuned in relative units, over the same grid as GrAInS
+# the source adds the mean difference as it is at layer 13 of 32; how large that is relative to the residual stream
+# differs by orders of magnitude between models, so it is tuned in relative units, over the same grid as GrAInS
 STEERING = OwnSteering(
     source=SteeringConfig(strength=1.0, unit="absolute", operator="add"),
     tuned=SteeringConfig(strength=1.0, unit="relative", operator="add"),

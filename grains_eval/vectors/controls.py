@@ -1,4 +1,4 @@
-"""Vectors that should not work as well: what every claim is shown beside."""
+"""Vectors that should not work as well; every claim is shown beside them."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def grains(context: BuildContext) -> BuiltVectors:
     Raises:
         GrainsError: no token of either sign qualified in any example, or states that are not finite.
     """
-    method_options(context.recipe, Section)  # it has none: what it takes is in `attribution` and `vectors`
+    method_options(context.recipe, Section)  # none: its settings are in `attribution` and `vectors`
     config = context.recipe.attribution
     attributions = [context.attribute(example, config) for example in context.progress(context.examples, "attribution")]
 
@@ -72,7 +72,7 @@ def contrast(context: BuildContext, selections: Sequence[TokenSelection]) -> Ste
         )
         read = prompt_states(context.loaded.model, example, rows)
         if not torch.isfinite(read.last).all():
-            raise GrainsError(f"example {example.example.id}: a block output is not finite; load the model in float32")
+            raise GrainsError(f"example {example.example.id}: a layer output is not finite; load the model in float32")
         states.append(read)
         variants = [read.last]
         if context.recipe.vectors.at == "response":
@@ -111,7 +111,7 @@ def masked(context: BuildContext, example: EncodedExample, positions: Sequence[i
     r"""`x \ S`: prompt embeddings `[T, H]` float32 with the tokens at `positions` removed.
 
     Tokens are replaced by the attribution baseline; with `vectors.mask: pixel` the selected patches are greyed in the
-    picture instead and the image is encoded anew, since a vision tower that mixes patches leaves a masked patch's
+    image instead and the image is encoded anew, since a vision tower that mixes patches leaves a masked patch's
     content in its neighbours.
     """
     config = context.recipe.attribution

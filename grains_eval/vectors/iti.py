@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import text_config
+from grains_eval.models.layers import text_config
 from grains_eval.recipes import Count, Section, method_options
 from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors.context import BuildContext, BuiltVectors
@@ -57,9 +57,9 @@ class HeadScore:
     """How well a head's output tells `y+` from `y-`.
 
     Attributes:
-        layer: Its block.
-        head: Its index within the block.
-        accuracy: Of its probe on examples that the probe was not fitted on.
+        layer: Its layer.
+        head: Its index within the layer.
+        accuracy: Of its probe, on examples that it was not fitted on.
         separation: Distance of the class means over the standard deviation along it; decides between equal
             accuracies.
     """
@@ -153,7 +153,7 @@ def score_heads(states: ResponseStates, layer: int, heads: int, probe: Probe, fo
         for fit, held_out in splits:
             classifier: Any = make_pipeline(StandardScaler(), probe())
             with warnings.catch_warnings():
-                # a probe of noise need not converge; its accuracy says what it is worth
+                # a probe on noise need not converge; its accuracy shows what it is worth
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 classifier.fit(features[fit], labels[fit])
             right += int((classifier.predict(features[held_out]) == labels[held_out]).sum())

@@ -2,7 +2,7 @@
 
 Hu et al. 2021, arXiv 2106.09685, trained with direct preference optimisation (Rafailov et al. 2023, arXiv
 2305.18290, equation 7): `-log sigmoid(beta (F(x) - F_ref(x)))` with `F(x) = log p(y+ | x) - log p(y- | x)` of
-the adapted and of the untouched model. Only the text decoder is adapted; images reach it as they always do.
+the adapted and of the untouched model. Only the text decoder is adapted; images reach it as usual.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from transformers.pytorch_utils import Conv1D
 from grains_eval.artifacts.save import save_tensors
 from grains_eval.errors import GrainsError
 from grains_eval.models import EncodedExample, LoadedModel
-from grains_eval.models.blocks import find_blocks
 from grains_eval.models.forward import response_logprobs
+from grains_eval.models.layers import find_layers
 from grains_eval.recipes import Count, Section
 from grains_eval.vectors.registry import method
 
@@ -64,7 +64,7 @@ class Trained:
 
 
 def find_targets(model: PreTrainedModel, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
-    """Query and value projections of the text decoder's blocks by full name, or else fused ones.
+    """Query and value projections of the text decoder's layers by full name, or else fused ones.
 
     Args:
         model: The model.
@@ -73,7 +73,7 @@ def find_targets(model: PreTrainedModel, names: Sequence[str] | None = None) -> 
     Raises:
         GrainsError: there are none.
     """
-    inside = {id(module) for block in find_blocks(model) for module in block.modules()}
+    inside = {id(module) for layer in find_layers(model) for module in layer.modules()}
     found: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if id(module) in inside}
     for wanted in (names,) if names is not None else (_QUERY_VALUE, _FUSED):
         targets = {name: module for name, module in found.items() if name.rsplit(".", 1)[-1] in wanted}
@@ -104,7 +104,7 @@ def lora_config(model: PreTrainedModel, options: Options) -> LoraConfig:
 
 @contextmanager
 def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> Generator[PeftModel, None, None]:
-    """Attach a fresh adapter inside the block; afterwards the model is as it was, to the bit.
+    """Attach a fresh adapter inside the block; afterwards the model is bit-identical to what it was.
 
     Raises:
         GrainsError: peft cannot adapt the target modules.

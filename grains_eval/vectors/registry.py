@@ -73,7 +73,7 @@ def vector_method(
 
 
 def method(name: str, **entry: Any) -> Callable[[Function], Function]:
-    """Register a function that makes something else than vectors; keywords as the attributes of `Method`.
+    """Register a function that makes something other than vectors; keywords as the attributes of `Method`.
 
     Raises:
         GrainsError: the name is taken.

@@ -1,4 +1,4 @@
-"""States behind both responses of every example: what CAA, ICV and ITI are made of."""
+"""States at the end of both responses of every example, from which CAA, ICV and ITI are built."""
 
 from __future__ import annotations
 

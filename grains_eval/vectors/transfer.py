@@ -31,7 +31,7 @@ def read_tokens(
     model = context.loaded.model
     places = layout(model)
     inputs: Any = model.get_input_embeddings()
-    width = int(inputs.weight.shape[-1])  # what follows in an example's embeddings are features of its pictures
+    width = int(inputs.weight.shape[-1])  # what follows in an example's embeddings are features of its images
     rows: dict[Candidate, tuple[list[Tensor], list[Tensor], Tensor]] = {}
     for index in sorted({example for example, _ in candidates}):
         encoded = context.examples[index]

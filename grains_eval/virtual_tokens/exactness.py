@@ -18,8 +18,9 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import find_blocks, text_config
 from grains_eval.models.hooks import forget_positions
+from grains_eval.models.layers import find_layers as find_blocks
+from grains_eval.models.layers import text_config
 from grains_eval.models.rounding import rounding
 from grains_eval.virtual_tokens.attention import WATCHERS
 from grains_eval.virtual_tokens.columns import ResolvedTokens, together

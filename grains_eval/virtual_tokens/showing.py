@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import find_blocks, find_decoder, text_config
+from grains_eval.models.layers import find_decoder, text_config
+from grains_eval.models.layers import find_layers as find_blocks
 from grains_eval.virtual_tokens.attention import PREFIX, SITES, SUPPORTED, Site, Turn
 from grains_eval.virtual_tokens.columns import Columns, ResolvedTokens, together
 from grains_eval.virtual_tokens.rotary import Angles, angles_at, called_positions, rotary_modules

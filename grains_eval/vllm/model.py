@@ -19,7 +19,7 @@ from lm_eval.api.model import CacheHook
 from lm_eval.utils import simple_parse_args_string
 
 from grains_eval.errors import GrainsError, one_line_errors
-from grains_eval.harness.applied import AppliedMixin, warn_of_other_base
+from grains_eval.harness.applied_artifacts import AppliedMixin, warn_of_other_base
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.command_line import check_output
 from grains_eval.harness.images import shows_images

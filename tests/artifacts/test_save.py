@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 
 from grains_eval.artifacts import save as saving
@@ -16,8 +15,6 @@ from grains_eval.artifacts.layout import ArtifactContents, fingerprint
 from grains_eval.artifacts.load import load_vectors
 from grains_eval.artifacts.save import save_artifact, save_vectors
 from grains_eval.errors import GrainsError
-from grains_eval.report.token_maps import read_token_maps
-from grains_eval.types import Attribution, Patch, TokenSelection
 from tests.artifacts.samples import vectors
 
 
@@ -70,26 +67,6 @@ def test_tensors_that_cannot_be_written_are_an_error_of_the_operating_system(tmp
         save_vectors(vectors(), tmp_path / "v")
     assert caught.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())
-
-
-def test_attributions_and_pictures_travel_with_the_vectors(tmp_path):
-    attribution = Attribution(
-        "e:0", ("a", "<img>"), torch.tensor([0.5, -1.0]), torch.tensor([False, True]), torch.tensor([True, True]),
-        2.0, 2.5, 0.01, 20, (None, Patch(0, 1, 2, (0.5, 0.25, 0.75, 0.5))),
-    )  # fmt: skip
-    contents = ArtifactContents(
-        vectors(), attributions=[attribution], selections=[TokenSelection((0,), (1,))],
-        images=[[Image.new("RGB", (4, 4), (9, 8, 7))]],
-    )  # fmt: skip
-    folder = save_artifact(contents, tmp_path / "v")
-    (drawn,) = read_token_maps(folder)
-    assert drawn.tokens == ("a", "<img>")
-    assert drawn.scores == (0.5, -1.0)
-    assert drawn.selected == {0, 1}
-    assert drawn.boxes == (None, (0, (0.5, 0.25, 0.75, 0.5)))
-    assert len(drawn.images) == 1
-    assert drawn.images[0].startswith(b"\x89PNG")
-    assert "completeness error 1.00 %" in drawn.note
 
 
 def test_overwrite_replaces_artifacts_and_nothing_else(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -51,28 +50,6 @@ def test_folders_that_hold_no_single_run(tmp_path: Path) -> None:
     (tmp_path / "bad" / f"results_{STAMP}.json").write_text("{")
     with pytest.raises(GrainsError, match="not a results file"):
         read_run(tmp_path / "bad")
-
-
-def test_missing_and_incomplete_samples(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", {"t": BASE})
-    write_run(tmp_path / "b", {"t": OTHER})
-    samples = tmp_path / "b" / "org__model" / f"samples_t_{STAMP}.jsonl"
-    lines = samples.read_text().splitlines()
-    samples.write_text("\n".join(lines[:3]) + "\n")
-    with pytest.raises(GrainsError, match="3 of 5 samples"):
-        compare(tmp_path / "a", tmp_path / "b")
-    samples.write_text("\n".join([*lines[:4], lines[4][:40]]))
-    with pytest.raises(GrainsError, match="line 5 is not JSON"):
-        compare(tmp_path / "a", tmp_path / "b")
-    samples.write_text("\n".join(json.dumps({"doc_id": 1, "metrics": []}) for _ in lines))
-    with pytest.raises(GrainsError, match="lacks 'doc_hash'"):
-        compare(tmp_path / "a", tmp_path / "b")
-    samples.write_text("")
-    with pytest.raises(GrainsError, match="is empty"):
-        compare(tmp_path / "a", tmp_path / "b")
-    samples.unlink()
-    with pytest.raises(GrainsError, match="run lm_eval again with --log_samples"):
-        compare(tmp_path / "a", tmp_path / "b")
 
 
 def test_runs_are_named_by_folder_and_method_whatever_else_is_compared(tmp_path: Path) -> None:

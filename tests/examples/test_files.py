@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -99,3 +101,22 @@ def test_files_that_cannot_be_read(tmp_path):
         with pytest.raises(GrainsError, match=says) as caught:
             load_examples(file_data(tmp_path / name))
         assert "\n" not in str(caught.value)
+
+
+def test_pictures_of_a_file_are_found_beside_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from grains_eval.examples import load_examples
+    from grains_eval.recipes import load_recipe
+
+    home = tmp_path / "home"
+    home.mkdir()
+    Image.new("RGB", (4, 4)).save(home / "dot.png")
+    (home / "rows.jsonl").write_text('{"prompt": "what?", "chosen": "a", "rejected": "b", "picture": "dot.png"}\n')
+    (home / "recipe.yaml").write_text(
+        "name: x\ndata: {path: rows.jsonl, images: picture, examples: 1, development: 0}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(home / "recipe.yaml")
+    assert load_examples(recipe.data).build[0].images[0].size == (4, 4)
+    variant = recipe.variant("v", {"attribution": {"top_k": 3}})
+    assert load_examples(variant.data).build[0].images[0].size == (4, 4)
+    assert "folder" not in recipe.to_yaml()

@@ -29,7 +29,7 @@ from grains_eval.steering import resolve
 from grains_eval.types import PreferenceExample, SteeringConfig, SteeringVectors
 from grains_eval.vectors import build_context, run_method
 from tests.families.configurations import Family, lengths
-from tests.families.pictures import NoProcessor
+from tests.families.images import NoProcessor
 from tests.families.shrink import POSITIONS
 from tests.tiny import INSIDE, STARTING, tokenizer
 
@@ -554,17 +554,17 @@ CHECKS: dict[str, Callable[[Subject], Outcome]] = {
 
 def examined(family: Family, checks: Sequence[str] = tuple(CHECKS)) -> dict[str, Outcome]:
     """Every check of one family; an error that is no line of the project's own is `wrong`."""
-    from tests.families import picture_checks  # which takes what it needs from here
+    from tests.families import image_checks  # which takes what it needs from here
 
     seeing = family.kind == "vision-language"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         try:
-            subject: Any = (picture_checks.PictureSubject if seeing else Subject)(family)
+            subject: Any = (image_checks.ImageSubject if seeing else Subject)(family)
         except Exception as error:
             reason = f"not built at toy size: {error if isinstance(error, NoProcessor) else named(error)}"
             return {name: Outcome("absent", reason) for name in checks}
-        functions: Any = picture_checks.CHECKS if seeing else CHECKS
+        functions: Any = image_checks.CHECKS if seeing else CHECKS
         found: dict[str, Outcome] = {}
         for name in checks:
             if any(outcome.state == "absent" for outcome in found.values()) and seeing:

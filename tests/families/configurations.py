@@ -16,7 +16,7 @@ import transformers as hf
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tests.families import pictures
+from tests.families import images
 from tests.families.shrink import SWITCH, shrunk
 
 Kind = Literal["text", "encoder-decoder", "vision-language"]
@@ -95,7 +95,7 @@ def configuration(model_type: str, changes: Mapping[str, Any] | None = None) -> 
     if model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and vars(default).get("is_decoder") is False:
         found["is_decoder"] = True  # without it BERT and its like read both ways
     if model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        found = {**pictures.token_ids(model_type, vars(default)), **found}
+        found = {**images.token_ids(model_type, vars(default)), **found}
     if default.is_encoder_decoder:
         found.setdefault("decoder_start_token_id", 2)
     return shrunk(default, found)

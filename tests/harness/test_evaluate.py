@@ -13,6 +13,7 @@ from lm_eval.loggers import EvaluationTracker
 from grains_eval.comparison import compare
 from grains_eval.comparison.runs import read_run
 from grains_eval.demo import model_path
+from grains_eval.errors import GrainsError
 from grains_eval.examples import task_manager
 from grains_eval.harness.evaluate import MODEL_FOLDER, evaluate, write_run
 from grains_eval.harness.model import GrainsHF
@@ -106,3 +107,10 @@ def test_results_that_could_not_be_written_are_an_error(tmp_path, monkeypatch) -
     arguments = {"pretrained": str(model_path("text_split")), "dtype": "float32"}
     with pytest.raises(OSError, match="lm-eval wrote 0 of 2 samples"):
         evaluate(arguments, TASK, output_path=tmp_path / "out", limit=2, device="cpu")
+
+
+def test_what_is_no_model_is_not_evaluated() -> None:
+    from grains_eval.harness.evaluate import evaluate
+
+    with pytest.raises(GrainsError, match="a model of type int cannot be evaluated; give load_model"):
+        evaluate(3, ["mmlu"])  # type: ignore[arg-type]

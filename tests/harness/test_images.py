@@ -19,7 +19,7 @@ from grains_eval.artifacts.save import save_vectors
 from grains_eval.errors import GrainsError
 from grains_eval.harness.images import ImageLoglikelihoodMixin
 from grains_eval.harness.model import GrainsHF
-from grains_eval.models import images as pictures
+from grains_eval.models import image_inputs
 from grains_eval.models.loading import load, missing_package
 from grains_eval.steering import steered
 from grains_eval.types import SteeringConfig, SteeringVectors
@@ -128,7 +128,7 @@ def test_every_processor_key_reaches_the_model(family, keys, model, monkeypatch)
     lm, asked = model(family), scoring_requests()[:3]
     lm.batch_size_per_gpu = 3
     expected = [score for score, _ in lm.loglikelihood(asked, disable_tqdm=True)]
-    whole = pictures.process
+    whole = image_inputs.process
     for key in keys:
         seen = []
 
@@ -137,7 +137,7 @@ def test_every_processor_key_reaches_the_model(family, keys, model, monkeypatch)
             seen.append(features.pop(key))
             return features
 
-        monkeypatch.setattr(pictures, "process", without)
+        monkeypatch.setattr(image_inputs, "process", without)
         try:
             found = [score for score, _ in lm.loglikelihood(asked, disable_tqdm=True)]
         except Exception as error:  # a model may also refuse outright
@@ -145,7 +145,7 @@ def test_every_processor_key_reaches_the_model(family, keys, model, monkeypatch)
         else:
             assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) > 1e-3, key
         assert seen
-        monkeypatch.setattr(pictures, "process", whole)
+        monkeypatch.setattr(image_inputs, "process", whole)
 
 
 def test_requests_with_and_without_pictures_keep_their_order(model):
@@ -216,8 +216,8 @@ def test_chat_prompts(family, tiny_vision):
 
 def test_a_template_that_writes_bos_gets_no_second_one(model):
     lm = model("gemma3")
-    written = pictures.process(lm, ["<s><start_of_image>What?"], [PICTURES[:1]], "it")["input_ids"][0].tolist()
-    plain = pictures.process(lm, ["<start_of_image>What?"], [PICTURES[:1]], "it")["input_ids"][0].tolist()
+    written = image_inputs.process(lm, ["<s><start_of_image>What?"], [PICTURES[:1]], "it")["input_ids"][0].tolist()
+    plain = image_inputs.process(lm, ["<start_of_image>What?"], [PICTURES[:1]], "it")["input_ids"][0].tolist()
     assert written == plain
     assert written.count(1) == 1
 
@@ -274,7 +274,7 @@ def test_arguments_that_cannot_work_are_refused(tiny_vision, monkeypatch):
 
 def test_picture_tasks_are_refused_on_a_text_model(tiny_text, picture_task):
     lm = GrainsHF.create_from_arg_obj({"pretrained": str(tiny_text("llama"))}, {"device": "cpu", "batch_size": 2})
-    with pytest.raises(GrainsError, match="task pictures shows pictures but LlamaForCausalLM reads text only"):
+    with pytest.raises(GrainsError, match="task pictures shows images but LlamaForCausalLM reads text only"):
         lm_eval.simple_evaluate(model=lm, tasks=["pictures"], task_manager=picture_task, bootstrap_iters=0)
 
 
@@ -325,7 +325,7 @@ def test_pictures_beside_the_arguments_are_seen_and_not_cached(model, tmp_path):
         assert found == score(made, disable_tqdm=True)
         cached = CachingLM(lm, str(tmp_path / "cache.db"))
         with pytest.raises(
-            GrainsError, match=r"document 0 of task pictures: .*pictures left out; run without --use_cache"
+            GrainsError, match=r"document 0 of task pictures: .*images left out; run without --use_cache"
         ):
             getattr(cached, made[0].request_type)([beside(one) for one in made])
         lm.set_cache_hook(type(lm.cache_hook)(None))

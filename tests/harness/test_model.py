@@ -14,9 +14,9 @@ from grains_eval.artifacts.load import load_vectors
 from grains_eval.artifacts.save import save_vectors
 from grains_eval.errors import GrainsError
 from grains_eval.examples import doc_hash
-from grains_eval.harness.arguments import parse_layers, parse_steering
+from grains_eval.harness.arguments import parse_steering
 from grains_eval.harness.model import GrainsHF
-from grains_eval.models.blocks import find_blocks, hidden_size
+from grains_eval.models.layers import find_layers, hidden_size
 from grains_eval.steering import steered
 from grains_eval.types import SteeringConfig, SteeringVectors
 from tests.instances import instance
@@ -41,7 +41,7 @@ def requests(kind="loglikelihood"):
 
 def vectors_for(model, seed=0, **provenance):
     generator = torch.Generator().manual_seed(seed)
-    directions = {i: torch.randn(hidden_size(model), generator=generator) for i in range(len(find_blocks(model)))}
+    directions = {i: torch.randn(hidden_size(model), generator=generator) for i in range(len(find_layers(model)))}
     origin = {"method": "grains", **provenance}
     return SteeringVectors(
         directions, dict.fromkeys(directions, 3.0), recommended=SteeringConfig((1,), 1.0), provenance=origin
@@ -190,15 +190,6 @@ def test_vectors_of_another_model_are_refused_or_warned_about(tiny_text, folder,
         open_lm(tiny_text, vectors=str(tmp_path / "wide"))
     open_lm(tiny_text, vectors=folder("other", base_model="org/other"))
     assert "was built for org/other" in caplog.text
-
-
-def test_layers_are_spelled_in_several_ways():
-    assert parse_layers(14) == (14,)
-    assert parse_layers("8-10") == (8, 9, 10)
-    assert parse_layers("8/14/8") == (8, 14)
-    assert parse_layers([1, 2]) == (1, 2)
-    assert parse_layers("all") is None
-    assert parse_steering(None) == ()
 
 
 def test_a_model_is_steered_by_one_artifact_after_another(tiny_text, folder):

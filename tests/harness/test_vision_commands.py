@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from grains_eval.artifacts.save import save_vectors
-from grains_eval.models.blocks import find_blocks, hidden_size
+from grains_eval.models.layers import find_layers, hidden_size
 from grains_eval.types import SteeringConfig, SteeringVectors
 from tests import localdata
 
@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_picture_benchmarks_run_steered_and_not(tiny_vision, loaded_vision, data, tmp_path, family):
     model = loaded_vision(family).model
     generator = torch.Generator().manual_seed(0)
-    last = len(find_blocks(model)) - 1
+    last = len(find_layers(model)) - 1
     vectors = SteeringVectors(
         {last: torch.randn(hidden_size(model), generator=generator)},
         {last: 3.0},

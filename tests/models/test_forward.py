@@ -8,7 +8,7 @@ import transformers
 
 from grains_eval.attribution import attribute
 from grains_eval.models import encode, forward
-from grains_eval.models.blocks import find_decoder
+from grains_eval.models.layers import find_decoder
 from grains_eval.recipes import AttributionConfig
 from grains_eval.types import PreferenceExample
 from tests import tiny

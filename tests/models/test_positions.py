@@ -10,7 +10,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import find_blocks, hidden_size
+from grains_eval.models.layers import find_layers, hidden_size
 from grains_eval.steering import steered
 from grains_eval.types import SteeringConfig, SteeringVectors
 from tests.decoding import NEW, RULES, by_hand, vectors_for
@@ -180,8 +180,8 @@ def test_virtual_tokens_are_refused(tiny_text):
 
 
 def moved(model, rule, lengths, ids=IDS, **inputs):
-    """Columns whose logits change where the last block is steered: a token moves only itself there."""
-    depth = len(find_blocks(model))
+    """Columns whose logits change where the last layer is steered: a token moves only itself there."""
+    depth = len(find_layers(model))
     vectors = SteeringVectors({depth - 1: torch.ones(hidden_size(model)).cumsum(0)}, {depth - 1: 5.0})
     with torch.no_grad():
         plain = model(ids, **inputs).logits
@@ -256,7 +256,7 @@ def test_what_cannot_be_placed_is_refused_in_one_line(loaded_text):
 
     refused(of(llama), lambda: llama(IDS, attention_mask=four), "the attention mask has shape")
     refused(of(llama), lambda: llama(IDS, cu_seq_lens_q=packed), "packed into one row")
-    refused(of(llama), lambda: llama.model(IDS), "a block ran outside the model's own forward")
+    refused(of(llama), lambda: llama.model(IDS), "a layer ran outside the model's own forward")
     refused(of(mamba), lambda: mamba(IDS, cache_params=state), "DynamicCache does not tell how many tokens it holds")
     refused(of(llama, lengths=torch.ones(2, dtype=torch.long)), lambda: llama(IDS), "has 2 rows for a batch of 1")
     refused(of(llama, lengths=torch.ones(1, 1)), lambda: llama(IDS), "one whole number of tokens per row")

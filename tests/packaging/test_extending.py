@@ -45,8 +45,8 @@ def test_every_python_block_registers_what_it_says(number, tmp_path):
     name = re.search(r'@ge\.\w+\("(\w+)"', blocks("python")[number]).group(1)
     code = (
         "from grains_eval.plugins import load_plugins; load_plugins(['block.py']);"
-        "from grains_eval.study.catalogue import catalogue;"
-        "print(*(entry.name for table in catalogue().values() for entry in table))"
+        "from grains_eval.study.registered_names import registered_names;"
+        "print(*(entry.name for table in registered_names().values() for entry in table))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,6 @@
 """A causal model that is linear in its input embeddings, so that every number can be worked out by hand.
 
-Block `l` outputs `h_l = M_l (x_1 + ... + x_t)` at position `t` (M_l the product of the first l + 1 matrices); the
+Layer `l` outputs `h_l = M_l (x_1 + ... + x_t)` at position `t` (M_l the product of the first l + 1 matrices); the
 logits are `U h_L`. Since log-softmax differences of one position lose their normaliser,
 `F(x) = (u_{y+} - u_{y-}) . M_L (x_1 + ... + x_T)`.
 """
@@ -85,7 +85,7 @@ def encoded(loaded: LoadedModel, ids: list[int], chosen: int, rejected: int, nam
 
 
 def maps(loaded: LoadedModel) -> list[Tensor]:
-    """`M_l` for each block."""
+    """`M_l` for each layer."""
     product, found = torch.eye(3), list[Tensor]()
     for layer in loaded.model.get_decoder().layers:  # type: ignore[union-attr]
         product = layer.weight.detach() @ product

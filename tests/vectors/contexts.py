@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from grains_eval.models import LoadedModel
-from grains_eval.models.blocks import find_attention_outputs, find_blocks
+from grains_eval.models.layers import find_attention_outputs, find_layers
 from grains_eval.recipes import Recipe, parse_recipe
 from grains_eval.types import PreferenceExample
 from grains_eval.vectors import BuildContext, build_context
@@ -44,7 +44,7 @@ def states_by_hand(loaded: LoadedModel, text: str, site: str, tokens: int = 1) -
     kept: dict[int, Tensor] = {}
     handles = []
     if site == "block_output":
-        for layer, block in enumerate(find_blocks(loaded.model)):
+        for layer, block in enumerate(find_layers(loaded.model)):
 
             def keep(module: Any, args: Any, output: Any, layer: int = layer) -> None:
                 kept[layer] = output[0] if isinstance(output, tuple) else output

@@ -10,9 +10,8 @@ import torch
 
 from grains_eval.models import LoadedModel
 from grains_eval.steering import check_width
-from grains_eval.study.tune import fixed_setting, grid
 from grains_eval.types import PreferenceExample
-from grains_eval.vectors import METHODS, build, run_method
+from grains_eval.vectors import build, run_method
 from tests import tiny
 from tests.vectors.contexts import EXAMPLES, context, differences_by_hand, recipe
 
@@ -37,39 +36,6 @@ def test_swapped_answers_turn_the_vector_round(loaded_text: Callable[[str], Load
     one, other = build(loaded, EXAMPLES, recipe("caa")), build(loaded, swapped, recipe("caa"))
     for layer in one.layers:
         torch.testing.assert_close(one.directions[layer], -other.directions[layer])
-
-
-def test_it_is_applied_by_plain_addition_whatever_the_recipe_fixes_for_grains(
-    loaded_text: Callable[[str], LoadedModel],
-) -> None:
-    built = run_method(context(loaded_text("llama"), "caa")).vectors
-    fixed = recipe("caa").model_copy(
-        update={"steering": recipe("caa").steering.model_copy(update={"layers": [2], "strength": 4.0})}
-    )
-    assert fixed_setting(fixed) is None
-    settings = grid(built, fixed)
-    assert {(one.operator, one.unit) for one in settings} == {("add", "relative")}
-    assert {one.layers for one in settings} == {(0,), (1,), (2,)} and len(settings) == 3 * 4
-    assert fixed_setting(fixed.model_copy(update={"vectors": fixed.vectors.model_copy(update={"method": "grains"})}))
-
-
-def test_options_override_how_it_is_applied(loaded_text: Callable[[str], LoadedModel]) -> None:
-    one = recipe("caa", steering={"layers": [1], "strength": 2.0, "unit": "absolute"})
-    setting = fixed_setting(one)
-    assert setting is not None
-    assert (setting.layers, setting.strength, setting.unit, setting.operator) == (
-        (1,),
-        2.0,
-        "absolute",
-        "add",
-    )
-    untuned = METHODS["caa"].steering.untuned(run_method(context(loaded_text("llama"), "caa")).vectors)
-    assert (untuned.layers, untuned.strength, untuned.unit, untuned.operator) == (
-        (1,),
-        1.0,
-        "absolute",
-        "add",
-    )
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])

@@ -11,9 +11,8 @@ from sklearn.decomposition import PCA, TruncatedSVD
 
 from grains_eval.errors import GrainsError
 from grains_eval.models import LoadedModel
-from grains_eval.study.tune import grid
-from grains_eval.vectors import METHODS, run_method
-from tests.vectors.contexts import context, differences_by_hand, recipe
+from grains_eval.vectors import run_method
+from tests.vectors.contexts import context, differences_by_hand
 
 
 @pytest.mark.parametrize(
@@ -36,18 +35,6 @@ def test_one_direction_of_all_layers_at_once(
     # a decomposition per layer would give every layer length 1
     assert sum(float(v.square().sum()) for v in vectors.directions.values()) == pytest.approx(1.0, abs=1e-5)
     assert sum(s["share"] for s in vectors.statistics.values()) == pytest.approx(1.0, abs=1e-5)
-
-
-def test_it_steers_every_layer_at_once_with_as_many_settings_as_the_others(
-    loaded_text: Callable[[str], LoadedModel],
-) -> None:
-    vectors = run_method(context(loaded_text("llama"), "icv")).vectors
-    settings = grid(vectors, recipe("icv"))
-    assert {(one.layers, one.operator) for one in settings} == {(None, "add_renormalised")}
-    assert len(settings) == len(grid(vectors, recipe("caa")))
-    strengths = [one.strength for one in settings]
-    assert strengths[0] == pytest.approx(0.05) and strengths[-1] == pytest.approx(0.4)
-    assert METHODS["icv"].steering.untuned(vectors).strength == 0.1
 
 
 def test_an_unknown_option_is_named(loaded_text: Callable[[str], LoadedModel]) -> None:

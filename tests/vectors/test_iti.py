@@ -14,7 +14,7 @@ from grains_eval.artifacts.load import load_vectors
 from grains_eval.artifacts.save import save_vectors
 from grains_eval.errors import GrainsError
 from grains_eval.models import LoadedModel
-from grains_eval.models.blocks import find_attention_outputs, text_config
+from grains_eval.models.layers import find_attention_outputs, text_config
 from grains_eval.steering import check_width, steered
 from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors import iti, run_method

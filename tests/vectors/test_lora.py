@@ -15,8 +15,8 @@ from grains_eval.errors import GrainsError
 from grains_eval.examples import Examples
 from grains_eval.harness.model import GrainsHF
 from grains_eval.models import LoadedModel, encode
-from grains_eval.models.blocks import find_blocks
 from grains_eval.models.forward import response_logprobs
+from grains_eval.models.layers import find_layers
 from grains_eval.types import PreferenceExample
 from grains_eval.vectors import lora as adapters
 from tests import tiny
@@ -95,7 +95,7 @@ def test_query_and_value_projections_are_found(
     model = loaded_text(family).model
     found = adapters.find_targets(model)
     assert {name.rsplit(".", 1)[-1] for name in found} == expected
-    assert len(found) == len(expected) * len(find_blocks(model))
+    assert len(found) == len(expected) * len(find_layers(model))
 
 
 def test_only_the_text_decoder_of_a_vision_model_is_adapted(

@@ -142,7 +142,7 @@ class Measured:
 
 def measure(lm: Any, tried: Mapping[str, Sequence[AppliedArtifact]]) -> Measured:
     """Log-likelihoods and greedy answers under every setting of `tried`; in one engine they share batches."""
-    from grains_eval.harness.prefix_sharing.stack import moving
+    from grains_eval.harness.prefix_sharing.configurations import moving
     from grains_eval.harness.sweep import score_configurations
 
     named = {"unsteered": (), **tried}
@@ -173,8 +173,8 @@ def compare(ours: Measured, theirs: Measured) -> dict[str, Difference]:
 
 def _answers(lm: Any, tried: Sequence[Sequence[AppliedArtifact]]) -> list[list[str]]:
     """Greedy answers under every setting; in one engine all of them share a batch."""
+    from grains_eval.harness.prefix_sharing.configurations import moving
     from grains_eval.harness.prefix_sharing.loglikelihood import Memo
-    from grains_eval.harness.prefix_sharing.stack import moving
 
     found: list[list[str]] = []
     try:

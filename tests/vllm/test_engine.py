@@ -59,8 +59,8 @@ def long_prompts():
 
 
 def answers(lm, settings, requests):
+    from grains_eval.harness.prefix_sharing.configurations import moving
     from grains_eval.harness.prefix_sharing.loglikelihood import Memo
-    from grains_eval.harness.prefix_sharing.stack import moving
 
     found = []
     try:

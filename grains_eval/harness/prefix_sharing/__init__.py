@@ -1,1 +1,1 @@
-"""Log-likelihoods that compute a shared beginning once: for all its continuations and all steering configurations."""
+"""Log-likelihoods that compute a shared prefix once for all its continuations and all steering configurations."""

@@ -1,4 +1,4 @@
-"""Shared contexts for log-likelihood with pictures: one vision pass and one prompt pass per context."""
+"""Shared contexts for log-likelihood with images: one vision pass and one prompt pass per context."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from grains_eval.errors import GrainsError
 from grains_eval.examples.documents import image_hash
-from grains_eval.harness.prefix_sharing.loglikelihood import Memo, PreparedContext, score_prepared
+from grains_eval.harness.prefix_sharing.configurations import Configuration
+from grains_eval.harness.prefix_sharing.loglikelihood import Memo, PreparedContext, ScoringOptions, score_prepared
 from grains_eval.harness.prefix_sharing.proof import Proof, attempt, shareable
-from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
-from grains_eval.models import images as pictures
+from grains_eval.models import image_inputs
 from grains_eval.steering import applied
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class SharedImagesMixin(_Base):
     hooked: Configuration = ()
 
     def score_images(self, requests: Sequence[ImageRequest], disable_tqdm: bool = False) -> list[Score]:
-        """Score requests with pictures under the model's steering.
+        """Score requests with images under the model's steering.
 
         Raises:
             GrainsError: a prompt that the processor refuses, or one past `max_length`.
@@ -99,7 +99,7 @@ class SharedImagesMixin(_Base):
         return [found[index] for index in range(len(requests))]
 
     def _asked(self, request: ImageRequest) -> _Asked:
-        ids = pictures.continuation_ids(self, request.context, request.continuation, request.images, request.where)
+        ids = image_inputs.continuation_ids(self, request.context, request.continuation, request.images, request.where)
         shown = tuple(image_hash(image) for image in request.images)
         return _Asked(request, (request.context, shown), None if ids is None else tuple(ids))
 
@@ -116,7 +116,7 @@ class SharedImagesMixin(_Base):
         def contexts() -> Iterator[PreparedContext]:
             for group in groups.values():
                 first = next(iter(group.values()))
-                inputs = pictures.process(self, [first.context], [first.images], first.where)
+                inputs = image_inputs.process(self, [first.context], [first.images], first.where)
                 self._check_length(inputs["input_ids"].shape[1], group)
                 yield PreparedContext(inputs, list(group), partial(plainly, list(group.values())), len(first.images))
 
@@ -134,9 +134,7 @@ class SharedImagesMixin(_Base):
                 self.model,
                 contexts(),
                 memo.configurations,
-                batch_size=self.batch_size,
-                softmax_dtype=torch.float32,
-                progress=bar.update,
+                ScoringOptions(self.batch_size, torch.float32, bar.update),
                 proof=Proof(self.model, memo.configurations),
             )
         for index, (context, group) in enumerate(groups.items()):
@@ -154,5 +152,5 @@ class SharedImagesMixin(_Base):
 
 
 def _size(request: ImageRequest) -> tuple[int, int]:
-    """Pictures, then letters: the order of lengths, near enough."""
+    """Images, then letters: the order of lengths, near enough."""
     return len(request.images), len(request.context)

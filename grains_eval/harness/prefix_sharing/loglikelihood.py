@@ -1,7 +1,7 @@
-"""Score continuations of shared contexts, for many steering configurations at once.
+"""Score continuations of shared contexts under many steering configurations at once.
 
 A context runs once per configuration and its continuations branch off its keys and values; contexts that
-begin alike share that beginning too; logits are computed only where a continuation is read; blocks below the
+start alike share that prefix too; logits are computed only where a continuation is read; layers below the
 first steered one run once for all configurations. Sums agree with lm-eval's `hf` to rounding (1e-5 in
 float32), which is seen to on the requests at hand (`proof.Proof`).
 """
@@ -21,13 +21,13 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.prefix_sharing.plan import Cluster, Group, cluster, group
+from grains_eval.harness.prefix_sharing.configurations import Configuration
+from grains_eval.harness.prefix_sharing.plan import Group, PrefixGroup, group, group_by_prefix
 from grains_eval.harness.prefix_sharing.probes import Candidate, Probe, candidates, choose, fed_kind
 from grains_eval.harness.prefix_sharing.proof import Proof, attempt, check_causal, plain_logprob, shareable
 from grains_eval.harness.prefix_sharing.scorer import Progress, Scorer, limits_for
-from grains_eval.harness.prefix_sharing.stack import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
-from grains_eval.models.blocks import mentioned_lengths, text_config
+from grains_eval.models.layers import mentioned_lengths, text_config
 
 if TYPE_CHECKING:
     _Base = Any
@@ -37,41 +37,55 @@ else:
 logger = logging.getLogger(__name__)
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
+Requests = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 
 @dataclass(frozen=True)
 class PreparedContext:
-    """A context that its caller has prepared, with pictures for instance.
+    """A context that its caller has prepared, with images for instance.
 
     Attributes:
         inputs: Keywords of the model's forward for this one context, without padding (`input_ids [1, T]`,
             pixels, ...).
         continuations: Token ids of what is scored after it, each at least one.
         plainly: Score of a continuation, given by its index, in a plain pass; see `Probe.plainly`.
-        pictures: Number of them.
+        images: Number of them.
     """
 
     inputs: Mapping[str, Any]
     continuations: Sequence[Sequence[int]]
     plainly: Callable[[int, int | None], float] | None = None
-    pictures: int = 0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How requests are scored.
+
+    Attributes:
+        batch_size: As lm-eval's, or `auto`. It bounds memory, not rows: short contexts run more at a time.
+        softmax_dtype: Type of the log-softmax; None is the model's own, as in lm-eval.
+        progress: Called with the number of requests that were finished.
+    """
+
+    batch_size: int | str = 1
+    softmax_dtype: torch.dtype | None = None
+    progress: Progress | None = None
 
 
 def shared_scores(
     model: PreTrainedModel,
-    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    requests: Requests,
     configurations: Sequence[Configuration],
     *,
     max_length: int,
-    batch_size: int | str = 1,
-    softmax_dtype: torch.dtype | None = None,
-    progress: Progress | None = None,
+    options: ScoringOptions = ScoringOptions(),
 ) -> list[list[Score]] | None:
-    """`score`, where it gives this model's own numbers: some of these very requests are scored plainly too.
+    """`score`, as long as it gives this model's own numbers: some of these very requests are scored plainly as well.
 
     Returns:
-        As `score`; None where the model takes the plain path, for what is known of it or for what these requests
-        show.
+        As `score`; None where the model takes the plain path, because of what is known of it or of what these
+        requests show.
 
     Raises:
         GrainsError: as `score`, and where the model's earlier tokens see later ones.
@@ -80,28 +94,18 @@ def shared_scores(
         return None
     found: list[list[Score]] | None = None
     with attempt(model):
-        found = score(
-            model,
-            requests,
-            configurations,
-            max_length=max_length,
-            batch_size=batch_size,
-            softmax_dtype=softmax_dtype,
-            progress=progress,
-            proof=Proof(model, configurations),
-        )
+        proof = Proof(model, configurations)
+        found = score(model, requests, configurations, max_length=max_length, options=options, proof=proof)
     return found
 
 
 def score(
     model: PreTrainedModel,
-    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    requests: Requests,
     configurations: Sequence[Configuration],
     *,
     max_length: int,
-    batch_size: int | str = 1,
-    softmax_dtype: torch.dtype | None = None,
-    progress: Progress | None = None,
+    options: ScoringOptions = ScoringOptions(),
     proof: Proof | None = None,
 ) -> list[list[Score]]:
     """Sum the log-probabilities of continuations given their contexts.
@@ -111,9 +115,7 @@ def score(
         requests: Token ids of context and continuation; truncated as lm-eval does.
         configurations: Steering configurations; the empty one is the unsteered model.
         max_length: Tokens that the model takes.
-        batch_size: As lm-eval's, or `auto`. It bounds memory, not rows: short contexts run more at a time.
-        softmax_dtype: Type of the log-softmax; None is the model's own, as in lm-eval.
-        progress: Called with the number of requests that were finished.
+        options: Batch size, type of the log-softmax and progress.
         proof: Checks some of the scores as they come; None trusts the model.
 
     Returns:
@@ -125,9 +127,9 @@ def score(
     """
     groups, owners = group(requests, max_length)
     longest = max((len(each.context) + max(map(len, each.continuations)) for each in groups), default=1)
-    clusters = cluster(groups)
+    prefix_groups, progress = group_by_prefix(groups), options.progress
     if proof is not None:
-        proof.pending += _probes(model, clusters, max_length, softmax_dtype)
+        proof.pending += _probes(model, prefix_groups, max_length, options.softmax_dtype)
 
     def finished(count: int) -> None:
         if proof is not None:
@@ -135,8 +137,9 @@ def score(
         if progress is not None:
             progress(count)
 
-    scorer = Scorer(model, configurations, limits_for(model, batch_size, longest), softmax_dtype, finished)
-    for each in clusters:
+    limits = limits_for(model, options.batch_size, longest)
+    scorer = Scorer(model, configurations, limits, options.softmax_dtype, finished)
+    for each in prefix_groups:
         scorer.run(each)
     repeats = len(owners) - len(set(owners))
     if progress is not None and repeats:
@@ -145,24 +148,22 @@ def score(
 
 
 def _probes(
-    model: PreTrainedModel, clusters: Sequence[Cluster], max_length: int, dtype: torch.dtype | None
+    model: PreTrainedModel, prefix_groups: Sequence[PrefixGroup], max_length: int, dtype: torch.dtype | None
 ) -> list[Probe]:
     """The requests that are scored plainly too."""
     lengths = mentioned_lengths(text_config(model))
 
     def plainly(each: Candidate, last: int | None) -> float:
-        # one token more may be too many, or change the model's ways
+        # one token more may be too many, or make the model behave differently
         room = each.fed < max_length and each.fed not in lengths
         return plain_logprob(model, each.context, each.answer, last if room else None, dtype)
 
-    chosen = choose(candidates(clusters, lengths), lengths)
+    chosen = choose(candidates(prefix_groups, lengths), lengths)
     return [Probe(each.owner, len(each.context), len(each.answer), partial(plainly, each)) for each in chosen]
 
 
-def check_text_causal(
-    model: PreTrainedModel, requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int
-) -> None:
-    """Refuse a model whose answers would see themselves, by the shortest request; once per model.
+def check_text_causal(model: PreTrainedModel, requests: Requests, max_length: int) -> None:
+    """Refuse a model in which an answer would see itself; tried once per model, on the shortest request.
 
     Raises:
         GrainsError: another last token changes what comes before it.
@@ -172,23 +173,21 @@ def check_text_causal(
     context, answer = min(requests, key=lambda request: len(request[0]) + len(request[1]))
     answer = answer[: max(1, max_length - 1)]
     context = context[-max(1, max_length - len(answer)) :]
-    check_causal(model, lambda last: plain_logprob(model, context, answer, last), len(answer), pictures=False)
+    check_causal(model, lambda last: plain_logprob(model, context, answer, last), len(answer), images=False)
 
 
 def score_prepared(
     model: PreTrainedModel,
     contexts: Iterable[PreparedContext],
     configurations: Sequence[Configuration],
+    options: ScoringOptions = ScoringOptions(),
     *,
-    batch_size: int | str = 1,
-    softmax_dtype: torch.dtype | None = None,
-    progress: Progress | None = None,
     proof: Proof | None = None,
 ) -> list[list[list[Score]]]:
     """Score continuations of prepared contexts, one context after another; see `score`.
 
     The proof takes the longest answer of the first context, which should be the longest, and of the first context of
-    every other kind: between other mentioned lengths, with another number of pictures, or the first to run one token
+    every other kind: between other mentioned lengths, with another number of images, or the first to run one token
     or several of an answer after a prompt.
 
     Returns:
@@ -203,15 +202,15 @@ def score_prepared(
         width, start = context.inputs["input_ids"].shape[1], owners[-1].stop if owners else 0
         owners.append(range(start, start + len(continuations)))
         if scorer is None:
-            limits = limits_for(model, batch_size, width + max(map(len, continuations)))
-            scorer = Scorer(model, configurations, limits, softmax_dtype, progress)
+            limits = limits_for(model, options.batch_size, width + max(map(len, continuations)))
+            scorer = Scorer(model, configurations, limits, options.softmax_dtype, options.progress)
         # the tokens themselves are in `inputs`; only their number matters here
         branching = Group((0,) * width, continuations, tuple(owners[-1]), extendable=False)
         if proof is not None and context.plainly is not None:
             index = max(range(len(continuations)), key=lambda one: len(continuations[one]))
             tokens = len(continuations[index])
             fed = width + tokens - 1
-            kind = bisect_left(lengths, width), bisect_left(lengths, fed), tokens > 1, context.pictures
+            kind = bisect_left(lengths, width), bisect_left(lengths, fed), tokens > 1, context.images
             if fed_kind(tokens) > seen.get(kind, 0):
                 seen[kind] = fed_kind(tokens)
                 proof.pending.append(Probe(start + index, width, tokens, partial(context.plainly, index)))
@@ -238,13 +237,13 @@ class Memo:
 
 
 class SharedContextMixin(_Base):
-    """Log-likelihood requests through `score`; whatever it cannot do goes to the harness, under hooks.
+    """Log-likelihood requests through `score`; what it cannot do is left to the harness, under hooks.
 
-    The model that takes it in has `steering_configuration`, the `Configuration` of every forward pass, and
+    The model that inherits it has `steering_configuration`, the `Configuration` of every forward pass, and
     `steering()`, a context manager that applies it with hooks.
 
     Attributes:
-        share_context: Whether to.
+        share_context: Whether contexts are shared.
         memo: The sweep that is running, if any.
     """
 
@@ -261,7 +260,7 @@ class SharedContextMixin(_Base):
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Score]:
-        # rolling requests carry no strings: their windows share nothing
+        # rolling requests have no strings: their windows share nothing
         together = self.share_context and all(request[0] is not None for request in requests)
         found = None
         if together and requests and self.backend == "causal":
@@ -330,8 +329,6 @@ class SharedContextMixin(_Base):
                 [(context, answer) for _, context, answer in requests],
                 configurations,
                 max_length=self.max_length,
-                batch_size=self.batch_size,
-                softmax_dtype=self.softmax_dtype,
-                progress=bar.update,
+                options=ScoringOptions(self.batch_size, self.softmax_dtype, bar.update),
             )
         return None if scores is None else [list(each) for each in zip(*scores, strict=True)]

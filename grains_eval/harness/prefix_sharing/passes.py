@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from grains_eval.harness.prefix_sharing.stack import Roles, Stack, keeping
-from grains_eval.models.blocks import find_blocks, find_decoder
+from grains_eval.harness.prefix_sharing.configurations import Stack, TokenRoles, keeping
 from grains_eval.models.hooks import DEEPSTACK, decoder_receives, forget_positions, logits_at, noting_decoder
+from grains_eval.models.layers import find_decoder, find_layers
 
 # keywords of the decoder that belong to one call and are not replayed in another
 _OWN_KEYWORDS = {"input_ids", "inputs_embeds", "past_key_values", "use_cache", "return_dict"}
@@ -25,7 +25,7 @@ class Pass:
     """`R` rows of up to `n` tokens, padded on the right, each continuing one row of an earlier pass.
 
     Attributes:
-        inputs: Keywords of the model's forward; `input_ids [R, n]`, and pixels and the like for a picture.
+        inputs: Keywords of the model's forward; `input_ids [R, n]`, and pixels and the like for an image.
         lengths: `[R]` tokens per row without padding.
         prompts: `[R]` leading tokens of each row that belong to the prompt.
         closes_prompt: Whether the last of those is the last prompt token.
@@ -40,11 +40,11 @@ class Pass:
     reads: tuple[Tensor, Tensor]
     parents: Tensor | None = None
 
-    def roles(self) -> Roles:
+    def roles(self) -> TokenRoles:
         """Which tokens the position rules of steering mean."""
         column = torch.arange(int(self.lengths.max()))[None]
         last = column == self.prompts[:, None] - 1
-        return Roles(column < self.prompts[:, None], last if self.closes_prompt else torch.zeros_like(last))
+        return TokenRoles(column < self.prompts[:, None], last if self.closes_prompt else torch.zeros_like(last))
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class State:
 
     Attributes:
         logits: `[S, N, V]`.
-        cache: Keys and values `[S * R, heads, length, width]` per block; blocks that were skipped hold none.
+        cache: Keys and values `[S * R, heads, length, width]` per layer; layers that were skipped hold none.
             None where nothing continues the pass.
         lengths: `[R]` tokens so far, the parents' included.
         next_position: `[R]` position id of the next token (not `lengths` where image tokens share positions).
         position_axes: `(axes,)` of multimodal position ids, else empty.
-        kept: Saved block outputs by index.
-        replay: What the decoder received, where a picture's pass is to be repeated without its vision tower.
+        kept: Saved layer outputs by index.
+        replay: What the decoder received, where an image's pass is to be repeated without its vision tower.
     """
 
     logits: Tensor
@@ -115,7 +115,7 @@ class Runner:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.blocks = find_blocks(model)
+        self.layers = find_layers(model)
         self.decoder = find_decoder(model)
         # offloaded parameters are on `meta`
         self.device = next((each.device for each in model.parameters() if not each.is_meta), torch.device("cpu"))
@@ -137,29 +137,29 @@ class Runner:
             plan: What to run.
             stack: The configurations; one empty configuration is the plain model.
             past: The state of the same stack after the earlier pass, or of the plain model where that is the same.
-            base: The state of the same pass without steering, to resume from; None computes every block.
-            keep: Blocks whose outputs are saved.
+            base: The state of the same pass without steering, to resume from; None computes every layer.
+            keep: Layers whose outputs are saved.
             keep_cache: Whether another pass will continue this one.
         """
         size, rows = stack.size, len(plan.lengths)
         if past is None:
-            forget_positions(self.model)  # those of the last picture
-        pictured = set(plan.inputs) != {"input_ids"}
+            forget_positions(self.model)  # of the image before
+        has_images = set(plan.inputs) != {"input_ids"}
         seen: dict[str, Any] = {}
         kept: dict[int, Any] = {}
         with ExitStack() as hooks:
             hooks.enter_context(stack.applied(plan.roles()))
             hooks.enter_context(logits_at(self.model, _reading(plan.reads, size, rows)))
-            hooks.enter_context(keeping(self.blocks, keep, kept))
+            hooks.enter_context(keeping(self.layers, keep, kept))
             if base is not None:
                 hooks.enter_context(stack.resumed(base.kept))
-            if pictured and base is not None:
+            if has_images and base is not None:
                 embeddings = base.replay["inputs_embeds"]
                 keywords: dict[str, Any] = {"inputs_embeds": embeddings.repeat(size, 1, 1)}
                 hooks.enter_context(decoder_receives(self.model, _replayed(base.replay, size), size))
             else:
                 keywords = {name: _repeat(value, size, self.device) for name, value in plan.inputs.items()}
-                if pictured:
+                if has_images:
                     hooks.enter_context(noting_decoder(self.model, seen))
             keywords |= self._continuing(plan, past, size, keep_cache)
             cache: DynamicCache | None = keywords["past_key_values"]
@@ -196,7 +196,7 @@ class Runner:
         cache, held = DynamicCache(), past.cache.layers
         cache.layer_class_to_replicate = None
         cache.layers = [  # pyright: ignore[reportAttributeAccessIssue]
-            _Branch(_filled(held[i] if i < len(held) else None), length, index, keep) for i in range(len(self.blocks))
+            _Branch(_filled(held[i] if i < len(held) else None), length, index, keep) for i in range(len(self.layers))
         ]
         return keywords | {"past_key_values": cache}
 

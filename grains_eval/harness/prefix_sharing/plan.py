@@ -1,4 +1,4 @@
-"""Which requests share what: contexts, prefixes of contexts, and batches that fit. No model here."""
+"""Which requests share what: contexts, prefixes of contexts, and batches that fit. Needs no model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from grains_eval.errors import GrainsError
 
 Tokens = tuple[int, ...]
 
-# tokens that a forward pass of its own must save before a shared prefix is worth it
+# tokens that a shared prefix must save to be worth a forward pass of its own
 _PASS_COST = 128
-# levels of nested prefixes that are looked at
+# levels of nested prefixes that are considered
 _DEEPEST = 64
 
 
@@ -52,7 +52,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class PrefixGroup:
     """Groups whose contexts start with the same `prefix` tokens; every context is longer than that."""
 
     prefix: int
@@ -83,12 +83,12 @@ class Limits:
 
     @property
     def smallest(self) -> bool:
-        """Whether halving has come to its end."""
+        """Whether it cannot be halved further."""
         return self.tokens == 1
 
 
 def truncate(context: Sequence[int], continuation: Sequence[int], max_length: int) -> Tokens:
-    """The context as lm-eval cuts it: `(context + continuation)[-(max_length + 1):]` less the continuation.
+    """The context as lm-eval truncates it: `(context + continuation)[-(max_length + 1):]` less the continuation.
 
     Raises:
         GrainsError: nothing to condition on or to score, or a continuation that does not fit.
@@ -121,7 +121,7 @@ def group(requests: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: i
     return groups, owners
 
 
-def cluster(groups: Sequence[Group]) -> list[Cluster]:
+def group_by_prefix(groups: Sequence[Group]) -> list[PrefixGroup]:
     """Gather groups whose contexts start alike (a few-shot preamble, an instruction), where that saves work.
 
     Sorted contexts are cut where neighbours share least, as long as the parts together save more than the
@@ -136,8 +136,8 @@ def cluster(groups: Sequence[Group]) -> list[Cluster]:
     ]
     _, cuts = _best_cuts(common, 0, len(ordered), 0)
     alone = [each for start, end, prefix in cuts if not prefix for each in ordered[start:end]]
-    found = [Cluster(prefix, tuple(ordered[start:end])) for start, end, prefix in cuts if prefix]
-    return found + ([Cluster(0, tuple(alone))] if alone else [])
+    found = [PrefixGroup(prefix, tuple(ordered[start:end])) for start, end, prefix in cuts if prefix]
+    return found + ([PrefixGroup(0, tuple(alone))] if alone else [])
 
 
 def _best_cuts(common: list[int], start: int, end: int, depth: int) -> tuple[int, list[tuple[int, int, int]]]:
@@ -158,7 +158,7 @@ def _best_cuts(common: list[int], start: int, end: int, depth: int) -> tuple[int
 
 
 def _common(left: Tokens, right: Tokens) -> int:
-    """Length of the common beginning, by bisection on slices."""
+    """Length of the common prefix, by bisection on slices."""
     low, high = 0, min(len(left), len(right))
     while low < high:
         middle = (low + high + 1) // 2

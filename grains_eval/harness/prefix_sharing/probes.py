@@ -1,6 +1,6 @@
-"""Which requests show whether contexts may be shared: the longest, and both sides of lengths that count.
+"""Which requests show whether contexts may be shared: the longest, and those on both sides of lengths that matter.
 
-No model here but its configuration. What a probe says is judged by `proof.Proof`.
+Of the model only its configuration is needed. What a probe shows is judged by `proof.Proof`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grains_eval.harness.prefix_sharing.plan import Cluster, Tokens
-from grains_eval.harness.prefix_sharing.stack import Configuration
+from grains_eval.harness.prefix_sharing.configurations import Configuration
+from grains_eval.harness.prefix_sharing.plan import PrefixGroup, Tokens
 from grains_eval.steering import ResolvedSteering
 from grains_eval.virtual_tokens import ResolvedTokens
 
@@ -43,8 +43,8 @@ class Candidate:
         context: Tokens of the context, truncated.
         answer: Tokens of the continuation.
         owner: Index of the request.
-        way: How it runs; what holds for one way says nothing of another. Between which mentioned lengths the beginning
-            lies that its context shares with others (0 without one), and whether its answer branches off the context.
+        way: How it runs; what holds for one way says nothing about another. It is made of the mentioned lengths between
+            which the prefix shared with other contexts lies (0 without one), and whether its answer branches off.
         row: Tokens of its context's row, which may take in another answer.
     """
 
@@ -60,15 +60,15 @@ class Candidate:
         return len(self.context) + len(self.answer) - 1
 
 
-def candidates(clusters: Sequence[Cluster], lengths: Sequence[int]) -> list[Candidate]:
+def candidates(prefix_groups: Sequence[PrefixGroup], lengths: Sequence[int]) -> list[Candidate]:
     """Every request of the plan; where a context has answers that branch off it, those stand for all of its own.
 
     Args:
-        clusters: The plan.
+        prefix_groups: The plan.
         lengths: See `mentioned_lengths`.
     """
     found: list[Candidate] = []
-    for each in clusters:
+    for each in prefix_groups:
         prefix = 1 + bisect_left(lengths, each.prefix) if each.prefix else 0
         for group in each.groups:
             branches = group.branches
@@ -80,7 +80,7 @@ def candidates(clusters: Sequence[Cluster], lengths: Sequence[int]) -> list[Cand
 
 
 def choose(given: Sequence[Candidate], lengths: Sequence[int]) -> list[Candidate]:
-    """Of every way the longest request, the shortest where it is much shorter, and those around each length.
+    """For every way the longest request, the shortest where it is much shorter, and those around each length.
 
     The longest whose answer feeds most is among them too: nothing, one token (which needs no mask) or several are fed
     of an answer. Those around a length are the last below it, the one whose context's row is nearest below (it may run

@@ -1,6 +1,6 @@
 """Whether contexts may be shared: a cache of plain keys and values, and real requests scored both ways.
 
-Nothing here is known of a model by its name. Of every batch a few requests are scored again, each alone in a plain
+No model is known here by its name. Of every batch a few requests are scored again, each alone in a plain
 pass over its whole row, as lm-eval's `hf` does at batch size 1; scores that differ by more than rounding send the
 model to the plain path from there on, the batch at hand included.
 """
@@ -19,11 +19,11 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from grains_eval.errors import GrainsError
+from grains_eval.harness.prefix_sharing.configurations import Configuration, moving
 from grains_eval.harness.prefix_sharing.probes import Probe, spread
-from grains_eval.harness.prefix_sharing.stack import Configuration, moving
 from grains_eval.harness.prefix_sharing.targets import Score
-from grains_eval.models.blocks import find_blocks, text_config
 from grains_eval.models.hooks import forget_positions, logits_at
+from grains_eval.models.layers import find_layers, text_config
 from grains_eval.models.rounding import rounding
 from grains_eval.steering import applied
 
@@ -39,7 +39,7 @@ class Standing:
         used: Whether requests were scored with shared contexts.
         proved: Scores that were computed both ways and agreed.
         furthest: The largest difference among them, nats.
-        causal: For text and for pictures, whether later tokens were seen to leave earlier ones alone.
+        causal: For text and for images, whether later tokens were seen to leave earlier ones alone.
     """
 
     obstacle: str | None = None
@@ -67,7 +67,7 @@ def standing(model: PreTrainedModel) -> Standing:
 
 
 def shareable(model: PreTrainedModel) -> bool:
-    """Whether shared contexts may be tried: nothing in the model's structure or in earlier requests speaks against it.
+    """Whether shared contexts may be tried: nothing in the model's structure or in earlier requests rules it out.
 
     State-space and linear-attention layers, chunked attention, encoder-decoder models and models without output
     embeddings are scored plainly.
@@ -76,7 +76,7 @@ def shareable(model: PreTrainedModel) -> bool:
 
 
 def give_up(model: PreTrainedModel, obstacle: str) -> None:
-    """Score this model plainly from now on, and say why, once."""
+    """Score this model plainly from now on, and log the reason once."""
     standing(model).obstacle = obstacle
     logger.warning("%s: contexts are not shared, %s; scoring takes the plain path", type(model).__name__, obstacle)
 
@@ -106,7 +106,7 @@ def _structure(model: PreTrainedModel) -> str | None:
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         return "its attention is chunked"
     try:
-        find_blocks(model)
+        find_layers(model)
     except GrainsError:  # unsteered, such a model is evaluated all the same
         return "its decoder layers are not found"
     try:
@@ -120,7 +120,7 @@ def _structure(model: PreTrainedModel) -> str | None:
 
 @contextmanager
 def attempt(model: PreTrainedModel) -> Generator[None, None, None]:
-    """Try to share contexts inside the block; whatever goes wrong there sends the model to the plain path.
+    """Try to share contexts inside the block; if anything goes wrong there, the model takes the plain path.
 
     Raises:
         GrainsError: of the requests, as it is.
@@ -139,7 +139,7 @@ def attempt(model: PreTrainedModel) -> Generator[None, None, None]:
 
 
 class Proof:
-    """Compares shared scores with plain ones, as soon as they are there.
+    """Compares shared scores with plain ones as soon as they are available.
 
     The unsteered configuration and one of every kind of steering are compared, in the very passes whose scores are
     reported.
@@ -197,29 +197,29 @@ _OTHER = (0, 1)
 
 
 def check_causal(
-    model: PreTrainedModel, plainly: Callable[[int], float], tokens: int, *, pictures: bool, again: bool = False
+    model: PreTrainedModel, plainly: Callable[[int], float], tokens: int, *, images: bool, again: bool = False
 ) -> None:
     """Refuse a model whose earlier tokens see later ones: an answer scored in one pass would be scored from itself.
 
-    Seen once per model, for text and for pictures. `Proof` sees the same where contexts are shared.
+    Checked once per model, for text and for images. `Proof` checks the same where contexts are shared.
 
     Args:
         model: The model.
         plainly: Score of a real request in a pass whose last token, which nothing that is read may see, is given.
         tokens: Tokens of its answer.
-        pictures: Whether the request shows pictures.
-        again: Look even if this was seen before.
+        images: Whether the request shows images.
+        again: Check even if this was checked before.
 
     Raises:
         GrainsError: the last token changes what comes before it.
     """
     known = standing(model)
-    if pictures in known.causal and not again:
+    if images in known.causal and not again:
         return
     _refuse_foresight(model, plainly, tokens)
     _forget_lengths(model)
     forget_positions(model)
-    known.causal |= {pictures}
+    known.causal |= {images}
 
 
 def _refuse_foresight(model: PreTrainedModel, plainly: Callable[[int], float], tokens: int) -> None:
@@ -241,14 +241,14 @@ def plain_logprob(
     last: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> float:
-    """`log p(answer | context)` in one pass over the whole row, without cache, padding or company.
+    """`log p(answer | context)` in one pass over the whole row, without cache, padding or other rows.
 
     Args:
         model: A decoder.
         context: Token ids.
         answer: Token ids.
-        last: A token to put where the answer's last one would be, after everything that is read; None leaves that
-            place away, as lm-eval's `hf` does.
+        last: A token to put where the answer's last one would be, after everything that is read; None leaves it
+            out, as lm-eval's `hf` does.
         dtype: Type of the log-softmax; None is the model's own.
 
     Returns:
@@ -260,7 +260,7 @@ def plain_logprob(
     with ExitStack() as fewer:
         if last is not None and model.get_output_embeddings() is not None:
             fewer.enter_context(logits_at(model, lambda hidden: hidden[:, -len(answer) - 1 : -1]))
-            last = None  # its logits are not there
+            last = None  # it has no logits
         logits = model(torch.tensor([row], device=device)).logits[0]
     logits = logits[-len(answer) :] if last is None else logits[-len(answer) - 1 : -1]
     logprobs = logits.log_softmax(dim=-1, dtype=dtype)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from grains_eval.harness.prefix_sharing.configurations import Configuration, Stack, answers_only, moving, resume_layer
 from grains_eval.harness.prefix_sharing.passes import Pass, Runner, State
-from grains_eval.harness.prefix_sharing.plan import Cluster, Group, Limits, batches, chunks
-from grains_eval.harness.prefix_sharing.stack import Configuration, Stack, answers_only, moving, resume_block
-from grains_eval.harness.prefix_sharing.targets import Score, Tally, Targets, branch_pass, context_pass
-from grains_eval.models.blocks import text_config
+from grains_eval.harness.prefix_sharing.plan import Group, Limits, PrefixGroup, batches, chunks
+from grains_eval.harness.prefix_sharing.targets import Score, ScoreSums, Targets, branch_pass, context_pass
+from grains_eval.models.layers import text_config
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def limits_for(model: PreTrainedModel, batch_size: int | str, longest: int) -> L
 
 
 @dataclass(frozen=True)
-class _Lane:
+class _RunningStack:
     """A stack, the configurations whose results it gives, and where it stands after the shared prefix.
 
     Attributes:
@@ -75,21 +75,21 @@ class Scorer:
         self.results: list[dict[int, Score]] = [{} for _ in self.configurations]
         self._vocabulary = int(text_config(model).vocab_size)
         steered = [each for each in self.configurations if each]
-        depth = len(self.runner.blocks)
+        depth = len(self.runner.layers)
         baselines = tuple(index for index, each in enumerate(self.configurations) if not each)
-        # the plain pass pays if its results are wanted, or if what it spares the others is more than itself
-        spared = sum(resume_block(each) for each in steered)
+        # the plain pass pays off if its results are wanted, or if it saves the others more than it costs
+        spared = sum(resume_layer(each) for each in steered)
         self._share = bool(steered) and (bool(baselines) or spared > depth)
         # configurations that leave prompts as the plain model does, itself included
         self._late = sum(map(answers_only, self.configurations)) if any(map(answers_only, steered)) else 0
         needed = bool(baselines) or self._share or self._late
-        self._plain = _Lane(Stack(model, [()]), baselines) if needed else None
-        self._keep = sorted({resume_block(each) - 1 for each in steered} - {-1}) if self._share else []
-        self._lanes: dict[int, list[_Lane]] = {}
+        self._plain = _RunningStack(Stack(model, [()]), baselines) if needed else None
+        self._keep = sorted({resume_layer(each) - 1 for each in steered} - {-1}) if self._share else []
+        self._made: dict[int, list[_RunningStack]] = {}
 
-    def run(self, cluster: Cluster) -> None:
-        """Score groups that share `cluster.prefix` tokens."""
-        groups, prefix = cluster.groups, cluster.prefix
+    def run(self, shared: PrefixGroup) -> None:
+        """Score groups that share `shared.prefix` tokens."""
+        groups, prefix = shared.groups, shared.prefix
         if self._late > 1:  # a context's row that takes in an answer is moved there
             groups = tuple(replace(each, extendable=False) for each in groups)
         if not prefix:
@@ -101,30 +101,30 @@ class Scorer:
         length = torch.tensor([prefix])
         opening = Pass({"input_ids": tokens}, length, length, False, (none, none))
         first = next(batches(groups, prefix, self.limits))
-        lanes = self._stacks(self._size(1, max(prefix, len(first) * (len(first[0].row) - prefix))))
-        plain, waiting = self._plain, list(lanes)
+        stacks = self._stacks(self._size(1, max(prefix, len(first) * (len(first[0].row) - prefix))))
+        plain, waiting = self._plain, list(stacks)
         base: State | None = None
         if plain is not None:
             base = self.runner.run(opening, plain.stack, keep=self._keep)
-            plain = _Lane(plain.stack, plain.configurations, replace(base, kept={}))
+            plain = _RunningStack(plain.stack, plain.configurations, replace(base, kept={}))
         while plain is not None or waiting:
-            held: list[_Lane] = []
+            held: list[_RunningStack] = []
             size = 0 if base is None else _bytes(base)
             # as many configurations at a time as their prefixes fit; the plain one is in every round
             while waiting and (not held or size < _MOST_PREFIX_BYTES):
-                lane = waiting.pop(0)
-                if lane.answers_only and plain is not None:
-                    held.append(replace(lane, start=plain.start))
+                running = waiting.pop(0)
+                if running.answers_only and plain is not None:
+                    held.append(replace(running, start=plain.start))
                     continue
-                start = self.runner.run(opening, lane.stack, base=base if self._share else None)
-                held.append(replace(lane, start=start))
+                start = self.runner.run(opening, running.stack, base=base if self._share else None)
+                held.append(replace(running, start=start))
                 size += _bytes(start)
             for part in batches(groups, prefix, self.limits):
                 self._batch(part, prefix, plain, held, last=not waiting)
             if not waiting:
                 return
             if plain is not None:
-                plain = _Lane(plain.stack, (), plain.start)
+                plain = _RunningStack(plain.stack, (), plain.start)
 
     def prepared(self, group: Group, inputs: Mapping[str, Any]) -> None:
         """Score one context whose forward keywords are given."""
@@ -134,36 +134,38 @@ class Scorer:
         """Configurations that run at a time on a batch."""
         return max(1, self.limits.tokens // max(1, rows * width))
 
-    def _stacks(self, size: int) -> list[_Lane]:
-        """Steered configurations in stacks of up to `size` that resume at the same block."""
-        if size not in self._lanes:
+    def _stacks(self, size: int) -> list[_RunningStack]:
+        """Steered configurations in stacks of up to `size` that resume at the same layer."""
+        if size not in self._made:
             alike: dict[tuple[int, bool], list[int]] = {}
             for index, each in enumerate(self.configurations):
                 if each:
-                    kind = resume_block(each) if self._share else 0, answers_only(each)
+                    kind = resume_layer(each) if self._share else 0, answers_only(each)
                     alike.setdefault(kind, []).append(index)
-            self._lanes[size] = [
-                _Lane(Stack(self.runner.model, [self.configurations[i] for i in part]), tuple(part), answers_only=late)
+            self._made[size] = [
+                _RunningStack(
+                    Stack(self.runner.model, [self.configurations[i] for i in part]), tuple(part), answers_only=late
+                )
                 for (_, late), rows in alike.items()
                 for part in (rows[start : start + size] for start in range(0, len(rows), size))
             ]
-        return self._lanes[size]
+        return self._made[size]
 
     def _batch(
         self,
         groups: Sequence[Group],
         prefix: int,
-        plain: _Lane | None,
-        lanes: list[_Lane] | None,
+        plain: _RunningStack | None,
+        stacks: list[_RunningStack] | None,
         inputs: Mapping[str, Any] | None = None,
         last: bool = True,
     ) -> None:
         """Score groups together, in smaller parts when memory runs out.
 
-        `lanes` are the stacks after a shared prefix; None where there is no prefix.
+        `stacks` are the stacks after a shared prefix; None where there is no prefix.
         """
         width = max(len(each.row) for each in groups) - prefix
-        chosen = self._stacks(self._size(len(groups), width)) if lanes is None else lanes
+        chosen = self._stacks(self._size(len(groups), width)) if stacks is None else stacks
         try:
             found = self._scores(groups, prefix, plain, chosen, inputs)
         except torch.OutOfMemoryError:
@@ -176,7 +178,7 @@ class Scorer:
             self.limits = self.limits.halved()
             logger.warning("out of memory: continuing with %d tokens per pass", self.limits.tokens)
             for part in batches(groups, prefix, self.limits):
-                self._batch(part, prefix, plain, lanes, inputs, last)
+                self._batch(part, prefix, plain, stacks, inputs, last)
             return
         for result, scores in zip(self.results, found, strict=True):
             result.update(scores)
@@ -187,34 +189,34 @@ class Scorer:
         self,
         groups: Sequence[Group],
         prefix: int,
-        plain: _Lane | None,
-        lanes: Sequence[_Lane],
+        plain: _RunningStack | None,
+        stacks: Sequence[_RunningStack],
         inputs: Mapping[str, Any] | None,
     ) -> list[dict[int, Score]]:
-        tally = Tally(len(self.configurations), self.softmax_dtype)
-        size = max((lane.stack.size for lane in lanes), default=1)
+        sums = ScoreSums(len(self.configurations), self.softmax_dtype)
+        size = max((running.stack.size for running in stacks), default=1)
         passes = [context_pass(groups, prefix, inputs)]
         reach = max(len(each.row) for each in groups)
         passes += [branch_pass(rows) for rows in chunks(groups, reach, self.limits.shared(size), self._vocabulary)]
         bases: Sequence[State | None] = [None] * len(passes)
-        late = any(lane.answers_only for lane in lanes) and all(each.tail is None for each in groups)
+        late = any(running.answers_only for running in stacks) and all(each.tail is None for each in groups)
         context: State | None = None
         if plain is not None and (plain.configurations or self._share):
-            context, bases = self._lane(plain, passes, bases, tally, self._keep)
+            context, bases = self._run_stack(plain, passes, bases, sums, self._keep)
         elif plain is not None and late:
-            context, _ = self._lane(plain, passes, bases, tally, branches=False)
+            context, _ = self._run_stack(plain, passes, bases, sums, branches=False)
         if not late:
-            context = None  # nobody continues it: its keys and values may go
-        for lane in lanes:
-            self._lane(lane, passes, bases, tally, context=context if lane.answers_only else None)
-        return tally.scores()
+            context = None  # nothing continues it: its keys and values can be freed
+        for running in stacks:
+            self._run_stack(running, passes, bases, sums, context=context if running.answers_only else None)
+        return sums.scores()
 
-    def _lane(
+    def _run_stack(
         self,
-        lane: _Lane,
+        running: _RunningStack,
         passes: Sequence[tuple[Pass, Targets]],
         bases: Sequence[State | None],
-        tally: Tally,
+        sums: ScoreSums,
         keep: Sequence[int] = (),
         context: State | None = None,
         branches: bool = True,
@@ -226,14 +228,14 @@ class Scorer:
         """
         (plan, targets), *rest = passes
         if context is None:
-            context = self.runner.run(plan, lane.stack, lane.start, bases[0], keep=keep, keep_cache=bool(rest))
-        tally.add(lane.configurations, context.logits, targets)
+            context = self.runner.run(plan, running.stack, running.start, bases[0], keep=keep, keep_cache=bool(rest))
+        sums.add(running.configurations, context.logits, targets)
         states = [replace(context, logits=context.logits[:, :0], cache=None)]
         for (plan, targets), base in zip(rest, bases[1:], strict=True):
             if not branches:
                 break
-            state = self.runner.run(plan, lane.stack, context, base, keep=keep, keep_cache=False)
-            tally.add(lane.configurations, state.logits, targets)
+            state = self.runner.run(plan, running.stack, context, base, keep=keep, keep_cache=False)
+            sums.add(running.configurations, state.logits, targets)
             states.append(replace(state, logits=state.logits[:, :0], cache=None))
         return context, states
 

@@ -25,7 +25,7 @@ class Targets:
     owners: list[int]
 
 
-class Tally:
+class ScoreSums:
     """Adds up log-probabilities per configuration and request."""
 
     def __init__(self, configurations: int, dtype: torch.dtype | None) -> None:

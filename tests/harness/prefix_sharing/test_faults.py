@@ -15,7 +15,7 @@ from tests.harness.prefix_sharing.test_image_loglikelihood import ImageModel
 from tests.harness.prefix_sharing.test_loglikelihood import furthest, plainly, steering
 from tests.harness.prefix_sharing.test_proof import LIMIT, asked
 from tests.harness.test_images import PICTURES, request
-from tests.harness.test_unusual_pictures import ANSWERS
+from tests.harness.test_unusual_images import ANSWERS
 from tests.tiny import LLAMA, fill, save
 from tests.unusual import SWITCH, mllama
 

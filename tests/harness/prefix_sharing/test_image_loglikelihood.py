@@ -14,7 +14,7 @@ from grains_eval.harness.images import ImageLoglikelihoodMixin
 from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo, SharedContextMixin, score
 from grains_eval.harness.prefix_sharing.proof import standing
-from grains_eval.models import images as pictures
+from grains_eval.models import image_inputs
 from grains_eval.steering import applied
 from tests.harness.prefix_sharing.test_loglikelihood import configurations, furthest
 from tests.harness.prefix_sharing.test_loglikelihood import plainly as plainly_text
@@ -73,7 +73,7 @@ def plainly(lm, requests, configuration):
     for each in requests:
         prepared = lm.prepare_image_request(each)
         length = lm.continuation_length(prepared)
-        inputs = pictures.process(lm, [prepared.context + prepared.continuation], [prepared.images], prepared.where)
+        inputs = image_inputs.process(lm, [prepared.context + prepared.continuation], [prepared.images], prepared.where)
         ids = inputs["input_ids"][0]
         pictures_free = len(ids) - length
         lm.model.model.rope_deltas = None

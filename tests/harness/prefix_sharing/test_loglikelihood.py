@@ -12,12 +12,9 @@ from lm_eval.models.huggingface import HFLM
 from peft import PromptTuningConfig, get_peft_model
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.prefix_sharing import loglikelihood as shared_context
-from grains_eval.harness.prefix_sharing import plan
-from grains_eval.harness.prefix_sharing.loglikelihood import score, shared_scores
-from grains_eval.harness.prefix_sharing.plan import Limits
+from grains_eval.harness.prefix_sharing.loglikelihood import ScoringOptions, score, shared_scores
 from grains_eval.harness.prefix_sharing.proof import shareable
-from grains_eval.models.blocks import find_attention_outputs, find_blocks
+from grains_eval.models.layers import find_attention_outputs, find_layers
 from grains_eval.steering import OPERATORS, ResolvedSteering, applied
 from tests.tiny import LLAMA, VOCABULARY, fill
 
@@ -71,8 +68,8 @@ def steering(model, layers, strength, *, positions="all", operator="add_renormal
 
 
 def configurations(model):
-    """Baseline, first to last block, several blocks, position rules, heads, operators, two at once."""
-    last = len(find_blocks(model)) - 1
+    """Baseline, first to last layer, several layers, position rules, heads, operators, two at once."""
+    last = len(find_layers(model)) - 1
     return [
         (),
         (steering(model, [0], 4.0),),
@@ -145,140 +142,6 @@ def test_agrees_with_plain_hooks(family, loaded_text):
     assert moved > 0.1 and any(hit for _, hit in found[0])
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "opt"])
-@pytest.mark.parametrize(
-    "limits",
-    [Limits(4000, 2**20, 2**26), Limits(60, 200, 20 * VOCABULARY), Limits(1, 1, 1)],
-    ids=["wide", "narrow", "one"],
-)
-@pytest.mark.parametrize("prefixes", [True, False])
-def test_batching_prefixes_and_stacks_change_nothing(family, limits, prefixes, loaded_text, monkeypatch):
-    model = loaded_text(family).model
-    asked, wanted = requests(), configurations(model)
-    expected = score(model, asked, wanted, max_length=LIMIT)
-    monkeypatch.setattr(shared_context, "limits_for", lambda *_: limits)
-    monkeypatch.setattr(plan, "_PASS_COST", 0 if prefixes else 10**6)
-    found = score(model, asked, wanted, max_length=LIMIT)
-    assert furthest(found, expected) < 1e-5
-    assert [[a[1] for a in x] for x in found] == [[a[1] for a in x] for x in expected]
-
-
-def test_prefixes_that_do_not_fit_together_take_turns(loaded_text, monkeypatch):
-    model = loaded_text("llama").model
-    asked, wanted = requests(), configurations(model)
-    monkeypatch.setattr(plan, "_PASS_COST", 0)
-    expected = score(model, asked, wanted, max_length=LIMIT)
-    monkeypatch.setattr("grains_eval.harness.prefix_sharing.scorer._MOST_PREFIX_BYTES", 1)
-    assert score(model, asked, wanted, max_length=LIMIT) == expected
-
-
-def test_a_prefix_is_read_for_as_many_settings_as_a_pass_may_hold(loaded_text, monkeypatch):
-    model = loaded_text("llama").model
-    beginning = list(range(3, 23))
-    asked = [([*beginning, last], [8 + i, 9]) for last in (24, 25) for i in range(2)]
-    wanted = [(steering(model, [0], strength),) for strength in range(1, 8)]
-    expected = score(model, asked, wanted, max_length=LIMIT)
-    monkeypatch.setattr(plan, "_PASS_COST", 0)
-    monkeypatch.setattr(shared_context, "limits_for", lambda *_: Limits(65, 2**20, 2**26))
-    tokens = []
-    handle = model.model.layers[0].register_forward_pre_hook(
-        lambda _, arguments: tokens.append(arguments[0].shape[:2].numel())
-    )
-    found = score(model, asked, wanted, max_length=LIMIT)
-    handle.remove()
-    assert furthest(found, expected) < 1e-5
-    assert max(tokens) == 3 * len(beginning)
-
-
-def test_what_moves_nothing_is_the_baseline_bit_for_bit(loaded_text):
-    model = loaded_text("qwen2").model
-    nothing = ResolvedSteering({1: torch.zeros(32)}, "block_output", OPERATORS["add_renormalised"], "all")
-    base, still, moved = score(model, requests(), [(), (nothing,), (steering(model, [1], 1.0),)], max_length=LIMIT)
-    assert base == still != moved
-    assert score(model, requests(), [(nothing,)], max_length=LIMIT) == score(model, requests(), [()], max_length=LIMIT)
-
-
-@pytest.mark.parametrize("index", [1, 4, 7, 9, 10, 13])
-def test_one_configuration_alone_gives_what_a_sweep_gives(index, loaded_text):
-    model = loaded_text("gemma2").model
-    wanted = configurations(model)
-    together = score(model, requests(), wanted, max_length=LIMIT)[index]
-    alone = score(model, requests(), [wanted[index]], max_length=LIMIT)[0]
-    assert max(abs(a[0] - b[0]) for a, b in zip(together, alone, strict=True)) < 1e-5
-
-
-def test_blocks_below_the_first_steered_one_run_once(loaded_text):
-    model = loaded_text("llama").model
-    blocks = find_blocks(model)
-    calls = [0] * len(blocks)
-
-    def count(index):
-        return lambda *_: calls.__setitem__(index, calls[index] + 1)
-
-    # the attention runs only where a block is really computed
-    handles = [block.self_attn.register_forward_hook(count(i)) for i, block in enumerate(blocks)]
-    steered = [(steering(model, [1], strength),) for strength in (1.0, 2.0, 3.0)]
-    asked = [([5, 6, 7], [8, 9]), ([5, 6, 7], [10, 11])]
-    score(model, asked, [(), *steered], max_length=LIMIT)
-    for handle in handles:
-        handle.remove()
-    # context and branches: once for all below, once more (all strengths stacked) above
-    assert calls == [2, 2, 4]
-    assert all("forward" not in block.__dict__ for block in blocks)
-
-
-@pytest.mark.parametrize("baseline", [True, False])
-def test_prompts_that_no_setting_moves_run_once(baseline, loaded_text, monkeypatch):
-    model = loaded_text("llama").model
-    widths = []
-    handle = model.model.layers[0].register_forward_pre_hook(lambda _, arguments: widths.append(arguments[0].shape[:2]))
-    steered = [(steering(model, [0], strength, positions="generated"),) for strength in (1.0, 2.0, 3.0)]
-    beginning = list(range(3, 14))
-    asked = [([*beginning, last], [8 + i, 9]) for last in (20, 21) for i in range(2)]
-    for cost, opening in ((10**6, []), (0, [(1, 11)])):
-        monkeypatch.setattr(plan, "_PASS_COST", cost)
-        widths.clear()
-        wanted = [(), *steered] if baseline else steered
-        found = score(model, asked, wanted, max_length=LIMIT)
-        contexts = [(2, 1)] if opening else [(2, 12)]
-        # every strength resumes from what the plain branches gave at the first block
-        assert widths == [*opening, *contexts, *([(4, 1)] if baseline else []), (12, 1)]
-        assert furthest(found, [plainly(model, asked, each) for each in wanted]) < 1e-5
-        # a lone answer does not spoil it for the others
-        widths.clear()
-        score(model, [*asked, ([*beginning, 22], [8, 9])], wanted, max_length=LIMIT)
-        assert [(rows + 1, width) for rows, width in contexts] == widths[len(opening) : len(opening) + 1]
-        assert sum(rows * width > 15 for rows, width in widths) <= 1
-    handle.remove()
-
-
-def test_logits_are_computed_only_where_they_are_read(loaded_text):
-    model = loaded_text("llama").model
-    positions = []
-    handle = model.get_output_embeddings().register_forward_hook(lambda *args: positions.append(args[2].shape[:-1]))
-    score(model, [(list(range(3, 30)), [5, 6, 7]), (list(range(3, 30)), [8, 9])], [()], max_length=LIMIT)
-    handle.remove()
-    assert positions == [(1, 1), (1, 3)]
-
-
-def test_running_out_of_memory_halves_the_batch(loaded_text, monkeypatch):
-    model = loaded_text("llama").model
-    asked, wanted = requests(), configurations(model)
-    expected = score(model, asked, wanted, max_length=LIMIT)
-
-    def refuse(module, arguments, keywords):
-        if keywords["input_ids"].numel() > 70:
-            raise torch.OutOfMemoryError
-
-    handle = model.register_forward_pre_hook(refuse, with_kwargs=True)
-    try:
-        found = score(model, asked, wanted, max_length=LIMIT, batch_size="auto")
-    finally:
-        handle.remove()
-    assert furthest(found, expected) < 1e-5
-    assert all("forward" not in block.__dict__ for block in find_blocks(model))
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision_is_no_further_from_the_truth_than_hf(family, tiny_text):
     folder = str(tiny_text(family))
@@ -299,13 +162,17 @@ def test_half_precision_is_no_further_from_the_truth_than_hf(family, tiny_text):
                 stack.enter_context(applied(half, each))
             theirs = lm._loglikelihood_tokens([(("", ""), *each) for each in asked], disable_tqdm=True)
         ours = score(half, asked, [configuration], max_length=LIMIT)[0]
-        fine = score(half, asked, [configuration], max_length=LIMIT, softmax_dtype=torch.float32)[0]
+        fine = score(
+            half, asked, [configuration], max_length=LIMIT, options=ScoringOptions(softmax_dtype=torch.float32)
+        )[0]
         assert error(fine) < error(ours) < error(theirs)
 
 
 def test_progress_counts_every_request(loaded_text):
     counted = []
-    score(loaded_text("llama").model, requests(), [()], max_length=LIMIT, progress=counted.append)
+    score(
+        loaded_text("llama").model, requests(), [()], max_length=LIMIT, options=ScoringOptions(progress=counted.append)
+    )
     assert sum(counted) == len(requests())
 
 
@@ -357,6 +224,6 @@ def test_learned_positions_end_where_the_model_ends(family, loaded_text):
     ]
     asked = [(context, [*answer[:-1], end]) for context, answer in asked for end in (5, 6)]
     asked += [(context, [7, *answer[1:]]) for context, answer in asked]
-    found = score(model, asked, [()], max_length=1024, batch_size=4)[0]
+    found = score(model, asked, [()], max_length=1024, options=ScoringOptions(4))[0]
     expected = plainly(model, asked, (), limit=1024)
     assert max(abs(a[0] - b[0]) for a, b in zip(found, expected, strict=True)) < 2e-5

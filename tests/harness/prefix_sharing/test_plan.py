@@ -7,7 +7,7 @@ import random
 import pytest
 
 from grains_eval.errors import GrainsError
-from grains_eval.harness.prefix_sharing.plan import Group, Limits, batches, chunks, cluster, group, truncate
+from grains_eval.harness.prefix_sharing.plan import Group, Limits, batches, chunks, group, group_by_prefix, truncate
 
 
 def groups(*contexts, answers=((1, 2), (3, 4))):
@@ -58,17 +58,17 @@ def test_preambles_are_found_and_short_ones_left():
     contexts = [opening + first + tokens(5) for _ in range(30)] + [opening + second + tokens(9) for _ in range(30)]
     alone = [tokens(50) for _ in range(6)]
     draw.shuffle(contexts)
-    found = cluster(groups(*contexts, *alone))
+    found = group_by_prefix(groups(*contexts, *alone))
     assert sorted((each.prefix, len(each.groups)) for each in found) == [(0, 6), (70, 30), (90, 30)]
     for each in found:
         assert len({one.context[: each.prefix] for one in each.groups}) == 1
     # a handful of contexts does not pay for a pass of its own
-    assert [each.prefix for each in cluster(groups(*contexts[:2]))] == [0]
+    assert [each.prefix for each in group_by_prefix(groups(*contexts[:2]))] == [0]
 
 
 def test_the_last_context_token_is_never_in_the_prefix():
     chain = [list(range(length)) for length in range(40, 80)]
-    for each in cluster(groups(*chain)):
+    for each in group_by_prefix(groups(*chain)):
         assert each.prefix < min(len(one.context) for one in each.groups)
 
 

@@ -6,7 +6,6 @@ import random
 from contextlib import ExitStack, contextmanager
 
 import pytest
-import torch
 import transformers as hf
 from lm_eval.models.huggingface import HFLM
 
@@ -14,11 +13,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.harness.model import GrainsHF
 from grains_eval.harness.prefix_sharing import plan
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo, SharedContextMixin, score, shared_scores
-from grains_eval.harness.prefix_sharing.plan import Cluster, Group
-from grains_eval.harness.prefix_sharing.probes import Candidate, candidates, choose, spread
 from grains_eval.harness.prefix_sharing.proof import describe, give_up, plain_logprob, shareable, standing
-from grains_eval.models.blocks import mentioned_lengths
-from grains_eval.models.rounding import rounding
 from grains_eval.steering import Mover, applied
 from tests.harness.prefix_sharing.test_loglikelihood import furthest, plainly, steering
 from tests.tiny import LLAMA, VOCABULARY, fill, tokenizer
@@ -144,7 +139,7 @@ def test_a_steered_difference_is_found_where_the_unsteered_model_agrees(monkeypa
         def move(self, hidden, where):
             return hidden
 
-    monkeypatch.setattr("grains_eval.harness.prefix_sharing.stack.Mover", Idle)
+    monkeypatch.setattr("grains_eval.harness.prefix_sharing.configurations.Mover", Idle)
     assert shared_scores(model, requests, [()], max_length=LIMIT) is not None
     assert shared_scores(model, requests, [(), (steering(model, [1], 2.0),)], max_length=LIMIT) is None
     assert "was steered, off by" in describe(model, True)[1]
@@ -228,98 +223,12 @@ def test_where_nothing_is_wrong_the_reason_says_what_was_compared(loaded_text):
     assert describe(model, False) == ("plain", "share_context=false")
 
 
-def test_lengths_that_a_configuration_mentions():
-    text = hf.Gemma3TextConfig(sliding_window=512, max_position_embeddings=4096)
-    found = mentioned_lengths(text)
-    assert {512, 4096} <= set(found)
-    assert SWITCH in mentioned_lengths(longrope().config) and SWITCH in mentioned_lengths(dynamic().config)
-    unknown = hf.LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "bends_at": 77})
-    assert 77 in mentioned_lengths(unknown)
-    assert unknown.hidden_size not in mentioned_lengths(unknown)
-    written = {"max_seq_len": 2048.0, "n_ctx": 96, "max_position_embeddings": float("inf"), "floor_scale": 8192}
-    others = {"rope_theta": 10000.0, "max_window_layers": 28, "qk_rope_head_dim": 64, "use_rope": True, "n_embd": 77}
-    other = hf.PretrainedConfig(**written, **others, rope_scaling={"factor": 8.0, "lengths": [3.0]})
-    assert {2048, 96, 8192} <= set(mentioned_lengths(other))
-    assert not {10000, 28, 64, 77, 8, 3, 1} & set(mentioned_lengths(other))
-
-
-def candidate(context, answer, way=(0, True), row=0):
-    return Candidate((3,) * context, (4,) * answer, 1000 * context + answer, way, row or context)
-
-
-def test_probes_are_the_longest_and_those_around_each_length():
-    given = [candidate(context, answer) for context in (10, 20, 30, 61, 70) for answer in (2, 4, 8)]
-    sizes = {(len(each.context), len(each.answer)) for each in choose(given, [])}
-    assert sizes == {(70, 8), (10, 2)}
-    sizes = {(len(each.context), len(each.answer)) for each in choose(given, [64, 5000])}
-    assert sizes == {(70, 8), (10, 2), (61, 4), (61, 8)}  # 64 and 68 tokens are fed
-    alike = [candidate(20, 4), candidate(21, 4), candidate(20, 4, (1, True))]
-    assert {each.way for each in choose(alike, [])} == {(0, True), (1, True)}
-    assert len(choose(alike, [])) == 2 and choose([], [64]) == []
-
-
-def test_no_way_hides_what_another_would_show():
-    below, above = (1, True), (2, True)
-    given = [candidate(63, 3), candidate(64, 4), candidate(66, 4, below), candidate(73, 4, below)]
-    given += [candidate(110, 4, above), candidate(115, 4, above)]
-    sizes = {(each.way, len(each.context)) for each in choose(given, [64])}
-    assert {((0, True), 64), (below, 66), (below, 73), (above, 115)} <= sizes
-    # a short answer whose context's row another answer makes long
-    tail = [candidate(60, 1, (0, False), 69), candidate(60, 10, (0, False), 69), candidate(63, 1, (0, False))]
-    assert any((len(each.context), len(each.answer)) == (60, 1) for each in choose(tail, [64]))
-
-
-def test_a_longer_request_hides_no_answer_that_feeds_more():
-    single, double, several = (candidate(60 - 10 * n, n, (0, False)) for n in (1, 2, 5))
-    assert choose([single, double, several, candidate(9, 5, (0, False), 99)], []) == [single, several]
-    assert choose([single, double], []) == [single, double] and choose([single], []) == [single]
-    longest = candidate(60, 5, (0, False))
-    assert choose([longest, double], []) == [longest]
-
-
-def test_a_way_says_where_its_beginning_lies_among_the_lengths():
-    group = Group((5, 6), ((1, 2), (3, 4)), (0, 1))
-    found = candidates([Cluster(prefix, (group,)) for prefix in (0, 48, 64, 90)], [64, 100])
-    assert [each.way for each in found[::2]] == [(0, True), (1, True), (1, True), (2, True)]
-
-
-def test_branches_stand_for_the_answers_that_are_read_off_their_context():
-    branching = Group((5, 6), ((1,), (1, 2), (3, 4)), (0, 1, 2))
-    single = Group((7, 8), ((1,), (2,)), (3, 4))
-    found = candidates([Cluster(1, (branching,)), Cluster(0, (single,))], [])
-    assert [(each.owner, each.way) for each in found] == [
-        (1, (True, True)),
-        (2, (True, True)),
-        (3, (False, False)),
-        (4, (False, False)),
-    ]
-
-
-def test_one_configuration_of_every_kind_is_compared(loaded_text):
-    model = loaded_text("llama").model
-    wanted = [
-        (steering(model, [0], 1.0),),
-        (),
-        (steering(model, [1], 2.0),),
-        (steering(model, [1], 2.0, positions="last"),),
-        (steering(model, [1], 1.0, site="attention_heads"),),
-    ]
-    assert spread(wanted) == [0, 1, 3, 4]
-
-
-def test_rounding_grows_with_tokens_and_with_coarser_numbers(loaded_text):
-    model = loaded_text("llama").model
-    assert rounding(model, 1) < rounding(model, 4) == 2 * rounding(model, 1) < 1e-3
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert rounding(model, 1) > 0.1
-
-
 def test_a_preamble_is_part_of_what_is_proved(loaded_text, monkeypatch):
     model = hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)).eval()
     fill(model)
     requests = asked((9, 7, 8), (3, 2), preamble=20)
     monkeypatch.setattr(plan, "_PASS_COST", 0)
-    real = plan.cluster(plan.group(requests, LIMIT)[0])
+    real = plan.group_by_prefix(plan.group(requests, LIMIT)[0])
     assert [each.prefix for each in real] == [20]
     # what only a preamble would show: its keys are turned round
     opened = []

@@ -10,7 +10,6 @@ from grains_eval.attribution import ATTRIBUTION_METHODS, attribute
 from grains_eval.attribution.baselines import prompt_baseline
 from grains_eval.errors import GrainsError
 from grains_eval.models import encode
-from grains_eval.models.forward import response_logprobs
 from grains_eval.recipes import AttributionConfig
 from grains_eval.types import PreferenceExample
 
@@ -59,17 +58,6 @@ def test_scores_agree_with_one_at_a_time_autograd(loaded_text, family):
     assert found.value == pytest.approx(
         preference(loaded, example.input_ids, example.chosen, example.rejected), abs=1e-4
     )
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sharing_the_prompt_changes_nothing(loaded_text, family):
-    loaded = loaded_text(family)
-    example = encode(loaded, EXAMPLE)
-    rows = torch.stack([example.embeddings, 0.5 * example.embeddings])
-    shared = response_logprobs(loaded.model, example, rows, share_prefix=True)
-    plain = response_logprobs(loaded.model, example, rows, share_prefix=False)
-    torch.testing.assert_close(shared, plain, rtol=0, atol=1e-5 * float(plain.abs().max()))
-    assert shared.shape == (2, 2)
 
 
 def test_the_internal_batch_changes_nothing(loaded_text):

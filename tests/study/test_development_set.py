@@ -14,7 +14,7 @@ from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesM
 from grains_eval.models import LoadedModel
 from grains_eval.recipes import load_recipe
 from grains_eval.steering import ResolvedSteering, add, applied
-from grains_eval.study.development import (
+from grains_eval.study.development_set import (
     ChoiceItem,
     chosen_lengths,
     development_set,

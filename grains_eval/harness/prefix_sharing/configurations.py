@@ -1,9 +1,9 @@
-"""Several steering configurations along the batch of one forward pass, from the first block they change.
+"""Several steering configurations along the batch of one forward pass, from the first layer they change.
 
-Rows `s * R ... (s + 1) * R - 1` of a batch of `S * R` belong to configuration `s`. Blocks below the first
+Rows `s * R ... (s + 1) * R - 1` of a batch of `S * R` belong to configuration `s`. Layers below the first
 steered one are not computed again: they hand their input on, and the last of them returns the output that the
 unsteered pass saved. The model's own forward runs throughout, so that its masks, positions and anything it
-does between blocks are its own.
+does between layers are its own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from grains_eval.models.blocks import find_blocks, hidden_of, with_hidden
 from grains_eval.models.hooks import hook_site, site_modules
+from grains_eval.models.layers import find_layers, hidden_of, with_hidden
 from grains_eval.steering import Move, Mover, ResolvedSteering, check_layer
 from grains_eval.types import Positions, Site
 from grains_eval.virtual_tokens import ResolvedTokens, check_fit, layout, shown
@@ -40,8 +40,8 @@ def moving(configuration: Sequence[ResolvedSteering | ResolvedTokens | None]) ->
     return tuple(kept)
 
 
-def resume_block(configuration: Configuration) -> int:
-    """The first block that must be computed again: after a steered output, or the one with a steered head or token."""
+def resume_layer(configuration: Configuration) -> int:
+    """The first layer that must be computed again: after a steered output, or the one with a steered head or token."""
     return min(
         one.first_layer + (isinstance(one, ResolvedSteering) and one.site == "block_output") for one in configuration
     )
@@ -53,7 +53,7 @@ def answers_only(configuration: Configuration) -> bool:
 
 
 @dataclass(frozen=True)
-class Roles:
+class TokenRoles:
     """What each token of a pass is; `R` rows of `n` tokens.
 
     Attributes:
@@ -74,13 +74,13 @@ class Roles:
 
 
 class Stack:
-    """`S` configurations that resume at the same block."""
+    """`S` configurations that resume at the same layer."""
 
     def __init__(self, model: PreTrainedModel, configurations: Sequence[Configuration]) -> None:
         self.size = len(configurations)
-        self.blocks = find_blocks(model)
+        self.layers = find_layers(model)
         self.model = model
-        self.resume = min((resume_block(each) for each in configurations if each), default=0)
+        self.resume = min((resume_layer(each) for each in configurations if each), default=0)
         self._tokens = [[one for one in each if isinstance(one, ResolvedTokens)] for each in configurations]
         for one in (one for each in self._tokens for one in each):
             check_fit(layout(model), one)
@@ -90,7 +90,7 @@ class Stack:
                 if isinstance(steering, ResolvedTokens):
                     continue
                 for layer, delta in steering.deltas.items():
-                    check_layer(layer, len(self.blocks))
+                    check_layer(layer, len(self.layers))
                     move = Move(steering.operator, steering.positions, delta, row)
                     found.setdefault((steering.site, layer), []).append(move)
         modules = {site: site_modules(model, site) for site, _ in found}
@@ -99,7 +99,7 @@ class Stack:
         ]
 
     @contextmanager
-    def applied(self, roles: Roles) -> Generator[None, None, None]:
+    def applied(self, roles: TokenRoles) -> Generator[None, None, None]:
         """Steer one forward pass."""
         with ExitStack() as hooks:
             for site, module, mover in self._sites:
@@ -109,7 +109,7 @@ class Stack:
 
     @contextmanager
     def resumed(self, saved: Mapping[int, Any]) -> Generator[None, None, None]:
-        """Skip the blocks below `resume`; the last returns its saved output `[R, n, H]` per configuration."""
+        """Skip the layers below `resume`; the last returns its saved output `[R, n, H]` per configuration."""
         if self.resume == 0:
             yield
             return
@@ -126,23 +126,23 @@ class Stack:
 
         with ExitStack() as restored:
             for index in range(self.resume):
-                block = self.blocks[index]
+                layer = self.layers[index]
                 # an instance attribute `forward` may be there already (accelerate puts one)
-                restored.callback(_restore, block, block.__dict__.get("forward"))
-                block.forward = give_back if index == self.resume - 1 else hand_on
+                restored.callback(_restore, layer, layer.__dict__.get("forward"))
+                layer.forward = give_back if index == self.resume - 1 else hand_on
             yield
 
 
-def _restore(block: nn.Module, forward: Any) -> None:
+def _restore(layer: nn.Module, forward: Any) -> None:
     if forward is None:
-        del block.__dict__["forward"]
+        del layer.__dict__["forward"]
     else:
-        block.forward = forward
+        layer.forward = forward
 
 
 @contextmanager
-def keeping(blocks: nn.ModuleList, indices: Sequence[int], kept: dict[int, Any]) -> Generator[None, None, None]:
-    """Save the outputs of the given blocks in `kept`."""
+def keeping(layers: nn.ModuleList, indices: Sequence[int], kept: dict[int, Any]) -> Generator[None, None, None]:
+    """Save the outputs of the given layers in `kept`."""
     with ExitStack() as hooks:
         for index in indices:
 
@@ -150,5 +150,5 @@ def keeping(blocks: nn.ModuleList, indices: Sequence[int], kept: dict[int, Any])
                 del module, arguments
                 kept[index] = output
 
-            hooks.callback(blocks[index].register_forward_hook(keep).remove)
+            hooks.callback(layers[index].register_forward_hook(keep).remove)
         yield

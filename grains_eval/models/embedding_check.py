@@ -1,8 +1,8 @@
-"""Is what a build computes what the harness scores? Compared on the user's own examples, before anything costly.
+"""Check that a build computes what the harness scores, on the user's own examples, before anything costly.
 
 Builds start from embeddings and, where they can, run a prompt once for both responses. A family may read more than
-embeddings (Gemma 3n), and a cache may not continue as the whole would have run (MiniMax, position scales that change
-with the length). So the first examples, and those where such things show, are run the plain way too: from token ids and
+embeddings (Gemma 3n), and a cached prompt may not continue as one whole pass would (MiniMax, position scales that
+change with length). So the first examples, and those where this would show, are also run plainly: from token ids and
 pixels, as `hf` runs them.
 """
 
@@ -21,11 +21,11 @@ from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError
 from grains_eval.models.activations import captured, prompt_states, response_states
-from grains_eval.models.blocks import mentioned_lengths, text_config
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.encoding import encode, without_sharing
 from grains_eval.models.forward import response_logprobs
 from grains_eval.models.hooks import forget_positions
+from grains_eval.models.layers import mentioned_lengths, text_config
 from grains_eval.models.loading import LoadedModel
 from grains_eval.models.memory import is_out_of_memory
 from grains_eval.types import PreferenceExample
@@ -33,7 +33,7 @@ from grains_eval.types import PreferenceExample
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_FIRST = 2  # examples that are compared whatever they hold
+_FIRST = 2  # examples that are always compared
 _warned: WeakSet[PreTrainedModel] = WeakSet()
 
 
@@ -52,11 +52,11 @@ def encode_all(
     Args:
         loaded: The model.
         examples: What to build from.
-        visual_baseline: What stands for an absent picture; see `recipes.AttributionConfig`.
-        reads_states: Whether block outputs are read too, and not log-likelihoods alone.
+        visual_baseline: What stands for an absent image; see `recipes.AttributionConfig`.
+        reads_states: Whether layer outputs are read too, and not log-likelihoods alone.
 
     Raises:
-        GrainsError: an example that cannot be encoded or scored, or a model whose log-likelihoods or block outputs from
+        GrainsError: an example that cannot be encoded or scored, or a model whose log-likelihoods or layer outputs from
             embeddings are not those of its own forward pass.
     """
     encoded = [encode(loaded, example, visual_baseline) for example in examples]
@@ -101,12 +101,13 @@ _DTYPE_HINT = ", or dtype=float32 if you take this for rounding"
 def representative(encoded: Sequence[EncodedExample], lengths: Sequence[int]) -> list[int]:
     """Indices of the first examples and of those where a difference would show.
 
-    These are the longest prompt, response and whole, with pictures and without, responses that are far apart in
-    length, and per length that the model's configuration mentions one example whose response crosses it.
+    These are the longest prompt, the longest response and the longest of both together, with images and without;
+    responses of very different lengths; and, for each length in the model's configuration, an example whose
+    response crosses it.
     """
     found = list(range(min(_FIRST, len(encoded))))
-    for pictured in (False, True):
-        same = [i for i, example in enumerate(encoded) if example.has_pictures is pictured]
+    for with_images in (False, True):
+        same = [i for i, example in enumerate(encoded) if example.has_images is with_images]
         for size in (_prompt, _response, _whole, _unlike):
             found += sorted(same, key=lambda i, size=size: -size(encoded[i]))[:1]
         for length in lengths:
@@ -132,7 +133,7 @@ def _unlike(example: EncodedExample) -> int:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Of one example: `[2]` log-probabilities of both responses, and `[S, L, H]` block outputs where they are read.
+    """Of one example: `[2]` log-probabilities of both responses, and `[S, L, H]` layer outputs where they are read.
 
     States: at the last prompt token, and at the last token of either response.
     """
@@ -146,7 +147,7 @@ class _Difference:
     """The largest difference found.
 
     Attributes:
-        over: Its size over what rounding explains.
+        over: Its size as a multiple of what rounding explains.
         text: What differs and by how much.
         rounded: Whether numbers have half precision.
     """
@@ -172,12 +173,12 @@ def _compared(loaded: LoadedModel, example: EncodedExample, expected: _Outcome, 
         places = ("the last prompt token", "the end of y+", "the end of y-")
         for place, ours, theirs in zip(places, found.states, expected.states, strict=True):
             share = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp_min(torch.finfo(theirs.dtype).tiny)
-            block = int(share.argmax())
+            layer = int(share.argmax())
             text = (
-                f"example {example.example.id}: the output of block {block} at {place} is off by "
-                f"{100 * float(share[block]):.1f} %"
+                f"example {example.example.id}: the output of layer {layer} at {place} is off by "
+                f"{100 * float(share[layer]):.1f} %"
             )
-            differences.append(_Difference(_ratio(float(share[block]), 0.1 if half else 1e-3), text, half))
+            differences.append(_Difference(_ratio(float(share[layer]), 0.1 if half else 1e-3), text, half))
     return max(differences, key=lambda one: one.over)
 
 
@@ -200,17 +201,17 @@ def _plain(loaded: LoadedModel, example: EncodedExample, reads_states: bool) -> 
     """From token ids and pixels, through the harness's own calls.
 
     Raises:
-        GrainsError: a log-likelihood that is not finite, or block outputs of another shape than the residual stream's.
+        GrainsError: a log-likelihood that is not finite, or layer outputs of another shape than the residual stream's.
     """
     logprobs, states = list[Tensor](), list[Tensor]()
     if reads_states:
         states.append(_run(loaded, example, example.input_ids[:0], reads_states)[1])
     for response in (example.chosen, example.rejected):
-        # a text request is run without its last token, one with pictures with it; its state is read in either case
+        # a text request is run without its last token, one with images with it; its state is read in either case
         logits, state = _run(loaded, example, response, reads_states)
         if reads_states:
             states.append(state)
-            if not example.has_pictures:
+            if not example.has_images:
                 logits, _ = _run(loaded, example, response[:-1], False)
         start = len(example.input_ids) - 1
         scored = logits[start : start + len(response)].float().log_softmax(dim=-1)
@@ -225,11 +226,11 @@ def _plain(loaded: LoadedModel, example: EncodedExample, reads_states: bool) -> 
 
 
 def _run(loaded: LoadedModel, example: EncodedExample, response: Tensor, reads_states: bool) -> tuple[Tensor, Tensor]:
-    """`[n, V]` logits and `[L, H]` block outputs of the last token of prompt and response."""
+    """`[n, V]` logits and `[L, H]` layer outputs of the last token of prompt and response."""
     model = loaded.model
     forget_positions(model)
     with captured(model) if reads_states else nullcontext(dict[int, Tensor]()) as states:
-        if example.has_pictures:
+        if example.has_images:
             from grains_eval.models.vision import harness_logits
 
             logits = harness_logits(loaded, example, response)
@@ -238,7 +239,7 @@ def _run(loaded: LoadedModel, example: EncodedExample, response: Tensor, reads_s
     for layer, state in states.items():
         if state.ndim != 3 or state.shape[:2] != (1, len(logits)):
             raise GrainsError(
-                f"{_family(model)}: block {layer} gives {list(state.shape)} where [batch, tokens, hidden] is needed; "
+                f"{_family(model)}: layer {layer} gives {list(state.shape)} where [batch, tokens, hidden] is needed; "
                 "directions cannot be read from it"
             )
     last = [states[layer][0, -1].float().cpu() for layer in sorted(states)]
@@ -250,7 +251,7 @@ def _precision(loaded: LoadedModel, example: EncodedExample) -> torch.dtype:
 
 
 def _attempt(run: Callable[[], T]) -> T | Exception:
-    """What `run` gives, or what a family that does not know embeddings or caches raised, which may be anything."""
+    """The result of `run`, or the exception: a family that cannot take embeddings or caches may raise anything."""
     try:
         return run()
     except GrainsError:
@@ -263,7 +264,7 @@ def _attempt(run: Callable[[], T]) -> T | Exception:
 
 @contextmanager
 def refused_in_one_line(model: PreTrainedModel) -> Generator[None, None, None]:
-    """Turn whatever a model raises when it is run from embeddings of no token into an error that says so."""
+    """Turn whatever a model raises on embeddings that belong to no token into an error that says so."""
     try:
         yield
     except GrainsError:
@@ -271,7 +272,7 @@ def refused_in_one_line(model: PreTrainedModel) -> Generator[None, None, None]:
     except Exception as error:
         raise GrainsError(
             f"{_family(model)} cannot be attributed: it fails on embeddings between tokens ({_first_line(error)}); "
-            "methods without attribution (caa, icv, iti) may do"
+            "methods without attribution (caa, icv, iti) may work"
         ) from error
 
 

@@ -31,7 +31,7 @@ class AppliedMixin(PromptingMixin):
     applied: tuple[AppliedArtifact, ...] = ()
 
     def forget_documents(self) -> None:
-        """Begin to count evaluated documents anew."""
+        """Start counting evaluated documents again."""
         self._documents: dict[tuple[str, Any], str] = {}
         self._said: set[tuple[str, int]] = set()
 
@@ -50,7 +50,7 @@ class AppliedMixin(PromptingMixin):
             if key not in self._documents:
                 self._documents[key] = doc_hash(request.doc)
         for name, count in self._documents_used().items():
-            if count and (name, count) not in self._said:  # a sweep asks once a setting
+            if count and (name, count) not in self._said:  # a sweep evaluates once per setting
                 self._said.add((name, count))
                 logger.warning(
                     "%d evaluated documents were used to %s the vectors; grains-eval compare leaves them out",
@@ -83,7 +83,7 @@ def _hashes(item: AppliedArtifact) -> Mapping[str, Sequence[str]]:
 
 
 def warn_of_other_base(item: AppliedArtifact, pretrained: Any) -> None:
-    """Say so where an artifact was built for another model than it is applied to."""
+    """Warn if an artifact was built for another model than it is applied to."""
     base = item.artifact.provenance.get("base_model")
     if base and isinstance(pretrained, str) and str(base).rstrip("/") != pretrained.rstrip("/"):
         if Path(pretrained).is_dir() and Path(str(base)).is_dir() and Path(pretrained).samefile(str(base)):

@@ -1,4 +1,4 @@
-"""Pictures and prompts into processor tensors, by the same rules for building and for evaluating."""
+"""Images and prompts into processor tensors, by the same rules for building and for evaluating."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ from grains_eval.types import Patch
 ImageLM = Any
 
 
-def check_pictures(lm: ImageLM, pictures: Sequence[Any], where: str, *, resize: bool = True) -> list[Image.Image]:
-    """Decode pictures and resize them as lm-eval's image arguments ask.
+def check_images(lm: ImageLM, images: Sequence[Any], where: str, *, resize: bool = True) -> list[Image.Image]:
+    """Decode images and resize them as lm-eval's image arguments ask.
 
     Args:
         lm: lm-eval's model object.
-        pictures: What the task or file gave: pictures, or paths of picture files.
+        images: What the task or file gave: images, or paths of image files.
         where: Names the example or request in errors.
         resize: Whether to resize and convert; otherwise they are only checked.
 
     Raises:
-        GrainsError: a missing or damaged picture, or more of them than `max_images`.
+        GrainsError: a missing or damaged image, or more of them than `max_images`.
     """
-    if lm.max_images is not None and len(pictures) > lm.max_images:
+    if lm.max_images is not None and len(images) > lm.max_images:
         raise GrainsError(
-            f"{where} has {len(pictures)} images but the model takes max_images={lm.max_images}; "
+            f"{where} has {len(images)} images but the model takes max_images={lm.max_images}; "
             "raise max_images or leave the item out"
         )
     checked: list[Image.Image] = []
-    for index, given in enumerate(pictures):
+    for index, given in enumerate(images):
         try:
-            picture = Image.open(given) if isinstance(given, str | PathLike) else given
+            image = Image.open(given) if isinstance(given, str | PathLike) else given
         except (OSError, ValueError) as error:
-            raise GrainsError(f"{where}: picture '{given}' cannot be read: {error}") from error
-        if not isinstance(picture, Image.Image):
-            kind = "missing" if picture is None else f"a {type(picture).__name__}, not a decoded picture"
-            raise GrainsError(f"{where}: image {index} is {kind}; every image must be a readable picture")
+            raise GrainsError(f"{where}: image '{given}' cannot be read: {error}") from error
+        if not isinstance(image, Image.Image):
+            kind = "missing" if image is None else f"of type {type(image).__name__}, not a decoded image"
+            raise GrainsError(f"{where}: image {index} is {kind}; every image must be readable")
         try:
-            picture.load()
+            image.load()
             if not resize:
-                checked.append(picture)
+                checked.append(image)
                 continue
-            resized = resize_image(picture, lm.image_width, lm.image_height, lm.image_max_side)
+            resized = resize_image(image, lm.image_width, lm.image_height, lm.image_max_side)
             checked.append(resized.convert("RGB") if lm.rgb else resized)
         except (OSError, SyntaxError, ValueError) as error:
             raise GrainsError(f"{where}: image {index} cannot be decoded ({error}); fetch it again") from error
@@ -61,7 +61,7 @@ def check_pictures(lm: ImageLM, pictures: Sequence[Any], where: str, *, resize: 
 
 
 def placeholder(lm: ImageLM) -> str:
-    """The text that stands for one picture in this model's prompts.
+    """The text that stands for one image in this model's prompts.
 
     lm-eval decodes `image_token_id`, which in Gemma 3 is the token of a single patch; its processor wants
     `<start_of_image>`. `image_string=` of the user wins.
@@ -76,18 +76,18 @@ def mark(lm: ImageLM) -> str:
     return wanted if isinstance(wanted, str) else lm.image_token
 
 
-def place_pictures(lm: ImageLM, text: str, count: int, where: str, *, in_front: bool = True) -> str:
+def place_images(lm: ImageLM, text: str, count: int, where: str, *, in_front: bool = True) -> str:
     """Replace lm-eval's `<image>` by the model's own placeholder.
 
     Args:
         lm: lm-eval's model object.
         text: The prompt.
-        count: Number of pictures.
+        count: Number of images.
         where: Names the example or request in errors.
-        in_front: Put the pictures before a prompt that says nowhere where they go.
+        in_front: Put the images before a prompt that has no placeholder for them.
 
     Raises:
-        GrainsError: the prompt holds more or fewer placeholders than there are pictures.
+        GrainsError: the prompt holds more or fewer placeholders than there are images.
     """
     if in_front and DEFAULT_IMAGE_PLACEHOLDER not in text and mark(lm) not in text:
         text = DEFAULT_IMAGE_PLACEHOLDER * count + text
@@ -131,27 +131,27 @@ def bos_options(lm: ImageLM, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def process(
-    lm: ImageLM, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]], where: str
+    lm: ImageLM, texts: Sequence[str], images: Sequence[Sequence[Image.Image]], where: str
 ) -> dict[str, Tensor]:
-    """One right-padded processor call for a batch; every key that it returns, on the model's device.
+    """One right-padded processor call for a batch; all keys that it returns, on the model's device.
 
     Args:
         lm: lm-eval's model object.
         texts: `B` prompts with the model's own placeholders.
-        pictures: Checked pictures of each prompt.
+        images: Checked images of each prompt.
         where: Names the requests in errors.
 
     Raises:
-        GrainsError: the processor refuses the text or the pictures.
+        GrainsError: the processor refuses the text or the images.
     """
     kind = str(lm.model.config.model_type)
-    nested = [list(row) for row in pictures]
+    nested = [list(row) for row in images]
     flat = kind in FAMILIES and FAMILIES[kind].flat_images
     with _padding_side(lm, "right"):
         try:
             encoding = lm.processor(
                 text=list(texts),
-                images=[picture for row in nested for picture in row] if flat else nested,
+                images=[image for row in nested for image in row] if flat else nested,
                 padding="longest",
                 return_tensors="pt",
                 **bos_options(lm, texts),
@@ -172,7 +172,7 @@ def strip_context(context: str, continuation: str) -> tuple[str, str]:
 
 
 def continuation_ids(
-    lm: ImageLM, context: str, continuation: str, pictures: Sequence[Image.Image], where: str
+    lm: ImageLM, context: str, continuation: str, images: Sequence[Image.Image], where: str
 ) -> list[int] | None:
     """Token ids of a continuation whose context ids are a prefix of the whole's; None where they are not.
 
@@ -180,17 +180,17 @@ def continuation_ids(
         lm: lm-eval's model object.
         context: The prompt with the model's own placeholders, no trailing spaces.
         continuation: What follows.
-        pictures: The context's pictures, needed only where the context ends with one.
+        images: The context's images, needed only where the context ends with one.
         where: Names the request in errors.
     """
     if context.split(mark(lm))[-1].strip():
-        # text after the last picture: what the processor writes for pictures cannot reach its last tokens
+        # text after the last image: what the processor writes for images cannot reach its last tokens
         options = bos_options(lm, [context])
         start: list[int] = lm.tokenizer(context, **options)["input_ids"]
         whole: list[int] = lm.tokenizer(context + continuation, **options)["input_ids"]
     else:
-        start = process(lm, [context], [pictures], where)["input_ids"][0].tolist()
-        whole = process(lm, [context + continuation], [pictures], where)["input_ids"][0].tolist()
+        start = process(lm, [context], [images], where)["input_ids"][0].tolist()
+        whole = process(lm, [context + continuation], [images], where)["input_ids"][0].tolist()
         end = _closing(start, whole)
         if end and lm.tok_decode(whole[len(start) - end : -end]).strip() == continuation.strip():
             return whole[len(start) - end : -end]
@@ -198,24 +198,24 @@ def continuation_ids(
 
 
 def _closing(start: Sequence[int], whole: Sequence[int]) -> int:
-    """Tokens that a processor writes after a prompt and so after an answer too (PaliGemma's line end); mostly none."""
+    """Number of tokens that a processor writes after any text (PaliGemma's line end); usually none."""
     common = next((i for i, (one, other) in enumerate(zip(start, whole, strict=False)) if one != other), len(start))
     end = len(start) - common
     return end if start[common:] == whole[len(whole) - end :] and len(whole) > len(start) else 0
 
 
-def closes_prompts(lm: ImageLM, context: str, pictures: Sequence[Image.Image], where: str) -> bool:
+def closes_prompts(lm: ImageLM, context: str, images: Sequence[Image.Image], where: str) -> bool:
     """Whether the processor writes tokens after a prompt that ends with text, as PaliGemma's writes a line end."""
     if not context.split(mark(lm))[-1].strip():
         return False
     text: list[int] = lm.tokenizer(context, add_special_tokens=False)["input_ids"]
-    return text[-1] != int(process(lm, [context], [pictures], where)["input_ids"][0, -1])
+    return text[-1] != int(process(lm, [context], [images], where)["input_ids"][0, -1])
 
 
 def lengthened(model: Any, inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
-    """A prompt's forward keywords with an answer after it, by the rule with which the model itself generates.
+    """A prompt's forward keywords with an answer appended, by the rule that the model's own `generate` uses.
 
-    That rule knows of which kind the new tokens are: PaliGemma's attention goes both ways in the prompt only.
+    That rule knows what kind of token each new one is: PaliGemma's attention is bidirectional in the prompt only.
 
     Args:
         model: The model.
@@ -223,45 +223,43 @@ def lengthened(model: Any, inputs: Mapping[str, Any], ids: Sequence[int]) -> dic
         ids: Tokens of the answer.
     """
     grown = dict(inputs)
-    for _ in ids:  # some models lengthen their masks by one whatever the number
+    for _ in ids:  # some models lengthen their masks by one, however many tokens are added
         grown = model._update_model_kwargs_for_generation({}, grown, is_encoder_decoder=False)
     answer = inputs["input_ids"].new_tensor([list(ids)])
     return {**grown, "input_ids": torch.cat([inputs["input_ids"], answer], dim=1)}
 
 
 def blank_colour(processor: Any) -> tuple[int, int, int]:
-    """The mean grey of the pictures that the vision tower was trained on: zero after normalisation."""
+    """The mean grey of the images that the vision tower was trained on: zero after normalisation."""
     mean = getattr(processor.image_processor, "image_mean", None)
     values = [float(mean)] * 3 if isinstance(mean, int | float) else list(mean or [0.5] * 3)
     red, green, blue = (round(255 * value) for value in values[:3])
     return red, green, blue
 
 
-def blank(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """A uniform picture of the same size."""
-    return Image.new("RGB", picture.size, colour)
+def blank(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """A uniform image of the same size."""
+    return Image.new("RGB", image.size, colour)
 
 
-def greyed(
-    pictures: Sequence[Image.Image], patches: Sequence[Patch], colour: tuple[int, int, int]
-) -> list[Image.Image]:
-    """Copies of the pictures with the patches' boxes painted over."""
-    copies = [picture.convert("RGB") for picture in pictures]
+def greyed(images: Sequence[Image.Image], patches: Sequence[Patch], colour: tuple[int, int, int]) -> list[Image.Image]:
+    """Copies of the images with the patches' boxes painted over."""
+    copies = [image.convert("RGB") for image in images]
     for patch in patches:
-        picture = copies[patch.image]
+        image = copies[patch.image]
         left, top, right, bottom = patch.box
         corners = (
-            round(left * picture.width),
-            round(top * picture.height),
-            max(round(left * picture.width), round(right * picture.width) - 1),
-            max(round(top * picture.height), round(bottom * picture.height) - 1),
+            round(left * image.width),
+            round(top * image.height),
+            max(round(left * image.width), round(right * image.width) - 1),
+            max(round(top * image.height), round(bottom * image.height) - 1),
         )
-        ImageDraw.Draw(picture).rectangle(corners, fill=colour)
+        ImageDraw.Draw(image).rectangle(corners, fill=colour)
     return copies
 
 
-def shifted(picture: Image.Image, right: int, down: int) -> Image.Image:
-    """The picture rolled by thirds of its width and height."""
-    pixels = np.asarray(picture.convert("RGB"))
+def shifted(image: Image.Image, right: int, down: int) -> Image.Image:
+    """The image rolled by thirds of its width and height."""
+    pixels = np.asarray(image.convert("RGB"))
     rows, columns = pixels.shape[0] * down // 3, pixels.shape[1] * right // 3
     return Image.fromarray(np.roll(pixels, (rows, columns), axis=(0, 1)))

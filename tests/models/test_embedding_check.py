@@ -12,10 +12,10 @@ from lm_eval.models.huggingface import HFLM
 
 from grains_eval.attribution import attribute
 from grains_eval.errors import GrainsError
-from grains_eval.models import LoadedModel, encode, encode_all, parity
+from grains_eval.models import LoadedModel, embedding_check, encode, encode_all
 from grains_eval.models.activations import response_states
-from grains_eval.models.blocks import find_blocks
 from grains_eval.models.forward import response_logprobs
+from grains_eval.models.layers import find_layers
 from grains_eval.recipes import AttributionConfig
 from grains_eval.types import PreferenceExample
 from grains_eval.vectors import build
@@ -105,7 +105,7 @@ def scores_by_hand(loaded: LoadedModel, example: PreferenceExample) -> list[floa
 
 @torch.no_grad()
 def states_by_hand(loaded: LoadedModel, example: PreferenceExample) -> torch.Tensor:
-    """`[2, L, H]` block outputs at the end of either response, from token ids and without cache."""
+    """`[2, L, H]` layer outputs at the end of either response, from token ids and without cache."""
     states = []
     for response in (example.chosen, example.rejected):
         kept: list[torch.Tensor] = []
@@ -113,7 +113,7 @@ def states_by_hand(loaded: LoadedModel, example: PreferenceExample) -> torch.Ten
         def keep(module: Any, arguments: Any, output: Any, kept: list[torch.Tensor] = kept) -> None:
             kept.append(output[0] if isinstance(output, tuple) else output)
 
-        hooks = [block.register_forward_hook(keep) for block in find_blocks(loaded.model)]
+        hooks = [layer.register_forward_hook(keep) for layer in find_layers(loaded.model)]
         fresh(loaded.model)
         loaded.model(torch.tensor([loaded.lm.tok_encode(example.prompt + response)]), use_cache=False)
         for hook in hooks:
@@ -154,7 +154,7 @@ def test_a_build_goes_unshared_where_a_response_crosses_the_switch_of_the_rope(k
         encoded = encode_all(loaded, examples)
         encode_all(loaded, examples)
     assert not any(example.share_prefix for example in encoded)
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == parity.__name__]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == embedding_check.__name__]
     assert f"of {SWITCH - 4}" in warning and "not once for both" in warning
     for given, example in zip(examples, encoded, strict=True):
         assert_as_by_hand(loaded, given, example)
@@ -178,7 +178,7 @@ def test_states_of_minimax_go_on_from_the_prompt(caplog):
 
 
 def test_embeddings_of_each_layer_are_not_dropped_in_silence():
-    """Gemma 3n adds embeddings that its blocks look up by token: from embeddings alone it computes something else."""
+    """Gemma 3n adds embeddings that its layers look up by token: from embeddings alone it computes something else."""
     loaded = gemma3n()
     encoded = encode(loaded, pair(8))
     with torch.no_grad():

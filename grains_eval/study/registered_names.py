@@ -26,7 +26,7 @@ class Entry:
     module: str
 
 
-def catalogue() -> dict[str, list[Entry]]:
+def registered_names() -> dict[str, list[Entry]]:
     """Entries by the recipe's key that names them."""
     tables: dict[str, dict[str, Callable[..., Any]]] = {
         "vectors.method": {name: entry.function for name, entry in METHODS.items()},

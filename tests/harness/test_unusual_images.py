@@ -8,7 +8,7 @@ import torch
 from grains_eval.errors import GrainsError
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo, PreparedContext, score_prepared
 from grains_eval.harness.prefix_sharing.proof import Deviation, Proof, describe
-from grains_eval.models import images as pictures
+from grains_eval.models import image_inputs
 from grains_eval.steering import applied
 from tests import tiny, unusual
 from tests.harness.prefix_sharing.test_image_loglikelihood import ImageModel
@@ -115,13 +115,13 @@ def test_paligemma_shares_its_prompts_and_no_answer_sees_itself(model):
 def test_an_answer_that_its_prompt_would_see_is_refused(share, model, monkeypatch):
     lm = model("paligemma")
     lm.share_context = share
-    real = pictures.lengthened
+    real = image_inputs.lengthened
 
     def as_prompt(*arguments):  # what one gets by processing prompt and answer together
         found = real(*arguments)
         return {**found, "token_type_ids": torch.zeros_like(found["token_type_ids"])}
 
-    monkeypatch.setattr(pictures, "lengthened", as_prompt)
+    monkeypatch.setattr(image_inputs, "lengthened", as_prompt)
     with pytest.raises(GrainsError, match="PaliGemmaForConditionalGeneration lets tokens see later ones"):
         lm.loglikelihood(asked(), disable_tqdm=True)
 
@@ -178,7 +178,7 @@ def test_an_answer_that_merges_into_a_closed_prompt_is_refused(share, model):
 def test_every_merging_answer_is_looked_at(model, monkeypatch):
     lm = model("paligemma")
     lm.share_context = False
-    monkeypatch.setattr(pictures, "closes_prompts", lambda *_: False)
+    monkeypatch.setattr(image_inputs, "closes_prompts", lambda *_: False)
     merging = request(("<image>\nWhat is the picture? f", "rance red", {"visual": [PICTURES[1]]}), 1)
     ordinary = request(("<image>", " no", {"visual": [PICTURES[0]]}), 0)
     with pytest.raises(GrainsError, match="PaliGemmaForConditionalGeneration lets tokens see later ones"):

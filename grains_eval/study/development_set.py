@@ -1,4 +1,4 @@
-"""What settings are chosen on: preference examples, and items of the preserved tasks that are never reported."""
+"""What settings are chosen on: preference examples and items of the preserved tasks, none of which is reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from grains_eval.examples.prompts import task_prompt
 from grains_eval.examples.sampling import draw
 from grains_eval.examples.tasks import gold_choices, split_docs
 from grains_eval.harness.images import images_of
-from grains_eval.harness.prefix_sharing.stack import Configuration
+from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.harness.sweep import score_configurations
 from grains_eval.lm_eval_versions import loglikelihood_request, read_data, varies_prompt
@@ -52,7 +52,7 @@ class ChoiceItem:
 
 @dataclass(frozen=True)
 class DevelopmentSet:
-    """Disjoint from what builds the vector and from what is reported.
+    """The development set, disjoint from what builds the vector and from what is reported.
 
     Attributes:
         preference: Preference examples.
@@ -127,7 +127,7 @@ def _items(loaded: LoadedModel, task: ConfigurableTask, wanted: int, recipe: Rec
         asked = task_prompt(task, doc, index, task.get_config("num_fewshot") or 0, chat_lm)
         choices: list[str] = task.doc_to_choice(doc)
         gold = gold_choices(task, doc, choices) if asked.requests else []
-        if not gold:  # nothing to be right about
+        if not gold:  # no gold answer
             continue
         found.append(
             ChoiceItem(
@@ -200,5 +200,5 @@ def preserved_accuracy(
 def _score(
     loaded: LoadedModel, requests: Sequence[Instance], configurations: Sequence[Configuration], progress: Progress
 ) -> list[list[Score]]:
-    """Per configuration and request, by the path that evaluations take, whatever that is for this model."""
+    """Per configuration and request, by the path that evaluations of this model take."""
     return score_configurations(loaded.scorer, requests, configurations, disable_tqdm=progress is silent)

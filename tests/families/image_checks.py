@@ -19,7 +19,7 @@ from grains_eval.harness.model import GrainsHFMultimodal
 from grains_eval.models import LoadedModel
 from grains_eval.types import PreferenceExample, SteeringConfig
 from grains_eval.vectors import build_context, run_method
-from tests.families import pictures
+from tests.families import images
 from tests.families.checks import (
     RULES,
     TOLERANCE,
@@ -48,17 +48,17 @@ ANSWERS = [WORDS[4], WORDS[5] + WORDS[9], WORDS[7] + WORDS[1] + WORDS[2]]
 Request = tuple[str, str, Any]
 
 
-class PictureSubject(Subject):
+class ImageSubject(Subject):
     """A toy vision-language model with its processor."""
 
     def __init__(self, family: Family) -> None:
         self.family, self.model = family, family.model()
-        self.processor: Any = pictures.processor(family.model_type, self.model.config)
+        self.processor: Any = images.processor(family.model_type, self.model.config)
         self.words = self.processor.tokenizer
         self.pairs: Any = [(context, answer, shown) for context, shown in CONTEXTS for answer in ANSWERS]
         self.hf = HFLM(pretrained=self.model, tokenizer=self.words, batch_size=2, max_length=1024, backend="causal")
         if not (getattr(self.model.config, "image_token_id", None) or hasattr(self.model.config, "image_token_index")):
-            raise pictures.NoProcessor("hf-multimodal needs an image_token_id, which its configuration has not")
+            raise images.NoProcessor("hf-multimodal needs an image_token_id, which its configuration has not")
 
     def ours(self, **arguments: Any) -> Any:
         given = {"batch_size": 2, "max_length": 1024, **arguments}
@@ -67,7 +67,7 @@ class PictureSubject(Subject):
     @property
     def placeholder(self) -> str:
         """What the processor replaces by a picture."""
-        known = pictures.names(self.family.model_type)
+        known = images.names(self.family.model_type)
         first = "boi_token" if hasattr(self.processor, "boi_token") and "gemma" in self.family.model_type else None
         return known[first] if first else str(getattr(self.processor, "image_token", known["image_token"]))
 
@@ -163,7 +163,7 @@ class PictureSubject(Subject):
         return made
 
 
-def unsteered(subject: PictureSubject) -> Outcome:
+def unsteered(subject: ImageSubject) -> Outcome:
     """Scores with pictures are those of single passes, scores of text alone those of `hf`."""
     try:
         expected = [subject.picture_by_hand(request) for request in subject.pairs]
@@ -195,7 +195,7 @@ def unsteered(subject: PictureSubject) -> Outcome:
     return Outcome("same", paths[-1])
 
 
-def steered(subject: PictureSubject) -> Outcome:
+def steered(subject: ImageSubject) -> Outcome:
     """Steered scores with pictures equal hooks of our own, for every position rule."""
     refused, moved = list[str](), 0.0
     alone = [subject.picture_by_hand(request) for request in subject.pairs]
@@ -220,7 +220,7 @@ def steered(subject: PictureSubject) -> Outcome:
     return _in_part(refused, moved)
 
 
-def generation(subject: PictureSubject) -> Outcome:
+def generation(subject: ImageSubject) -> Outcome:
     """Tokens generated after a picture are those of passes without a cache."""
     tokens = 4
     wanted = [subject.shown_and_continued(context, shown, tokens, None) for context, shown in CONTEXTS[:2]]
@@ -258,7 +258,7 @@ def _in_part(refused: Sequence[str], moved: float) -> Outcome:
     return Outcome("same", f"refused: {rules} ({refused[0].partition(': ')[2]})" if refused else "")
 
 
-def build(subject: PictureSubject) -> Outcome:
+def build(subject: ImageSubject) -> Outcome:
     """A build with pictures works and its `F` is the difference of scores by hand."""
     loaded = LoadedModel.of(subject.ours())
     asked = [
