@@ -14,7 +14,10 @@ from lm_eval._cli import HarnessCLI
 import grains_eval as ge
 from grains_eval import cli
 from grains_eval.demo import model_path
+from grains_eval.harness.model import GrainsHF
 from grains_eval.recipes import Recipe
+from grains_eval.vectors.registry import METHODS
+from grains_eval.vectors.response_states import read_responses
 from tests.comparison import folders
 from tests.packaging.pages import ROOT, blocks, commands
 
@@ -82,16 +85,12 @@ def of_statistics(number, folder):
 
 
 def of_methods(number, folder):
-    from grains_eval.vectors.registry import METHODS
-    from grains_eval.vectors.response_states import read_responses
-
-    assert "mine" not in METHODS
     names = ("vector_method", "BuildContext", "BuiltVectors", "SteeringVectors")
     return {"read_responses": read_responses, **{name: getattr(ge, name) for name in names}}
 
 
 def of_performance(number, folder):
-    lm = ge.load_model({"pretrained": str(model_path("text_split")), "dtype": "float32", "device": "cpu"})
+    lm = GrainsHF(pretrained=str(model_path("text_split")), dtype="float32", device="cpu")
     return {"lm": lm, "weak": (), "strong": ()}
 
 
@@ -113,13 +112,9 @@ SHORTER = {'["truthfulqa_mc1"])': '["demo_text_split"], limit=2)'}
 def test_python_runs(page, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     number = blocks(page, "python").index(code)
-    names = AROUND[page.name](number, tmp_path)
+    names = {"__name__": page.stem, **AROUND[page.name](number, tmp_path)}
     for long, short in SHORTER.items():
         code = code.replace(long, short)
-    from grains_eval.vectors.registry import METHODS
-
-    entries = dict(METHODS._entries)
-    try:
-        exec(compile(code, page.name, "exec"), names)
-    finally:
-        monkeypatch.setattr(METHODS, "_entries", entries)
+    # a method that a block registers goes with the test
+    monkeypatch.setattr(METHODS, "_entries", {name: METHODS[name] for name in METHODS})
+    exec(compile(code, page.name, "exec"), names)

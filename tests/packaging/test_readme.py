@@ -1,33 +1,24 @@
 """What the README tells people to type is there, and its Python runs."""
 
 import re
-import shlex
-from pathlib import Path
 
 import pytest
 
 from grains_eval import cli
+from tests.packaging.pages import ROOT, blocks, commands
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-
-
-def commands():
-    text = "\n".join(blocks("sh")).replace("\\\n", " ")
-    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+COMMANDS = commands(ROOT / "README.md")
 
 
 def test_first_lines_are_the_two_commands():
-    first, second, *_ = commands()
+    first, second, *_ = COMMANDS
     assert (first, second) == (["make", "demo"], ["make", "test"])
     assert README.index("make demo") < 40
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_is_one_that_its_program_takes(words):
     program, *rest = words
     if program == "make":
@@ -59,7 +50,7 @@ def test_links_lead_somewhere():
 def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "tasks").symlink_to(ROOT / "tasks")
     monkeypatch.chdir(tmp_path)
-    (source,) = blocks("python")
+    (source,) = blocks(ROOT / "README.md", "python")
     names = {}
     exec(compile(source, "README.md", "exec"), names)
     assert len(names["scores"].tokens) == len(names["scores"].scores)
