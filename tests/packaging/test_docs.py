@@ -100,6 +100,7 @@ def of_vllm(number, folder):
 
 # what a page's Python needs around it; docs/extending.md has tests of its own
 AROUND = {
+    "index.md": lambda number, folder: {},
     "statistics.md": of_statistics,
     "methods.md": of_methods,
     "performance.md": of_performance,
