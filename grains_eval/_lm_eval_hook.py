@@ -97,14 +97,14 @@ class Finder:
 
         def exec_module(module: "ModuleType") -> None:
             execute(module)
-            _run(name, module)  # here, not in find_spec: a mere probe for the module must not use the hook up
+            _run(name, module)  # here, not in find_spec: merely looking for the module must not use up the hook
 
         spec.loader.exec_module = exec_module
         return spec
 
 
 def install() -> None:
-    """Hook the modules that are still to be imported, and serve those that already are."""
+    """Hook modules that are yet to be imported, and run the hooks of those that already are."""
     for name in HOOKS:
         if name in sys.modules:
             _run(name, sys.modules[name])

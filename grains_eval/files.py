@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all: under a hidden name beside their place, then renamed into it."""
+"""Files and folders written whole or not at all: under a hidden name beside their place, then renamed."""
 
 from __future__ import annotations
 

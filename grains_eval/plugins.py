@@ -33,7 +33,7 @@ _digests: dict[str, str] = {}
 
 
 def load_entry_points() -> None:
-    """Import what installed packages announce, once; one that fails is a warning, for nobody may have asked for it."""
+    """Import what installed packages announce, once; a failure only warns, since nobody may have asked for it."""
     if _announced:
         return
     _announced.append(GROUP)
@@ -41,7 +41,7 @@ def load_entry_points() -> None:
         try:
             entry.load()
             _remember(sys.modules[entry.module])
-        except Exception as error:  # somebody else's code may fail in any way
+        except Exception as error:  # other people's code may fail in any way
             logger.warning("the plug-in %s (%s) could not be imported: %s", entry.name, entry.value, _first_line(error))
 
 
@@ -73,7 +73,7 @@ def load_plugins(names: Iterable[str], folder: Path | None = None) -> None:
 
 
 def digests() -> Mapping[str, str]:
-    """Of every plug-in that was imported: 16 hex digits over its source as it was then, by module name."""
+    """By module name, 16 hex digits over the source of every imported plug-in as it was then."""
     load_entry_points()
     return _digests
 
@@ -115,7 +115,7 @@ def _import_file(file: Path) -> ModuleType:
     if known is not None and known.__dict__.get("__file__") and Path(str(known.__file__)).resolve() == file:
         return known  # named as a module before
     if known is not None:
-        raise GrainsError(f"there is a module '{file.stem}' already; give the file another name")
+        raise GrainsError(f"a module '{file.stem}' exists already; give the file another name")
     module = util.module_from_spec(spec)
     sys.modules[file.stem] = module  # as `import` does, so that dataclasses of the module find it
     try:

@@ -1,4 +1,4 @@
-"""How long loops show how far they are: a function that goes through items, with what is done with them in words."""
+"""How long loops show their progress: a function that yields items, given a description of what is done with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Goes through items one by one and shows how far it is."""
+    """Yields items one by one and shows the progress."""
 
     def __call__(self, items: Sequence[T], description: str, /) -> Iterable[T]:
         """The items; `description` says what is done with them."""
@@ -17,6 +17,6 @@ class Progress(Protocol):
 
 
 def silent(items: Sequence[T], description: str) -> Iterable[T]:
-    """Goes through items and shows nothing."""
+    """Yields items and shows nothing."""
     del description
     return items

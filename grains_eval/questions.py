@@ -1,9 +1,9 @@
 """Questions by their text: how a document is known in another file, task or form than the one it was taken from.
 
-A document hash changes with every field, so the same question has another one in a JSONL file, in a second task, or
-after `process_docs`. What the model reads of it stays: the whole of it, or a part (a field, a line). Two documents are
-the same question where the whole of one is the whole, or a part, of the other. Two equal parts prove nothing: one
-question may stand with many contexts. Only hashes of normalised text are ever written.
+A document hash changes with every field, so the same question has different hashes in a JSONL file, in another task, or
+after `process_docs`. What the model reads of it stays the same: the whole text, or a part (a field, a line). Two
+documents are the same question if the whole of one is the whole, or a part, of the other. Two equal parts prove
+nothing: one question may occur with many contexts. Only hashes of normalised text are ever written.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-# A shorter text ("True or False?", a label) names no question; in bytes, so that a script of one sign a word is held
-# to about the same.
+# A shorter text ("True or False?", a label) identifies no question; in bytes, so that scripts with one sign per
+# word are held to about the same.
 SHORTEST = 16
-SHORTEST_FIELD = 4  # "a" stands in every prompt
+SHORTEST_FIELD = 4  # "a" occurs in every prompt
 DIGITS = 16
 WHOLE, PART = "question:", "question part:"  # tell hashes of text from document hashes in one set
 
@@ -84,9 +84,9 @@ class UsesDocuments(Protocol):
 
 
 def normalise(text: str) -> str:
-    """One form for one question: case, spaces, quotation marks and the words around it (`Question:`, `Answer:`) go.
+    """One form for one question, without case, spaces, quotation marks and words around it (`Question:`, `Answer:`).
 
-    Signs and digits stay, since they are what tells two sums apart.
+    Signs and digits stay, since they tell two sums apart.
     """
     plain = unicodedata.normalize("NFC", text).translate(_QUOTES).casefold()
     plain, before = " ".join(plain.split()), ""

@@ -168,7 +168,7 @@ class Evaluation(Section):
         description="nats a token that mean log p(y+) may fall on development examples at a chosen setting",
     )
     groups: Literal["fixed", "sampled"] = Field(
-        default="fixed", description="what a group's row speaks of: these subtasks, or subtasks like these"
+        default="fixed", description="what a group's row is about: these subtasks, or subtasks like these"
     )
     limit: int | None = None
     control_draws: Annotated[int, Field(ge=0)] = Field(

@@ -1,7 +1,7 @@
-"""Named things that users extend, in one table a kind: attribution methods, selections, vector methods, operators.
+"""Named things that users extend, one table per kind: attribution methods, selections, vector methods, operators.
 
-An entry is made where the thing is defined, by that room's decorator. A table is complete when it is first read: the
-modules of its room are imported then, and after them the packages that announce an entry point (`plugins`).
+An entry is made where the thing is defined, by a decorator. A table is completed when it is first read: then the
+modules of its package are imported, and after them the packages that announce an entry point (`plugins`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Registry(Mapping[str, T]):
         self._is_complete = False
 
     def add(self, name: str, entry: T, module: str) -> None:
-        """Enter something under a new name.
+        """Add an entry under a new name.
 
         Args:
             name: The name.
@@ -45,7 +45,7 @@ class Registry(Mapping[str, T]):
             GrainsError: the name is taken.
         """
         if not module.startswith(_PACKAGE):
-            self._complete()  # so that it is the newcomer that is refused
+            self._complete()  # so that the newcomer is the one refused
         if name in self._entries:
             raise GrainsError(f"the {self.what} '{name}' exists already; register yours under another name")
         self._entries[name] = entry
@@ -68,7 +68,7 @@ class Registry(Mapping[str, T]):
     def _complete(self) -> None:
         if self._is_complete:
             return
-        self._is_complete = True  # before the imports: the modules of the room read the table too
+        self._is_complete = True  # before the imports: the imported modules read the table too
         try:
             home = import_module(self._home)
             for module in iter_modules(getattr(home, "__path__", ())):

@@ -1,4 +1,4 @@
-"""The nouns of the pipeline: frozen dataclasses that every room shares.
+"""The nouns of the pipeline: frozen dataclasses that every package shares.
 
 Symbols follow the GrAInS paper (arXiv 2507.18043): `x` prompt, `y+` chosen, `y-` rejected, `l` decoder layer.
 """
@@ -23,8 +23,8 @@ Unit = Literal["relative", "absolute"]
 Positions = Literal["all", "prompt", "generated", "last"]
 # How a found token is given to a model: as keys and values, as a soft token in the prompt, or as its words.
 Form = Literal["kv", "embedding", "text"]
-# What an artifact stands in a comparison for: a claim; a control, which nothing is claimed for; or a method with a
-# possible confound projected out, which nothing is claimed for either and which rivals no method.
+# What an artifact is in a comparison: a method, for which something is claimed; a control, for which nothing is; or a
+# method with a possible confound projected out, for which nothing is claimed either and which rivals no method.
 Kind = Literal["method", "control", "projection"]
 
 

@@ -1,4 +1,4 @@
-"""Fixtures shared by every room: offline, one thread, tiny models built once a session."""
+"""Fixtures shared by all tests: offline, one thread, tiny models built once a session."""
 
 from __future__ import annotations
 

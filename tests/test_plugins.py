@@ -123,7 +123,7 @@ def test_what_cannot_be_imported_is_one_line(tmp_path, text, message):
 def test_missing_files_and_taken_names_are_refused(tmp_path):
     with pytest.raises(GrainsError, match=r"plug-in 'gone.py' is not a file; looked in .* and "):
         plugins.load_plugins(["gone.py"], tmp_path)
-    with pytest.raises(GrainsError, match="there is a module 'json' already"):
+    with pytest.raises(GrainsError, match="a module 'json' exists already"):
         plugins.load_plugins([str(written(tmp_path, "json", ""))])
 
 

@@ -72,7 +72,7 @@ def _metadata(config: Mapping[str, Any]) -> ModelCardData:
 
 
 def _is_repository(name: str) -> bool:
-    """Whether a base model is named as on the hub; a local path is of no use to anybody who reads the card there."""
+    """Whether a base model is named as on the hub; a local path is useless to readers of the card there."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -124,7 +124,7 @@ def _found(config: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"Of {seen['candidates']} candidates the best moved the preference of other examples with t "
                 f"{_number(seen['largest_t'])} (p {seen['adjusted_p']:.2g}, adjusted for their number)"
-                + (f"; {seen['harmful']} were out for harming preserved items" if seen.get("harmful") else "")
+                + (f"; {seen['harmful']} were left out for harming preserved items" if seen.get("harmful") else "")
                 + (f"; {seen['reason']}" if seen.get("reason") else "")
                 + "."
             )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMAT_VERSION = 2
-_FIRST = 1  # of artifacts that older versions read too: all but found tokens
+_FIRST = 1  # of artifacts that older versions can read too: all but found tokens
 CONFIG = "steering_config.json"
 TENSORS = "steering_vectors.safetensors"
 TOKENS = "found_tokens.safetensors"
@@ -26,7 +26,7 @@ ATTRIBUTIONS = "attributions.parquet"
 RECIPE = "recipe.yaml"
 CARD = "README.md"
 ADAPTER = "adapter"
-IMAGES = "pictures"  # as it is called in artifacts that are there
+IMAGES = "pictures"  # the name in existing artifacts
 
 
 class Origin(BaseModel):

@@ -124,7 +124,7 @@ def load_vectors(source: str | Path) -> SteeringVectors:
     """Load steering vectors from a folder or hub id.
 
     Raises:
-        GrainsError: see `open_artifact`; or the artifact holds something else than vectors.
+        GrainsError: see `open_artifact`; or the artifact holds something other than vectors.
     """
     artifact = open_artifact(source)
     vectors = artifact.vectors

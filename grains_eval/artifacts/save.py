@@ -59,7 +59,7 @@ def save_vectors(vectors: SteeringVectors, folder: str | Path, *, overwrite: boo
 
 
 def save_artifact(contents: ArtifactContents, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write an artifact folder; a failure leaves nothing half written, and what was there as it was.
+    """Write an artifact folder; a failure leaves nothing half written and whatever was there unchanged.
 
     Args:
         contents: What it will hold.
@@ -147,7 +147,7 @@ def _write(contents: ArtifactContents, config: ArtifactConfig, folder: Path, nam
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; a full disk is the error that every other file gives.
+    """Write a safetensors file; a full disk raises the same error as for any other file.
 
     Raises:
         OSError: the file cannot be written.
@@ -162,14 +162,14 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[st
 
 
 def check_replaceable(target: Path, *, overwrite: bool = True) -> None:
-    """Refuse to write where something is that may not be replaced; only an artifact or an empty folder ever is.
+    """Refuse to replace what may not be replaced: anything but an artifact or an empty folder.
 
     Args:
         target: The folder to be written.
         overwrite: Whether an artifact may be replaced.
 
     Raises:
-        GrainsError: something is there that stays, or nothing can be written there.
+        GrainsError: the target may not be replaced, or nothing can be written there.
     """
     if target.exists() and not overwrite:
         raise GrainsError(

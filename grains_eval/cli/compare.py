@@ -1,4 +1,4 @@
-"""`compare`, `sweep` and `ablate`: what the report and study rooms do, from the command line."""
+"""`compare`, `sweep` and `ablate`: reports and studies from the command line."""
 
 from __future__ import annotations
 

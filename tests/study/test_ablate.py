@@ -8,8 +8,8 @@ import pytest
 
 from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import GrainsError
-from grains_eval.study import cache as cache_room
-from grains_eval.study import session as session_room
+from grains_eval.study import cache as cache_module
+from grains_eval.study import session as session_module
 from grains_eval.study.ablate import ablate, parse_grid
 from grains_eval.study.compare import SCORES
 from grains_eval.study.session import OutputFolder, Session
@@ -32,16 +32,16 @@ def test_a_grid_is_a_product_of_variants():
 def test_an_ablation_reports_every_point_with_its_faithfulness(tmp_path, monkeypatch):
     attributed, loads = Counter(), []
 
-    def counted(loaded, encoded, config, seed, _attribute=cache_room.attribute):
+    def counted(loaded, encoded, config, seed, _attribute=cache_module.attribute):
         attributed[encoded.example.id, config.method] += 1
         return _attribute(loaded, encoded, config, seed)
 
-    def load(arguments, _load=session_room.load_lm):
+    def load(arguments, _load=session_module.load_lm):
         loads.append(arguments)
         return _load(arguments)
 
-    monkeypatch.setattr(cache_room, "attribute", counted)
-    monkeypatch.setattr(session_room, "load_lm", load)
+    monkeypatch.setattr(cache_module, "attribute", counted)
+    monkeypatch.setattr(session_module, "load_lm", load)
     report = ablate(
         demo_recipe("evaluation.control_draws=1"),
         Session(demo_model_args("text_split")),

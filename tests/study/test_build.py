@@ -15,7 +15,7 @@ from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import GrainsError
 from grains_eval.recipes import load_recipe, parse_recipe
 from grains_eval.report.show import show_folder
-from grains_eval.study import cache as room
+from grains_eval.study import cache as cache_module
 from grains_eval.tasks_path import task_directory
 from grains_eval.vectors import METHODS
 from tests.study.studies import build
@@ -73,7 +73,7 @@ def test_a_build_writes_everything_and_is_reproducible(recipe, arguments, tmp_pa
 
 def test_an_interrupted_build_goes_on_where_it_stopped(recipe, arguments, tmp_path, monkeypatch):
     calls = []
-    plain = room.attribute
+    plain = cache_module.attribute
 
     def counting(loaded, example, config, seed):
         if len(calls) == 4:
@@ -81,11 +81,11 @@ def test_an_interrupted_build_goes_on_where_it_stopped(recipe, arguments, tmp_pa
         calls.append(example.example.id)
         return plain(loaded, example, config, seed)
 
-    monkeypatch.setattr(room, "attribute", counting)
+    monkeypatch.setattr(cache_module, "attribute", counting)
     with pytest.raises(KeyboardInterrupt):
         build(recipe(), arguments, tmp_path / "v")
     assert not (tmp_path / "v").exists()
-    monkeypatch.setattr(room, "attribute", lambda *a: (calls.append(a[1].example.id), plain(*a))[1])
+    monkeypatch.setattr(cache_module, "attribute", lambda *a: (calls.append(a[1].example.id), plain(*a))[1])
     resumed = load_vectors(build(recipe(), arguments, tmp_path / "v"))
     assert len(calls) == len(set(calls)) == 10, "no example is attributed twice"
     monkeypatch.undo()

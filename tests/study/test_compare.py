@@ -11,8 +11,8 @@ from grains_eval.comparison.runs import read_run
 from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import GrainsError
 from grains_eval.examples import load_examples
-from grains_eval.study import compare as compare_room
-from grains_eval.study import runs as runs_room
+from grains_eval.study import compare as compare_module
+from grains_eval.study import runs as runs_module
 from grains_eval.tasks_path import task_directory
 from tests.study.studies import compare, demo_recipe
 
@@ -85,7 +85,7 @@ def test_a_comparison_goes_on_where_it_stopped_and_does_not_overwrite(compared, 
         compare(broken, arguments, output, methods=["grains", "caa", "lora_broken"])
     for name in ("report.html", "report.md", "report.json", "comparisons.csv"):
         (output / name).unlink()
-    monkeypatch.setattr(runs_room, "evaluate_settings", lambda *a, **k: pytest.fail("nothing needs evaluating again"))
+    monkeypatch.setattr(runs_module, "evaluate_settings", lambda *a, **k: pytest.fail("nothing needs evaluating again"))
     again = compare(broken, arguments, output, methods=["grains", "caa", "lora_broken"])
     assert [row.comparison for row in again.rows] == [row.comparison for row in first.rows]
 
@@ -104,8 +104,8 @@ def test_methods_that_are_no_vector_are_evaluated_too(tmp_path):
 @pytest.mark.parametrize("groups", ["fixed", "sampled"])
 def test_what_a_group_speaks_of_is_the_recipes_to_say(groups, tmp_path, monkeypatch):
     asked = {}
-    monkeypatch.setattr(compare_room, "run_all", lambda *_, **__: ({}, {}))
-    monkeypatch.setattr(compare_room, "compare_runs", lambda *_, **said: asked.update(said))
+    monkeypatch.setattr(compare_module, "run_all", lambda *_, **__: ({}, {}))
+    monkeypatch.setattr(compare_module, "compare_runs", lambda *_, **said: asked.update(said))
     told = demo_recipe(f"evaluation.groups={groups}", "evaluation.control_draws=0", "data.examples=8")
     compare(told, demo_model_args("text_split"), tmp_path / "out", methods=["vocabulary"])
     assert asked["analysis"].groups == groups

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from grains_eval.demo.run import demo_model_args
-from grains_eval.study import controls as controls_room
+from grains_eval.study import controls as controls_module
 from grains_eval.study.controls import moves
 from grains_eval.types import SteeringConfig, SteeringVectors
 from tests.study.studies import compare, demo_recipe
@@ -35,14 +35,14 @@ def test_every_setting_has_controls_of_its_own_made_once(tmp_path, monkeypatch):
     other = {**strong, "vectors": {"direction": "mean"}}
     small = demo_recipe("evaluation.limit=12", "evaluation.control_draws=2", "data.examples=8")
     small = small.model_copy(update={"methods": {"weak": weak, "strong": strong, "other": other}})
-    real, drawn = controls_room.random_tokens, []
-    monkeypatch.setattr(controls_room, "random_tokens", lambda context: drawn.append(1) or real(context))
+    real, drawn = controls_module.random_tokens, []
+    monkeypatch.setattr(controls_module, "random_tokens", lambda context: drawn.append(1) or real(context))
 
     def without(vectors, words):  # what is left of one of them is nothing
-        left = controls_room.replace(vectors, directions={k: 0 * v for k, v in vectors.directions.items()})
+        left = controls_module.replace(vectors, directions={k: 0 * v for k, v in vectors.directions.items()})
         return left if vectors.recommended.strength == 4.0 else vectors
 
-    monkeypatch.setattr(controls_room, "project_out", without)
+    monkeypatch.setattr(controls_module, "project_out", without)
     output = tmp_path / "out"
     report = compare(small, demo_model_args("text_split"), output, methods=["weak", "strong", "other"])
     assert set(report.methods) == {"weak", "strong", "other"}
@@ -79,7 +79,7 @@ def test_a_setting_is_where_how_and_how_far():
     def of(directions=1.0, **changes):
         scaled = {layer: directions * v for layer, v in vectors.directions.items()}
         config = replace(SteeringConfig((1,), 2.0), **changes)
-        return controls_room.setting(replace(vectors, directions=scaled, recommended=config))
+        return controls_module.setting(replace(vectors, directions=scaled, recommended=config))
 
     same = of()
     assert of(directions=3.0) == same, "relative strengths do not multiply the directions' length"

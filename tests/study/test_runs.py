@@ -14,9 +14,9 @@ from grains_eval.artifacts.save import save_vectors
 from grains_eval.cli.errors import exit_code
 from grains_eval.comparison.runs import read_run
 from grains_eval.demo.run import demo_model_args
-from grains_eval.harness import sweep as sweep_room
+from grains_eval.harness import sweep as sweep_module
 from grains_eval.recipes import load_recipe
-from grains_eval.study import runs as room
+from grains_eval.study import runs as runs_module
 from grains_eval.study.runs import NOTE, PlannedRun, run_all
 from grains_eval.study.session import Session, load_lm
 from grains_eval.tasks_path import task_directory
@@ -62,7 +62,7 @@ def evaluations(monkeypatch, stop=lambda index: None):
         return call
 
     for name in ("evaluate", "simple_evaluate"):  # the first setting's and every other's
-        monkeypatch.setattr(sweep_room, name, counted(getattr(sweep_room, name)))
+        monkeypatch.setattr(sweep_module, name, counted(getattr(sweep_module, name)))
     return begun
 
 
@@ -132,7 +132,7 @@ def full_samples(patch):
 
 
 def full_results(patch):
-    whole = room.Path.write_text
+    whole = runs_module.Path.write_text
 
     def write(self, text, *arguments, **keywords):
         if not self.name.startswith("results_"):
@@ -140,11 +140,11 @@ def full_results(patch):
         whole(self, text[:100], *arguments, **keywords)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
 
-    patch.setattr(room.Path, "write_text", write)
+    patch.setattr(runs_module.Path, "write_text", write)
 
 
 def full_note(patch):
-    whole = room.Path.write_text
+    whole = runs_module.Path.write_text
 
     def write(self, text, *arguments, **keywords):
         if NOTE not in self.name:
@@ -152,7 +152,7 @@ def full_note(patch):
         whole(self, text[:10], *arguments, **keywords)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
 
-    patch.setattr(room.Path, "write_text", write)
+    patch.setattr(runs_module.Path, "write_text", write)
 
 
 @pytest.mark.parametrize("remove", [True, False], ids=["", "killed"])
@@ -176,14 +176,14 @@ def test_a_full_disk_is_one_line_and_leaves_no_run_that_looks_finished(
 
 
 def test_a_run_whose_results_cannot_be_written_is_a_failure_that_says_so(evaluate, tmp_path, monkeypatch):
-    written = room.write_run
+    written = runs_module.write_run
 
     def write(results, folder):
         if folder.name == "vector_2":
             raise ValueError("no JSON for this")
         written(results, folder)
 
-    monkeypatch.setattr(room, "write_run", write)
+    monkeypatch.setattr(runs_module, "write_run", write)
     there, failures = evaluate()
     assert list(there) == ["baseline", "vector_1", "vector_3"]
     assert failures == {"vector_2": "no JSON for this"}

@@ -41,7 +41,7 @@ def test_the_card_shows_words_places_and_evidence(folder):
     card = (folder / "README.md").read_text()
     assert "| `w1` | 1 | 1 | 3 | 2 |" in card
     assert "Of 9 candidates the best moved the preference of other examples with t 5 (p 0.001" in card
-    assert "1 were out for harming preserved items" in card and "strength 0 (log of a multiplicity)" in card
+    assert "1 were left out for harming preserved items" in card and "strength 0 (log of a multiplicity)" in card
 
 
 def test_formats_are_told_apart(folder, tmp_path):
