@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from grains_eval.artifacts.layout import ArtifactContents
-from grains_eval.artifacts.save import save_artifact, save_vectors
+from grains_eval.artifacts.save import save_vectors
 from grains_eval.errors import GrainsError
 from grains_eval.harness.arguments import parse_layers, parse_steering
-from grains_eval.harness.model import GrainsHF
 from tests.harness.test_model import vectors_for
-from tests.virtual_tokens.models import some_found
 
 
 def test_layers_are_spelled_in_several_ways():
@@ -20,24 +17,6 @@ def test_layers_are_spelled_in_several_ways():
     assert parse_layers([1, 2]) == (1, 2)
     assert parse_layers("all") is None
     assert parse_steering(None) == ()
-
-
-@pytest.fixture
-def folder(tmp_path, loaded_text):
-    def make(family="llama", name="tokens"):
-        contents = ArtifactContents(tokens=some_found(loaded_text(family).model))
-        return str(save_artifact(contents, tmp_path / f"{family}-{name}"))
-
-    return make
-
-
-@pytest.fixture
-def open_lm(tiny_text):
-    def make(family="llama", **arguments):
-        given = {"pretrained": str(tiny_text(family)), "dtype": "float32", "device": "cpu", "batch_size": 3}
-        return GrainsHF(**{**given, **arguments})
-
-    return make
 
 
 @pytest.mark.parametrize(
@@ -53,9 +32,9 @@ def open_lm(tiny_text):
         ({"layers": "0/7"}, "block 7 is not among those of the found tokens"),
     ],
 )
-def test_bad_arguments_are_refused_in_one_line(given, why, folder):
+def test_bad_arguments_are_refused_in_one_line(given, why, token_folder):
     with pytest.raises(GrainsError, match=why) as caught:
-        parse_steering(folder(), **given)
+        parse_steering(token_folder(), **given)
     assert "\n" not in str(caught.value)
 
 
@@ -65,10 +44,10 @@ def test_vectors_have_no_form(tmp_path, loaded_text):
         parse_steering(own, form="text")
 
 
-def test_models_that_do_not_fit_are_refused(folder, open_lm):
+def test_models_that_do_not_fit_are_refused(token_folder, open_lm):
     with pytest.raises(GrainsError, match="they were read from another model"):
-        open_lm("gpt2", vectors=folder("llama"))
+        open_lm("gpt2", vectors=token_folder("llama"))
     with pytest.raises(GrainsError, match="shows no virtual tokens"):
-        open_lm("mamba", vectors=folder("llama", "b"))
+        open_lm("mamba", vectors=token_folder("llama", "b"))
     with pytest.raises(GrainsError, match="learned positions"):
-        open_lm("gpt2", vectors=folder("gpt2"), distance=3)
+        open_lm("gpt2", vectors=token_folder("gpt2"), distance=3)

@@ -5,31 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grains_eval.artifacts.layout import ArtifactContents
-from grains_eval.artifacts.save import save_artifact
 from grains_eval.harness.insertion import Insertion, into_batch, out_of_batch
-from grains_eval.harness.model import GrainsHF
 from grains_eval.virtual_tokens.merging import merged
 from tests.harness.test_model import requests
 from tests.virtual_tokens.models import some_found
-
-
-@pytest.fixture
-def folder(tmp_path, loaded_text):
-    def make(family="llama", name="tokens"):
-        contents = ArtifactContents(tokens=some_found(loaded_text(family).model))
-        return str(save_artifact(contents, tmp_path / f"{family}-{name}"))
-
-    return make
-
-
-@pytest.fixture
-def open_lm(tiny_text):
-    def make(family="llama", **arguments):
-        given = {"pretrained": str(tiny_text(family)), "dtype": "float32", "device": "cpu", "batch_size": 3}
-        return GrainsHF(**{**given, **arguments})
-
-    return make
 
 
 def scores(lm, kind="loglikelihood"):
@@ -38,9 +17,11 @@ def scores(lm, kind="loglikelihood"):
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
-def test_embedding_and_text_are_inserted_at_their_distance(family, share, folder, open_lm):
+def test_embedding_and_text_are_inserted_at_their_distance(family, share, token_folder, open_lm):
     for form in ("embedding", "text"):
-        lm = open_lm(family, vectors=folder(family, form + str(share)), form=form, distance=2, share_context=share)
+        lm = open_lm(
+            family, vectors=token_folder(family, form + str(share)), form=form, distance=2, share_context=share
+        )
         tokens = merged(some_found(lm.model).positive, 1)
         embed = lm.model.get_input_embeddings()
         for request, (value, _) in zip(requests(), scores(lm), strict=True):

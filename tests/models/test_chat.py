@@ -9,24 +9,12 @@ from grains_eval.models.chat import render
 from grains_eval.types import Message
 
 TURNS = "{% for m in messages %}<{{ m.role }}> CONTENT </{{ m.role }}>\n{% endfor %}"
-STARTS_ANSWER = "{% if add_generation_prompt %}<assistant>{% endif %}"
 TEMPLATES = {
     "as it is": "m.content",
     "trimmed": "m.content | trim",
     "stripped by method": "m.content.strip()",
     "parted at a mark": "m.content.split('</think>')[-1]",
 }
-
-
-@pytest.fixture
-def templated(loaded_text, monkeypatch):
-    loaded = loaded_text("llama")
-
-    def with_template(template: str):
-        monkeypatch.setattr(loaded.tokenizer, "chat_template", template + STARTS_ANSWER)
-        return loaded
-
-    return with_template
 
 
 def found(loaded, *messages: tuple[str, str], separator=None):

@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from grains_eval.models import encode
 from grains_eval.types import Message, PreferenceExample
 
 TURNS = "{% for m in messages %}<{{ m.role }}> CONTENT </{{ m.role }}>\n{% endfor %}"
-
-
-STARTS_ANSWER = "{% if add_generation_prompt %}<assistant>{% endif %}"
-
-
-@pytest.fixture
-def templated(loaded_text, monkeypatch):
-    loaded = loaded_text("llama")
-
-    def with_template(template: str):
-        monkeypatch.setattr(loaded.tokenizer, "chat_template", template + STARTS_ANSWER)
-        return loaded
-
-    return with_template
 
 
 def test_candidates_are_the_message_and_not_the_role_of_the_same_name(templated):

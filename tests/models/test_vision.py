@@ -18,18 +18,10 @@ from grains_eval.models.forward import response_logprobs
 from grains_eval.models.vision import pixel_masked
 from grains_eval.recipes import AttributionConfig
 from grains_eval.types import Message, PreferenceExample
+from tests.models.examples import example
 from tests.tiny import VISION, picture
 
 FAMILIES = list(VISION)
-SIZES = [(80, 56), (50, 90), (64, 64)]
-QUESTION = "<image>\nWhat is the picture?"
-
-
-def example(images: int = 1, prompt=QUESTION, seed: int = 0) -> PreferenceExample:
-    shown = tuple(picture(seed + index, SIZES[index]) for index in range(images))
-    if images > 1 and prompt == QUESTION:
-        prompt = QUESTION + " and <image>" * (images - 1) + " world?"
-    return PreferenceExample("e", "h", prompt, " red square", " no", images=shown)
 
 
 def whole_forward(loaded: LoadedModel, text: str, response: str, images) -> float:
