@@ -213,8 +213,13 @@ class Recipe(Section):
 
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON of the recipe, 16 hex digits."""
-        # recipes without plug-ins keep the fingerprint that they had before there were any
-        text = json.dumps(self.model_dump(mode="json", exclude=None if self.plugins else {"plugins"}), sort_keys=True)
+        raw = self.model_dump(mode="json")
+        # recipes that leave newer keys at their defaults keep the fingerprint that they had before there were any
+        if not self.plugins:
+            del raw["plugins"]
+        if self.attribution.fidelity_examples == AttributionConfig().fidelity_examples:
+            del raw["attribution"]["fidelity_examples"]
+        text = json.dumps(raw, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:

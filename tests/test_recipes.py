@@ -61,6 +61,7 @@ def test_the_fingerprint_sees_every_key():
     one = parse_recipe(MINIMAL)
     assert one.fingerprint() == parse_recipe(MINIMAL, ["attribution.steps=20"]).fingerprint()
     assert one.fingerprint() != parse_recipe(MINIMAL, ["attribution.steps=21"]).fingerprint()
+    assert one.fingerprint() != parse_recipe(MINIMAL, ["attribution.fidelity_examples=0"]).fingerprint()
 
 
 def test_the_recipe_as_run_reads_back(tmp_path):

@@ -23,6 +23,7 @@ from grains_eval.vectors import BuildContext
 # keys of the attribution section that change what is selected or how fast, but no score
 _NOT_SCORING = {
     "top_k", "selection", "candidates", "modality", "max_document_frequency", "internal_batch_size", "share_prefix",
+    "fidelity_examples",
 }  # fmt: skip
 _NUMBERS = ("value", "baseline_value", "completeness_error", "steps")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grains_eval.attribution import attribute
-from grains_eval.attribution.selection import rank, shared_tokens
+from grains_eval.attribution.selections import rank, shared_tokens
 from grains_eval.models import EncodedExample
 from grains_eval.report import Curve, Series
 from grains_eval.study.fidelity import preference_without

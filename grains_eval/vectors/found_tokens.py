@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat
 
-from grains_eval.attribution.selection import rank, shared_tokens, units
+from grains_eval.attribution.selections import rank, shared_tokens, units
 from grains_eval.attribution.transfer import Candidate, best_of_examples, transfer_statistics
 from grains_eval.errors import GrainsError
 from grains_eval.recipes import Section, method_options, one_is_a_list

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import grains_eval as ge
 from grains_eval.attribution import ATTRIBUTION_METHODS, SELECTIONS, attribution_method, selection
 from grains_eval.errors import GrainsError
 
@@ -25,3 +26,4 @@ def test_taken_names_are_refused():
     with pytest.raises(GrainsError, match="the selection 'top_k' exists already"):
         selection("top_k")(lambda *_: [])
     assert {"top_k", "agreement", "transfer"} <= set(SELECTIONS)
+    assert ge.selection is selection and ge.attribution_method is attribution_method, "and no module of that name"

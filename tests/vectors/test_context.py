@@ -22,4 +22,5 @@ def test_scores_follow_the_settings_they_are_asked_with(loaded_text):
     blind = build.with_attribution(method="random").recipe.attribution
     scores = build.attribute(build.examples[0], blind).scores
     assert (scores == build.attribute(build.examples[0], blind).scores).all()
-    assert (scores != build.attribute(build.examples[1], blind).scores[: len(scores)]).any()
+    other = build.attribute(build.examples[1], blind).scores
+    assert (scores[:4] != other[:4]).any()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from grains_eval.attribution.selection import select, shared_tokens
+from grains_eval.attribution.selections import select, shared_tokens
 from grains_eval.recipes import AttributionConfig
 from grains_eval.types import Attribution, TokenSelection
 from tests.reference.linear import encoded, linear_model
