@@ -20,21 +20,39 @@ from tests.harness.prefix_sharing.test_loglikelihood import (
 )
 from tests.tiny import VOCABULARY
 
+LIMITS = {"wide": Limits(4000, 2**20, 2**26), "narrow": Limits(60, 200, 20 * VOCABULARY), "one": Limits(1, 1, 1)}
+# a request a pass takes seconds where layers of two kinds mask twice
+SLOW = {("gemma3_text", "one"), ("mistral", "one")}
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "opt"])
+
+@pytest.fixture(scope="module")
+def unlimited():
+    """Scores by family, as they are without any of the limits."""
+    found = {}
+
+    def get(family, model):
+        if family not in found:
+            found[family] = score(model, requests(), configurations(model), max_length=LIMIT)
+        return found[family]
+
+    return get
+
+
 @pytest.mark.parametrize(
-    "limits",
-    [Limits(4000, 2**20, 2**26), Limits(60, 200, 20 * VOCABULARY), Limits(1, 1, 1)],
-    ids=["wide", "narrow", "one"],
+    ("family", "limits"),
+    [
+        pytest.param(family, limits, marks=[pytest.mark.slow] if (family, limits) in SLOW else [])
+        for family in ("llama", "mistral", "gemma3_text", "opt")
+        for limits in LIMITS
+    ],
 )
 @pytest.mark.parametrize("prefixes", [True, False])
-def test_batching_prefixes_and_stacks_change_nothing(family, limits, prefixes, loaded_text, monkeypatch):
+def test_batching_prefixes_and_stacks_change_nothing(family, limits, prefixes, unlimited, loaded_text, monkeypatch):
     model = loaded_text(family).model
-    asked, wanted = requests(), configurations(model)
-    expected = score(model, asked, wanted, max_length=LIMIT)
-    monkeypatch.setattr(shared_context, "limits_for", lambda *_: limits)
+    expected = unlimited(family, model)
+    monkeypatch.setattr(shared_context, "limits_for", lambda *_: LIMITS[limits])
     monkeypatch.setattr(plan, "_PASS_COST", 0 if prefixes else 10**6)
-    found = score(model, asked, wanted, max_length=LIMIT)
+    found = score(model, requests(), configurations(model), max_length=LIMIT)
     assert furthest(found, expected) < 1e-5
     assert [[a[1] for a in x] for x in found] == [[a[1] for a in x] for x in expected]
 
