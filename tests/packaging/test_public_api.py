@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -37,7 +38,8 @@ def test_report_needs_no_torch():
 
 @pytest.mark.parametrize("name", grains_eval.__all__)
 def test_every_public_name_resolves(name):
-    assert getattr(grains_eval, name) is not None
+    found = getattr(grains_eval, name)
+    assert found is not None and not isinstance(found, ModuleType), "a module of the same name hides it"
     assert name in dir(grains_eval)
 
 
