@@ -19,14 +19,16 @@ from grains_eval.cli.command import (
     recipe_file,
 )
 from grains_eval.errors import GrainsError
-from grains_eval.recipes import Recipe, load_recipe
 
 if TYPE_CHECKING:
+    from grains_eval.recipes import Recipe
     from grains_eval.study.session import OutputFolder, Session
 
 
 def _study(options: argparse.Namespace) -> tuple[Recipe, Session, OutputFolder]:
     """What every study takes besides its grid."""
+    from grains_eval.recipes import load_recipe
+
     recipe = load_recipe(recipe_file(options.config), options.overrides)
     model_args = model_arguments(options, recipe.model_args)
     from grains_eval.cli.terminal import bars, output

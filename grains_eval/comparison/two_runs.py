@@ -8,9 +8,11 @@ from pathlib import Path
 
 from grains_eval.comparison.estimates import Row, adjust, estimate_rows
 from grains_eval.comparison.item_metrics import measure_tasks
+from grains_eval.comparison.logs import read_run
 from grains_eval.comparison.pairing import check, common_tasks
-from grains_eval.comparison.runs import Run, name_runs, read_run
+from grains_eval.comparison.runs import Run, name_runs
 from grains_eval.comparison.settings import Analysis, Groups
+from grains_eval.errors import GrainsError
 from grains_eval.types import Comparison
 
 
@@ -83,6 +85,11 @@ def compare_pair(baseline: Run, other: Run, analysis: Analysis) -> tuple[list[Ro
     Raises:
         GrainsError: the runs cannot be compared.
     """
+    if baseline.tool != other.tool:
+        raise GrainsError(
+            f"'{baseline.name}' is a run of {baseline.tool} and '{other.name}' one of {other.tool}; each asks and "
+            "scores in ways of its own, so compare runs of one tool"
+        )
     tasks = common_tasks(baseline, other, analysis.tasks)
     notes = [*baseline.notes, *other.notes]
     notes += check(baseline, other, tasks, prompts_may_differ=analysis.allows_other_prompts(baseline, other))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from grains_eval.comparison.controls import draw_ranges
+from grains_eval.comparison.logs import read_runs
 from grains_eval.comparison.many_runs import Findings, compare_all
-from grains_eval.comparison.runs import Run, read_runs
+from grains_eval.comparison.runs import Run
 from grains_eval.comparison.settings import Analysis, Question
 from grains_eval.errors import GrainsError
 from grains_eval.report.changed_items import changes

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from grains_eval.comparison.runs import read_run
+from grains_eval.comparison.logs import read_run
 from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import GrainsError
 from grains_eval.examples import load_examples
