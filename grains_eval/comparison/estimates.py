@@ -36,11 +36,15 @@ class Row:
         comparison: Its numbers.
         metrics: The paired items: one task, or the subtasks of a group.
         procedure: What gave p and interval, and gives them for other differences and levels.
+        within: The benchmark whose subtask it is; empty for a row of the table.
+        share: What a difference of the subtask adds to the benchmark's.
     """
 
     comparison: Comparison
     metrics: tuple[PairedMetric, ...]
     procedure: Procedure = field(default_factory=Undecided)
+    within: str = ""
+    share: float = 1.0
 
     @property
     def key(self) -> tuple[str, str]:
@@ -67,7 +71,7 @@ def estimate_rows(
     for task, found in measured.items():
         if task in grouped and not analysis.subtasks:
             continue
-        rows.extend(_row(metric, _estimate(metric, analysis)) for metric in found)
+        rows.extend(metric_row(metric, analysis) for metric in found)
     return [replace(row, comparison=replace(row.comparison, method=other.name)) for row in rows], notes
 
 
@@ -139,12 +143,13 @@ def _estimate(metric: PairedMetric, analysis: Analysis) -> Estimate:
     )
 
 
-def _row(metric: PairedMetric, estimate: Estimate) -> Row:
+def metric_row(metric: PairedMetric, analysis: Analysis) -> Row:
+    """The row of one metric of one task, not yet adjusted."""
     baseline, steered = total(metric)
-    return _assemble(metric.task, (metric,), baseline, steered, estimate)
+    return assemble(metric.task, (metric,), baseline, steered, _estimate(metric, analysis))
 
 
-def _assemble(
+def assemble(
     name: str,
     metrics: tuple[PairedMetric, ...],
     baseline: float,
@@ -152,6 +157,7 @@ def _assemble(
     estimate: Estimate,
     estimand: str = "",
 ) -> Row:
+    """A row, not yet adjusted, from its items, its values under both runs and their estimated difference."""
     gains = np.concatenate([metric.gains for metric in metrics])
     pushes = np.concatenate([metric.pushes for metric in metrics])
     reach = max(_reach(metric) for metric in metrics)
@@ -280,7 +286,7 @@ def _group_row(name: str, members: Sequence[PairedMetric], weights: Sequence[flo
         seed=analysis.seed,
     )
     baseline, steered = (float(share @ values) for values in np.array([total(metric) for metric in members]).T)
-    return _assemble(name, tuple(members), baseline, steered, estimate, ESTIMANDS[analysis.groups])
+    return assemble(name, tuple(members), baseline, steered, estimate, ESTIMANDS[analysis.groups])
 
 
 def _spread(metric: PairedMetric) -> Array:
