@@ -10,6 +10,7 @@ from pathlib import Path
 
 from grains_eval.artifacts.load import load_vectors, open_artifact
 from grains_eval.comparison.leaderboards import leaderboard_of
+from grains_eval.comparison.logs import read_run
 from grains_eval.comparison.settings import Analysis, Question
 from grains_eval.errors import GrainsError
 from grains_eval.examples import Examples, load_examples
@@ -140,7 +141,7 @@ def compare_variants(
         there,
         output.path,
         session.console,
-        analysis=_analysis(analysis, evaluation),
+        analysis=_analysis(analysis, evaluation, Path(there[BASELINE])),
         question=Question(
             evaluation.tasks, evaluation.preserve, evaluation.margin, evaluation.metrics, beside=controls.beside
         ),
@@ -161,12 +162,11 @@ def compare_variants(
     return made
 
 
-def _analysis(analysis: Analysis, evaluation: Evaluation) -> Analysis:
+def _analysis(analysis: Analysis, evaluation: Evaluation, baseline: Path) -> Analysis:
     """The analysis with what the recipe says of groups; a leaderboard among its tasks gets that leaderboard's rows."""
-    named = [*evaluation.tasks, *evaluation.preserve]
     analysis = replace(analysis, groups=evaluation.groups)
-    board = leaderboard_of(named)
-    return analysis if board is None else replace(analysis, leaderboard=board, tasks=named)
+    board = leaderboard_of([*evaluation.tasks, *evaluation.preserve])
+    return analysis if board is None else replace(analysis, leaderboard=board, tasks=read_run(baseline).tasks)
 
 
 def _prepare(
