@@ -55,7 +55,7 @@ $(VLLM)/.installed: pyproject.toml constraints-vllm.txt hatch_build.py grains_ev
 	@echo "installing vLLM into $(VLLM); the first time this takes about five minutes"
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt $(VLLM_PACKAGE) "lm_eval[api]" pytest \
-		--editable .
+		--editable ".[steer]"
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 

@@ -263,7 +263,79 @@ def truthfulqa(root: Path) -> None:
         card(folder, {n: {"validation": f"{n}/validation-*.parquet"} for n in ("multiple_choice", "generation")})
 
 
+def leaderboard(root: Path) -> None:
+    """What the harness's group `leaderboard` reads; the number of documents differs between subtasks."""
+    bbh = sorted((HARNESS / "leaderboard/bbh_mc").glob("[a-z]*.yaml"))
+    for place, file in enumerate(bbh):
+        subtask = yaml.load(file.read_text(), yaml.BaseLoader)
+        rows = [
+            {"input": f"Riddle {i} of {file.stem}?", "target": subtask["doc_to_choice"][i % 2]}
+            for i in range(6 + place % 3)
+        ]
+        parquet(root / "SaylorTwift/bbh", f"{file.stem}/test-00000-of-00001.parquet", rows)
+    card(root / "SaylorTwift/bbh", {file.stem: {"test": f"{file.stem}/test-*.parquet"} for file in bbh})
+    questions = [
+        {"Question": f"Which force holds particle {i}?", "Correct Answer": f"force {i}"}
+        | {f"Incorrect Answer {k}": f"force {i + 10 * k}" for k in (1, 2, 3)}
+        for i in range(18)
+    ]
+    gpqa = {"gpqa_diamond": questions[:6], "gpqa_main": questions[:12], "gpqa_extended": questions}
+    for name, rows in gpqa.items():
+        parquet(root / "Idavidrein/gpqa", f"{name}/train-00000-of-00001.parquet", rows)
+    card(root / "Idavidrein/gpqa", {name: {"train": f"{name}/train-*.parquet"} for name in gpqa})
+    subjects = [
+        yaml.load(file.read_text(), yaml.BaseLoader)["dataset_name"]
+        for file in sorted((HARNESS / "leaderboard/math").glob("math_*.yaml"))
+    ]
+    for subject in subjects:
+        rows = [
+            {"problem": f"What is {i} plus 2?", "level": f"Level {5 if i % 3 else 4}", "type": subject,
+             "solution": f"The sum is $\\boxed{{{i + 2}}}$."}
+            for i in range(6)
+        ]  # fmt: skip
+        for split in ("train", "test"):
+            parquet(root / "DigitalLearningGmbH/MATH-lighteval", f"{subject}/{split}-00000-of-00001.parquet", rows)
+    splits = {split: "{}/" + f"{split}-*.parquet" for split in ("train", "test")}
+    files = {subject: {split: path.format(subject) for split, path in splits.items()} for subject in subjects}
+    card(root / "DigitalLearningGmbH/MATH-lighteval", files)
+    rows = [
+        {
+            "key": i,
+            "prompt": f"Write of harbour {i}.",
+            "instruction_id_list": ["punctuation:no_comma", "keywords:existence", "detectable_format:title"][
+                : 1 + i % 3
+            ],
+            "kwargs": [{"keywords": None}, {"keywords": ["harbour"]}, {"keywords": None}][: 1 + i % 3],
+        }
+        for i in range(9)
+    ]
+    parquet(root / "wis-k/instruction-following-eval", "data/train-00000-of-00001.parquet", rows)
+    card(root / "wis-k/instruction-following-eval", {"default": {"train": "data/train-*.parquet"}})
+    for split, choices in {
+        "murder_mysteries": ["Ann", "Bob"],
+        "object_placements": ["shelf", "desk", "box", "bag", "car"],
+        "team_allocation": ["Ann leads", "Bob leads", "both lead"],
+    }.items():
+        rows = [
+            {"narrative": f"Story {i}.", "question": "Who or where?", "choices": str(choices),
+             "answer_index": i % 2, "answer_choice": choices[i % 2]}
+            for i in range(8)
+        ]  # fmt: skip
+        parquet(root / "TAUR-Lab/MuSR", f"{split}-00000-of-00001.parquet", rows)
+    names = ("murder_mysteries", "object_placements", "team_allocation")
+    card(root / "TAUR-Lab/MuSR", {"default": {name: f"{name}-*.parquet" for name in names}})
+    rows = [
+        {"question_id": i, "question": f"How much is {i} and one?", "options": [str(i + k) for k in range(10)],
+         "answer": "B", "answer_index": 1, "category": "math"}
+        for i in range(12)
+    ]  # fmt: skip
+    for split in ("test", "validation"):
+        parquet(root / "TIGER-Lab/MMLU-Pro", f"data/{split}-00000-of-00001.parquet", rows)
+    card(root / "TIGER-Lab/MMLU-Pro", {"default": {s: f"data/{s}-*.parquet" for s in ("test", "validation")}})
+
+
 DATASETS = {
+    "leaderboard": leaderboard,
     "toxigen": toxigen,
     "faitheval": faitheval,
     "spa_vl": spa_vl,

@@ -19,14 +19,16 @@ from grains_eval.cli.command import (
     recipe_file,
 )
 from grains_eval.errors import GrainsError
-from grains_eval.recipes import Recipe, load_recipe
 
 if TYPE_CHECKING:
+    from grains_eval.recipes import Recipe
     from grains_eval.study.session import OutputFolder, Session
 
 
 def _study(options: argparse.Namespace) -> tuple[Recipe, Session, OutputFolder]:
     """What every study takes besides its grid."""
+    from grains_eval.recipes import load_recipe
+
     recipe = load_recipe(recipe_file(options.config), options.overrides)
     model_args = model_arguments(options, recipe.model_args)
     from grains_eval.cli.terminal import bars, output
@@ -47,6 +49,7 @@ _OF_RUNS = {
     "controls": "its controls are made and named by the study; or compare the folders in OUTPUT_PATH/runs",
     "higher_is_better": "a task's own YAML says it (metric_list); or compare the folders in OUTPUT_PATH/runs",
     "groups": "the recipe's key is evaluation.groups: --set evaluation.groups=sampled",
+    "leaderboard": "a recipe that names the group leaderboard or openllm among its tasks gets that leaderboard's rows",
     "clusters": "a task's own YAML says it (metadata.cluster_key); or compare the folders in OUTPUT_PATH/runs",
 }
 _OF_RECIPES = (
@@ -93,6 +96,12 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("fixed", "sampled"),
         help="what a group's row is about: these subtasks (fixed, the default), or subtasks like these (sampled)",
     )
+    runs.add_argument(
+        "--leaderboard",
+        metavar="NAME",
+        help="open_llm_v2 or open_llm_v1: the leaderboard's scores by benchmark and their mean, for runs of the "
+        "harness's group leaderboard or openllm (only its tasks, unless --tasks names others too)",
+    )
     report = parser.add_argument_group("report")
     report.add_argument("--alpha", type=float, metavar="SHARE", help="level of tests and intervals (default 0.05)")
     report.add_argument("--subtasks", action="store_true", help="also a row for each task of an aggregated group")
@@ -135,6 +144,8 @@ def _compare(options: argparse.Namespace) -> None:
             )
     if len(options.runs) < 2:
         raise GrainsError("compare needs two run folders or more: the baseline first, then the others")
+    if options.leaderboard and options.metrics and not options.tasks:
+        raise GrainsError("--metrics does not apply to --leaderboard, which has metrics of its own; leave it out")
     from grains_eval.cli.terminal import output
 
     compare_runs(
@@ -149,6 +160,7 @@ def _compare(options: argparse.Namespace) -> None:
             higher_is_better=_directions(options.higher_is_better),
             subtasks=options.subtasks,
             groups=options.groups or "fixed",
+            leaderboard=options.leaderboard,
         ),
         question=Question(
             targets=options.targets,
@@ -240,12 +252,12 @@ def _ablate(options: argparse.Namespace) -> None:
 COMMANDS = (
     Command(
         "compare",
-        "compare lm-eval runs with paired statistics, or build and compare methods",
+        "paired statistics over runs of lm-eval, Inspect or lmms-eval; or build and compare methods",
         "grains-eval compare runs/baseline runs/steered",
         _compare_arguments,
         _compare,
-        "Compare runs of lm-eval made with --log_samples, the baseline first; or, with --config, build the\n"
-        "methods of --methods, evaluate each and compare them with the unsteered model.",
+        "Compare runs of lm-eval or lmms-eval made with --log_samples, or logs of Inspect, the baseline first;\n"
+        "or, with --config, build the methods of --methods, evaluate each and compare them with the unsteered model.",
     ),
     Command(
         "sweep",

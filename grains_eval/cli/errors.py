@@ -9,6 +9,11 @@ from collections.abc import Callable
 from grains_eval.errors import USER_ERROR, GrainsError
 
 INTERRUPTED = 130
+# Packages of the extra `steer`, by the names that they are imported under.
+STEERING_PACKAGES = frozenset({
+    "accelerate", "captum", "datasets", "huggingface_hub", "lm_eval", "pandas", "peft", "psutil", "pyarrow",
+    "rouge_score", "safetensors", "sklearn", "statsmodels", "torch", "transformers",
+})  # fmt: skip
 
 
 def exit_code(work: Callable[[], object], traceback: bool = False) -> int:
@@ -31,6 +36,12 @@ def exit_code(work: Callable[[], object], traceback: bool = False) -> int:
         if traceback:
             raise
         return _say(explain(error), USER_ERROR)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if traceback or package not in STEERING_PACKAGES:
+            raise
+        needed = f"this needs {package}, which is not installed; pip install 'grains-eval[steer]'"
+        return _say(f"{needed} (the base install compares runs and needs no torch)", USER_ERROR)
     return 0
 
 

@@ -14,14 +14,17 @@ from grains_eval.comparison.intervals import Estimate, Procedure, Undecided, pai
 from grains_eval.comparison.item_metrics import PairedMetric, total
 from grains_eval.comparison.runs import Run, leaf_tasks
 from grains_eval.comparison.settings import ESTIMANDS, Analysis
-from grains_eval.comparison.significance import holm
+from grains_eval.comparison.significance import Array, holm
 from grains_eval.errors import GrainsError
 from grains_eval.types import Comparison
 
 # The power of a row's minimum detectable effect.
 POWER = 0.8
 # Metrics of lm-eval that lie between 0 and 1 by definition; of others only the bounds seen are known.
-SHARES = frozenset({"acc", "acc_norm", "acc_mutual_info", "exact_match", "em", "f1", "mc1", "mc2"})
+SHARES = frozenset({
+    "acc", "acc_norm", "acc_mutual_info", "exact_match", "em", "f1", "mc1", "mc2",
+    "prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc",
+})  # fmt: skip
 SEEN_BOUNDS = "have the bounds seen here, 0 and 1"
 
 
@@ -33,11 +36,15 @@ class Row:
         comparison: Its numbers.
         metrics: The paired items: one task, or the subtasks of a group.
         procedure: What gave p and interval, and gives them for other differences and levels.
+        within: The benchmark whose subtask it is; empty for a row of the table.
+        share: What a difference of the subtask adds to the benchmark's.
     """
 
     comparison: Comparison
     metrics: tuple[PairedMetric, ...]
     procedure: Procedure = field(default_factory=Undecided)
+    within: str = ""
+    share: float = 1.0
 
     @property
     def key(self) -> tuple[str, str]:
@@ -64,7 +71,7 @@ def estimate_rows(
     for task, found in measured.items():
         if task in grouped and not analysis.subtasks:
             continue
-        rows.extend(_row(metric, _estimate(metric, analysis)) for metric in found)
+        rows.extend(metric_row(metric, analysis) for metric in found)
     return [replace(row, comparison=replace(row.comparison, method=other.name)) for row in rows], notes
 
 
@@ -131,15 +138,18 @@ def _estimate(metric: PairedMetric, analysis: Analysis) -> Estimate:
         table, first, second = metric.corpus
         return corpus.compare(table, first, second, clusters=clusters, alpha=alpha, seed=seed)
     reach = _reach(metric)
-    return paired(metric.baseline, metric.steered, clusters=clusters, reach=reach, alpha=alpha, seed=seed)
+    return paired(
+        metric.baseline, metric.steered, clusters=clusters, weights=metric.weights, reach=reach, alpha=alpha, seed=seed
+    )
 
 
-def _row(metric: PairedMetric, estimate: Estimate) -> Row:
+def metric_row(metric: PairedMetric, analysis: Analysis) -> Row:
+    """The row of one metric of one task, not yet adjusted."""
     baseline, steered = total(metric)
-    return _assemble(metric.task, (metric,), baseline, steered, estimate)
+    return assemble(metric.task, (metric,), baseline, steered, _estimate(metric, analysis))
 
 
-def _assemble(
+def assemble(
     name: str,
     metrics: tuple[PairedMetric, ...],
     baseline: float,
@@ -147,6 +157,7 @@ def _assemble(
     estimate: Estimate,
     estimand: str = "",
 ) -> Row:
+    """A row, not yet adjusted, from its items, its values under both runs and their estimated difference."""
     gains = np.concatenate([metric.gains for metric in metrics])
     pushes = np.concatenate([metric.pushes for metric in metrics])
     reach = max(_reach(metric) for metric in metrics)
@@ -185,7 +196,7 @@ def _within(interval: tuple[float, float], reach: float) -> tuple[float, float]:
 
 def _bounds_are_known(metric: PairedMetric) -> bool:
     """Whether scores cannot leave 0 to 1: by the metric's definition, or since they are nothing but 0 and 1."""
-    if metric.metric.partition(",")[0] in SHARES:
+    if metric.bounded or metric.metric.partition(",")[0] in SHARES:
         return True
     return all(bool(np.isin(side, (0, 1)).all()) for side in (metric.baseline, metric.steered))
 
@@ -269,11 +280,16 @@ def _group_row(name: str, members: Sequence[PairedMetric], weights: Sequence[flo
         np.concatenate([metric.baseline for metric in members]),
         np.concatenate([metric.steered for metric in members]),
         clusters=clusters,
-        weights=np.repeat(share / np.asarray(sizes), sizes),
+        weights=np.concatenate([part * _spread(metric) for part, metric in zip(share, members, strict=True)]),
         reach=max(_reach(metric) for metric in members),
         alpha=analysis.alpha,
         seed=analysis.seed,
     )
-    baseline = float(share @ [metric.baseline.mean() for metric in members])
-    steered = float(share @ [metric.steered.mean() for metric in members])
-    return _assemble(name, tuple(members), baseline, steered, estimate, ESTIMANDS[analysis.groups])
+    baseline, steered = (float(share @ values) for values in np.array([total(metric) for metric in members]).T)
+    return assemble(name, tuple(members), baseline, steered, estimate, ESTIMANDS[analysis.groups])
+
+
+def _spread(metric: PairedMetric) -> Array:
+    """`[n]` weights of a metric's items, which sum to one."""
+    weights = np.ones(metric.baseline.size) if metric.weights is None else metric.weights
+    return weights / weights.sum()

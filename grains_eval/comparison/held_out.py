@@ -11,7 +11,7 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from grains_eval.comparison.runs import Run
-from grains_eval.comparison.samples import Sample
+from grains_eval.comparison.runs import Sample
 from grains_eval.questions import QuestionHashes, Recognised, question_hashes, recognise
 
 

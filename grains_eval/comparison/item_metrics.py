@@ -14,7 +14,7 @@ from grains_eval.comparison.corpus_metrics import CorpusMetric, corpus_metric, n
 from grains_eval.comparison.intervals import Array
 from grains_eval.comparison.pairing import PairedTask, pair
 from grains_eval.comparison.runs import Run
-from grains_eval.comparison.samples import Sample
+from grains_eval.comparison.runs import Sample
 from grains_eval.comparison.settings import Analysis, check_known, clusters_by_task
 from grains_eval.comparison.verdict import gain
 from grains_eval.errors import GrainsError
@@ -59,6 +59,8 @@ class PairedMetric:
         corpus: Where the metric is not a mean of items: the metric and its statistics under both runs.
         margins: `[n]` log-likelihood of the right choice above the best wrong one, under both runs (nats).
         scale: What counts as a whole: 1 for shares, 100 for BLEU, 0 where nothing does.
+        weights: `[n]` what an item counts for, None where all count alike: a list of scores for its length.
+        bounded: Whether its task says that scores lie between 0 and 1.
     """
 
     task: str
@@ -73,6 +75,8 @@ class PairedMetric:
     corpus: tuple[CorpusMetric, Array, Array] | None = None
     margins: tuple[Array, Array] | None = None
     scale: float = 1.0
+    weights: Array | None = None
+    bounded: bool = False
 
     @property
     def gains(self) -> Array:
@@ -134,6 +138,9 @@ def measure_tasks(
     return measured, notes
 
 
+_Logged = tuple[Sequence[Any], ...]
+
+
 def measure(
     baseline: Run, other: Run, paired: PairedTask, analysis: Analysis, cluster_key: str | None = None
 ) -> tuple[list[PairedMetric], list[str]]:
@@ -160,7 +167,12 @@ def measure(
             continue
         label = name if paired.filter == "none" else f"{name},{paired.filter}"
         logged = tuple([sample.values.get(name) for sample in side] for side in (paired.baseline, paired.steered))
-        scores = _corpus_scores(logged, aggregation) or _item_scores(logged, margins)
+        there = scored(logged)
+        if not bool(there.all(axis=0).any()):
+            notes.append(f"{paired.task}: metric '{label}' is left out: not all finite numbers")
+            continue
+        whole = bool(there.all())
+        scores = _corpus_scores(logged, aggregation) or _item_scores(logged, margins if whole else None)
         if isinstance(scores, str):
             notes.append(f"{paired.task}: metric '{label}' is left out: {scores}")
             continue
@@ -172,16 +184,26 @@ def measure(
             pairs=tuple(zip(paired.baseline, paired.steered, strict=True)),
             clusters=clusters,
             excluded=0,
+            bounded=list(_metric_entry(baseline, paired.task, name).get("bounds") or ()) == [0, 1],
             **scores,
         )
-        if disagreement := _disagreement(metric, baseline, other):
+        if disagreement := _disagreement(metric, baseline, other, there):
             notes.append(disagreement)
             continue
-        found.append(restrict(metric, np.array(paired.kept)))
+        if not whole:
+            first, second, lost = (int((~row).sum()) for row in (*there, there.all(axis=0)))
+            notes.append(
+                f"{paired.task}: {lost} of {there.shape[1]} documents have no {label} ({first} in '{baseline.name}', "
+                f"{second} in '{other.name}') and are left out of both; whether they are like the others is not known"
+            )
+            metric = replace(restrict(metric, there.all(axis=0)), excluded=0)
+        found.append(restrict(metric, np.array(paired.kept)[there.all(axis=0)]))
     return found, notes
 
 
-_Logged = tuple[Sequence[Any], ...]
+def scored(logged: _Logged) -> NDArray[np.bool_]:
+    """`[2, n]` whether an item has a value under each run: neither nothing nor NaN."""
+    return np.array([[value is not None and value == value for value in side] for side in logged], dtype=bool)
 
 
 def _corpus_scores(logged: _Logged, aggregation: str) -> dict[str, Any] | str | None:
@@ -203,7 +225,13 @@ def _corpus_scores(logged: _Logged, aggregation: str) -> dict[str, Any] | str | 
 
 def _item_scores(logged: _Logged, margins: tuple[Array, Array] | None) -> dict[str, Any] | str:
     """What a mean over items fills into `PairedMetric`, or why it cannot."""
-    first, second = numbers(logged[0]), numbers(logged[1])
+    if all(isinstance(value, list) for side in logged for value in side):
+        return _list_scores(logged)
+    there = scored(logged)
+    first, second = (
+        numbers([value if is_there else 0.0 for value, is_there in zip(side, row, strict=True)])
+        for side, row in zip(logged, there, strict=True)
+    )
     if first is None or second is None:
         return "not all finite numbers"
     share = all(bool(np.all((side >= 0) & (side <= 1))) for side in (first, second))
@@ -212,6 +240,27 @@ def _item_scores(logged: _Logged, margins: tuple[Array, Array] | None) -> dict[s
         "steered": second,
         "margins": _fitting(margins, first, second),
         "scale": float(share),
+    }
+
+
+def _list_scores(logged: _Logged) -> dict[str, Any] | str:
+    """What a mean over the entries of lists fills in (IFEval's instruction level): a list counts for its length.
+
+    The entries of one list are about one document and are not independent, so that the list is the unit.
+    """
+    lists = [[numbers(value) for value in side] for side in logged]
+    if any(values is None or values.size == 0 for side in lists for values in side):
+        return "not all lists of finite numbers"
+    rows = [[cast(Array, values) for values in side] for side in lists]
+    lengths = [np.array([values.size for values in side], dtype=float) for side in rows]
+    if not np.array_equal(lengths[0], lengths[1]):
+        return "lists of other lengths in the other run"
+    entries = np.concatenate([values for side in rows for values in side])
+    return {
+        "baseline": np.array([values.mean() for values in rows[0]]),
+        "steered": np.array([values.mean() for values in rows[1]]),
+        "scale": float(bool(np.all((entries >= 0) & (entries <= 1)))),
+        "weights": lengths[0],
     }
 
 
@@ -229,6 +278,7 @@ def restrict(metric: PairedMetric, kept: NDArray[np.bool_]) -> PairedMetric:
         excluded=metric.excluded + int(kept.size - index.size),
         corpus=metric.corpus and (metric.corpus[0], metric.corpus[1][index], metric.corpus[2][index]),
         margins=metric.margins and (metric.margins[0][index], metric.margins[1][index]),
+        weights=None if metric.weights is None else metric.weights[index],
     )
 
 
@@ -269,17 +319,31 @@ def _direction(runs: Sequence[Run], task: str, name: str, declared: Mapping[str,
     return next((known for known in candidates if isinstance(known, bool)), REGISTERED.get(name))
 
 
-def _disagreement(metric: PairedMetric, baseline: Run, other: Run) -> str | None:
-    """A note where the samples do not give the value in the results, so that this is not a mean over items."""
+def _disagreement(metric: PairedMetric, baseline: Run, other: Run, there: NDArray[np.bool_]) -> str | None:
+    """A note where the samples do not give the value in the results, so that this is not a mean over items.
+
+    Args:
+        metric: The metric over all items.
+        baseline: The first run.
+        other: The second.
+        there: `[2, n]` items that have a value under each; Inspect's means are over these.
+    """
     for index, run in enumerate((baseline, other)):
         reported = run.setting("results", metric.task, metric.key)
-        own = total(metric)[index]
-        if isinstance(reported, int | float) and not math.isclose(own, reported, rel_tol=1e-6, abs_tol=1e-9):
-            return (
-                f"{metric.task}: metric '{metric.metric}' is left out, it is not a mean over documents "
-                f"({own:.6g} from the samples of '{run.name}', {reported:.6g} in its results)"
-            )
+        own = total(restrict(metric, there[index]))[index]
+        if not isinstance(reported, int | float) or _is_close(own, reported):
+            continue
+        if run.tool == "lmms_eval" and _is_close(100 * own, reported):  # its tasks often report per cent
+            continue
+        return (
+            f"{metric.task}: metric '{metric.metric}' is left out, it is not a mean over documents "
+            f"({own:.6g} from the samples of '{run.name}', {reported:.6g} in its results)"
+        )
     return None
+
+
+def _is_close(own: float, reported: float) -> bool:
+    return math.isclose(own, reported, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def total(metric: PairedMetric) -> tuple[float, float]:
@@ -287,7 +351,10 @@ def total(metric: PairedMetric) -> tuple[float, float]:
     if metric.corpus is not None:
         table, first, second = metric.corpus
         return float(table.score(first.sum(axis=0))), float(table.score(second.sum(axis=0)))
-    return float(metric.baseline.mean()), float(metric.steered.mean())
+    return (
+        float(np.average(metric.baseline, weights=metric.weights)),
+        float(np.average(metric.steered, weights=metric.weights)),
+    )
 
 
 def _margins(paired: PairedTask) -> tuple[Array, Array] | None:

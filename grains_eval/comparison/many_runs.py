@@ -34,6 +34,7 @@ class Findings:
         against_controls: Methods that improved, against their strongest control.
         failures: Reason by name of runs that could not be compared.
         notes: What a careful reader should know.
+        subtasks: Rows of the subtasks of a leaderboard's benchmarks, adjusted among themselves.
     """
 
     runs: tuple[Run, ...]
@@ -45,6 +46,7 @@ class Findings:
     against_controls: tuple[AgainstControl, ...]
     failures: Mapping[str, str] = field(default_factory=dict[str, str])
     notes: tuple[str, ...] = ()
+    subtasks: tuple[Row, ...] = ()
 
 
 def compare_all(
@@ -70,7 +72,8 @@ def compare_all(
         check_evaluated(runs[0], question.targets, "target task")
         check_evaluated(runs[0], question.preserve, "task to preserve")
     analysis = held_out(analysis, runs)
-    rows, notes, failures = _with_baseline(runs, analysis, keep_going)
+    found, notes, failures = _with_baseline(runs, analysis, keep_going)
+    rows, subtasks = ([row for row in found if bool(row.within) is inner] for inner in (False, True))
     roles = task_roles(runs, list(dict.fromkeys(row.comparison.task for row in rows)), question)
     controls = control_names(runs[1:], question.controls, strict=not keep_going)
     rows = adjust(_ordered(rows, roles), controls, alpha=analysis.alpha)
@@ -88,6 +91,7 @@ def compare_all(
         against_controls=rivals,
         failures=failures,
         notes=tuple(dict.fromkeys(notes)),
+        subtasks=tuple(adjust(subtasks, controls, alpha=analysis.alpha)),
     )
 
 

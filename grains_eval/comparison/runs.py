@@ -1,25 +1,95 @@
-"""Run folders of lm-eval: what was run, and where its samples lie. Nothing of the harness is imported."""
+"""A run as comparisons see it, whichever tool logged it: what was run, and the samples. `logs` reads them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from grains_eval.comparison.conditions import model_differences, steering_differences
-from grains_eval.comparison.samples import STAMP, SamplesByFilter, read_samples
-from grains_eval.errors import GrainsError
 from grains_eval.questions import Recognised, hidden_hashes
 
-# Entries of the results that have a value per task.
-_BY_TASK = (
-    "results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
-    "task_hashes",
-)  # fmt: skip
+_IMAGE = re.compile(r"^<PIL\.\S+ .*at 0x[0-9A-Fa-f]+>$")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One evaluated document under one filter, cut to what a comparison needs.
+
+    Attributes:
+        doc_id: Its number in the task.
+        doc_hash: lm-eval's hash of the document.
+        prompt_hash: Hash of the first request's context.
+        target_hash: Hash of the target.
+        doc: The document.
+        target: What was right, as text.
+        prompt: The first request's context.
+        choices: Continuations that were scored, empty for generation.
+        responses: The filtered responses.
+        values: Every metric of the row, as logged.
+    """
+
+    doc_id: int
+    doc_hash: str
+    prompt_hash: str
+    target_hash: str
+    doc: Any
+    target: str
+    prompt: str
+    choices: tuple[str, ...]
+    responses: Any
+    values: Mapping[str, Any]
+
+    @property
+    def has_image(self) -> bool:
+        """Whether the document held an image, whose logged form is a memory address."""
+        return holds_image(self.doc)
+
+    @property
+    def content_hash(self) -> str:
+        """The hash by which artifacts know this document: images are left out of it."""
+        if not self.has_image or not isinstance(self.doc, Mapping):
+            return self.doc_hash
+        document = cast(Mapping[str, Any], self.doc)
+        rest = {key: value for key, value in document.items() if not holds_image(value)}
+        return hashlib.sha256(json.dumps(rest, indent=2, ensure_ascii=False).encode()).hexdigest()
+
+    def query_hashes(self, field: Any) -> tuple[str, ...]:
+        """The hash of a field as it stands, by which artifacts made before texts were normalised know a question.
+
+        Args:
+            field: `doc_to_decontamination_query` of the task's config; only a field's name is understood.
+        """
+        if not isinstance(field, str) or not isinstance(self.doc, Mapping) or field not in self.doc:
+            return ()
+        return (hashlib.sha256(str(cast(Mapping[str, Any], self.doc)[field]).encode()).hexdigest(),)
+
+
+SamplesByFilter = dict[str, list[Sample]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation as a tool logged it.
+
+    Attributes:
+        tool: The tool, by its package's name.
+        file: What was read.
+        results: Its content, in the form of lm-eval's results.
+        digest: First 16 hex digits of the file's SHA-256.
+        read: The samples of a task, given the task and the run's name; raises `GrainsError`.
+        notes: What a careful reader should know of it.
+    """
+
+    tool: str
+    file: Path
+    results: Mapping[str, Any]
+    digest: str
+    read: Callable[[str, str], SamplesByFilter]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -28,20 +98,22 @@ class Run:
 
     Attributes:
         name: How the report calls it.
+        tool: What logged it: `lm_eval`, `inspect_ai` or `lmms_eval`.
         file: The results file; of several evaluations, the newest.
         results: Its content; of several evaluations, with the tasks of the older ones.
         digest: First 16 hex digits of the SHA-256 of the results file, or of those of several.
-        sources: The results file of each task that is not in `file`.
+        sources: The evaluation that each task is read from.
         notes: Evaluations in the folder that were left out, and why.
         cache: Samples read so far, by task.
         recognised: Held-out documents found so far, by task and what was looked for.
     """
 
     name: str
+    tool: str
     file: Path
     results: Mapping[str, Any]
     digest: str
-    sources: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    sources: Mapping[str, Evaluation]
     notes: tuple[str, ...] = ()
     cache: dict[str, SamplesByFilter] = field(default_factory=dict[str, SamplesByFilter], repr=False)
     recognised: dict[Hashable, Recognised] = field(default_factory=dict[Hashable, Recognised], repr=False)
@@ -55,7 +127,7 @@ class Run:
     @property
     def files(self) -> tuple[Path, ...]:
         """The results files that were read, the newest first."""
-        return tuple(dict.fromkeys([self.file, *self.sources.values()]))
+        return tuple(dict.fromkeys([self.file, *(source.file for source in self.sources.values())]))
 
     @property
     def steering(self) -> tuple[Mapping[str, Any], ...]:
@@ -102,135 +174,17 @@ class Run:
             GrainsError: no samples were logged, or not all of them are there.
         """
         if task not in self.cache:
-            results, expected = self.sources.get(task, self.file), self.setting("n-samples", task, "effective")
-            self.cache[task] = read_samples(results, self.name, task, expected)
+            self.cache[task] = self.sources[task].read(task, self.name)
         return self.cache[task]
 
 
-def read_run(path: str | Path, name: str | None = None) -> Run:
-    """Open a run: a results file, or a folder that holds the evaluations of one model.
-
-    lm_eval writes a results file per evaluation. Of a folder all are read: each task from the newest that evaluated it,
-    where steering, model and prompts were those of the newest. The others are named in `notes`.
-
-    Args:
-        path: What was given to `lm_eval --output_path`, or a folder or file in it.
-        name: How to call it; default: what steered it, else the folder's name.
-
-    Raises:
-        GrainsError: nothing there, results of several models, or a damaged file.
-    """
-    place = Path(path)
-    if place.exists():
-        files = [place] if place.is_file() else _evaluations(place)
-    elif place.suffix == ".json" and (stamped := sorted(place.parent.glob(f"{place.stem}_*.json"))):
-        files = stamped[-1:]  # lm_eval adds the date to a file name
-    else:
-        raise GrainsError(f"run '{path}' does not exist; give a folder that lm_eval --output_path wrote")
-    results, digest = _read(files[0])
-    run = Run(name or "", files[0], results, digest)
-    for file in files[1:]:
-        run = _with(run, file)
-    return run if name else replace(run, name=_name(place, run))
-
-
-def read_runs(
-    paths: Sequence[str | Path] | Mapping[str, str | Path], *, keep_going: bool = False
-) -> tuple[list[Run], dict[str, str]]:
-    """Open several runs, the baseline first.
-
-    Args:
-        paths: Run folders; a mapping also names them.
-        keep_going: Go on without a run that cannot be read, unless it is the baseline.
-
-    Returns:
-        The runs, each with a name of its own, and the reasons by name of those that could not be read.
-
-    Raises:
-        GrainsError: a run that cannot be read, none at all, or one that is given twice without names of its own.
-    """
-    named = list(paths.items()) if isinstance(paths, Mapping) else [(None, path) for path in paths]
-    runs: list[Run] = []
-    failed: dict[str, str] = {}
-    for name, path in named:
-        try:
-            runs.append(read_run(path, name))
-        except GrainsError as error:
-            if not keep_going or not runs:
-                raise
-            failed[name or Path(path).name] = str(error)
-    if not runs:
-        raise GrainsError("compare needs at least two runs: the baseline first, then the others")
-    if not isinstance(paths, Mapping):  # a run may stand twice under names of its own
-        runs = [replace(run, name=name) for run, name in zip(runs, name_runs(runs), strict=True)]
-        _refuse_twice(runs)
-    return runs, failed
-
-
-def _refuse_twice(runs: Sequence[Run]) -> None:
-    seen: dict[Path, str] = {}
-    for run in runs:
-        file = run.file.resolve()
-        if file in seen:
-            raise GrainsError(f"'{seen[file]}' and '{run.name}' are the same run, {run.file}; give each run once")
-        seen[file] = run.name
-
-
-def _read(file: Path) -> tuple[dict[str, Any], str]:
-    try:
-        content = file.read_bytes()
-        results = json.loads(content)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise GrainsError(f"'{file}' is not a results file: {error}") from error
-    if not isinstance(results, dict) or not isinstance(results.get("results"), dict):
-        raise GrainsError(f"'{file}' is not a results file of lm_eval: it has no 'results'")
-    return _bare_names(cast(dict[str, Any], results)), hashlib.sha256(content).hexdigest()[:16]
-
-
-def _bare_names(results: dict[str, Any]) -> dict[str, Any]:
-    """Results whose tasks go by their own names: lm_eval 0.5 writes `group::task` where a group was asked for.
-
-    A name that several entries would have is left as it is.
-    """
-    often = Counter(name.rpartition("::")[2] for name in results["results"])
-    bare = {name: own for name in results["results"] if often[own := name.rpartition("::")[2]] == 1}
-    renamed = {
-        key: {bare.get(name, name): value for name, value in results[key].items()}
-        for key in _BY_TASK
-        if isinstance(results.get(key), dict)
-    }
-    for group, children in renamed.get("group_subtasks", {}).items():
-        renamed["group_subtasks"][group] = [bare.get(str(child), child) for child in children]
-    return {**results, **renamed}
-
-
-def _with(run: Run, file: Path) -> Run:
-    """The run and the tasks that only an older evaluation in its folder has."""
-
-    def without(reason: str) -> Run:
-        return replace(run, notes=(*run.notes, f"{file.name} is left out of '{file.parent.parent.name}': {reason}"))
-
-    try:
-        older, digest = _read(file)
-    except GrainsError:
-        return without("it is not a results file")
-    tasks = [task for task in older["results"] if task in older.get("configs", {}) and task not in run.tasks]
-    if not tasks:
-        return without("its tasks were evaluated again")
-    others = [*steering_differences(run.results, older), *model_differences(run.results, older)]
-    if others:
-        return without(
-            f"it evaluated {', '.join(tasks[:3])}{' and more' if tasks[3:] else ''} under other conditions "
-            f"({others[0].says(run.file.name, file.name)}); compare it as a run of its own"
-        )
-    groups = [group for group in older.get("groups", {}) if not set(leaf_tasks(older, group)) <= set(tasks)]
-    merged: dict[str, Any] = dict(run.results)
-    for key in _BY_TASK:
-        entries = {name: value for name, value in (older.get(key) or {}).items() if name not in groups}
-        if entries or key in merged:
-            merged[key] = {**entries, **(merged.get(key) or {})}
-    digest = hashlib.sha256(f"{run.digest}{digest}".encode()).hexdigest()[:16]
-    return replace(run, results=merged, digest=digest, sources={**dict.fromkeys(tasks, file), **run.sources})
+def holds_image(value: Any) -> bool:
+    """Whether a logged value is, or contains, the text that a PIL image leaves in JSON."""
+    if isinstance(value, str):
+        return bool(_IMAGE.match(value))
+    if isinstance(value, Mapping):
+        return any(holds_image(item) for item in cast(Mapping[str, Any], value).values())
+    return isinstance(value, list) and any(holds_image(item) for item in cast(list[Any], value))
 
 
 def leaf_tasks(results: Mapping[str, Any], group: str) -> tuple[str, ...]:
@@ -242,29 +196,6 @@ def leaf_tasks(results: Mapping[str, Any], group: str) -> tuple[str, ...]:
     for child in cast(list[Any], children):
         leaves.extend(leaf_tasks(results, str(child)) or (str(child),))
     return tuple(dict.fromkeys(leaves))
-
-
-def _evaluations(folder: Path) -> list[Path]:
-    """The results files of a folder, the newest first."""
-    files = {file: match.group(1) for file in folder.rglob("*.json") if (match := STAMP.search(file.name))}
-    if not files:
-        raise GrainsError(f"'{folder}' holds no results_*.json; give an --output_path of lm_eval")
-    places = {file.parent for file in files}
-    # older results of Python runs lie in "None" instead of a folder with the model's name
-    old = {
-        place for place in places if place.name == "None" and any(o.parent == place.parent for o in places - {place})
-    }
-    homes = sorted(places - old)
-    if len(homes) > 1:
-        names = ", ".join(str(home.relative_to(folder)) for home in homes[:4])
-        raise GrainsError(f"'{folder}' holds several runs ({names}); give one of them")
-    return sorted(files, key=lambda file: files[file], reverse=True)
-
-
-def _name(place: Path, run: Run) -> str:
-    """What the run is called: the folder that was given, or the one around a file or around the model's folder."""
-    folder = place.resolve() if place.is_dir() else run.file.resolve().parent
-    return folder.parent.name if folder.name in {"None", run.setting("model_name_sanitized")} else folder.name
 
 
 def method_of(run: Run) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from grains_eval.comparison.logs import read_runs
 from grains_eval.comparison.many_runs import compare_all
 from grains_eval.comparison.power import (
     betting_detectable_effect,
@@ -21,7 +22,6 @@ from grains_eval.comparison.power import (
     minimum_detectable_effect,
     t_power,
 )
-from grains_eval.comparison.runs import read_runs
 from grains_eval.comparison.settings import Analysis, check_alpha, check_known
 from grains_eval.errors import GrainsError
 from grains_eval.types import Comparison

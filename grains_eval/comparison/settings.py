@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from grains_eval.comparison.leaderboards import LEADERBOARDS
 from grains_eval.comparison.runs import Run, leaf_tasks
 from grains_eval.errors import GrainsError, unknown
 
@@ -31,10 +32,12 @@ class Analysis:
             the clusters.
         prompts_may_differ: Accept other prompts for the same documents, of all runs or of those named; prompting
             artifacts are recognised without it.
+        leaderboard: A leaderboard (`leaderboards.LEADERBOARDS`), whose benchmarks are the rows of its tasks; without
+            `tasks` there are no others.
         seed: Seed of resampling tests.
 
     Raises:
-        GrainsError: alpha is not above 0 and below 1, or `groups` is unknown.
+        GrainsError: alpha is not above 0 and below 1, or `groups` or `leaderboard` is unknown.
     """
 
     alpha: float = 0.05
@@ -46,6 +49,7 @@ class Analysis:
     subtasks: bool = False
     groups: Groups = "fixed"
     prompts_may_differ: bool | Collection[str] = False
+    leaderboard: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,6 +57,8 @@ class Analysis:
         check_alpha(self.alpha)
         if self.groups not in ESTIMANDS:
             raise unknown(self.groups, ESTIMANDS, "kind of groups")
+        if self.leaderboard is not None and self.leaderboard not in LEADERBOARDS:
+            raise unknown(self.leaderboard, LEADERBOARDS, "leaderboard")
 
     def allows_other_prompts(self, *runs: Run) -> bool:
         """Whether one of these runs may prompt differently from the others."""

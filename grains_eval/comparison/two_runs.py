@@ -8,9 +8,13 @@ from pathlib import Path
 
 from grains_eval.comparison.estimates import Row, adjust, estimate_rows
 from grains_eval.comparison.item_metrics import measure_tasks
+from grains_eval.comparison.leaderboard_rows import leaderboard_rows
+from grains_eval.comparison.leaderboards import LEADERBOARDS, Leaderboard
+from grains_eval.comparison.logs import read_run
 from grains_eval.comparison.pairing import check, common_tasks
-from grains_eval.comparison.runs import Run, name_runs, read_run
+from grains_eval.comparison.runs import Run, name_runs
 from grains_eval.comparison.settings import Analysis, Groups
+from grains_eval.errors import GrainsError
 from grains_eval.types import Comparison
 
 
@@ -27,6 +31,7 @@ def compare(
     subtasks: bool = False,
     groups: Groups = "fixed",
     prompts_may_differ: bool = False,
+    leaderboard: str | None = None,
     seed: int = 0,
 ) -> list[Comparison]:
     """Compare two runs of lm-eval made with `--log_samples`, item by item.
@@ -44,6 +49,7 @@ def compare(
         groups: What a group's row is about: "fixed", these subtasks; "sampled", subtasks like these, which makes
             them the clusters.
         prompts_may_differ: Accept other prompts for the same documents (prompting baselines).
+        leaderboard: `open_llm_v2` or `open_llm_v1`: the rows are its benchmarks and their mean.
         seed: Seed of resampling tests.
 
     Raises:
@@ -59,10 +65,12 @@ def compare(
         subtasks=subtasks,
         groups=groups,
         prompts_may_differ=prompts_may_differ,
+        leaderboard=leaderboard,
         seed=seed,
     )
     baseline, other = (run if isinstance(run, Run) else read_run(run) for run in (baseline_run, steered_run))
     rows, _ = compare_pair(baseline, other, held_out(analysis, [baseline, other]))
+    rows = [row for row in rows if not row.within]
     method = name_runs([other])[0]
     return [replace(row.comparison, method=method) for row in adjust(rows, alpha=alpha)]
 
@@ -83,10 +91,46 @@ def compare_pair(baseline: Run, other: Run, analysis: Analysis) -> tuple[list[Ro
     Raises:
         GrainsError: the runs cannot be compared.
     """
-    tasks = common_tasks(baseline, other, analysis.tasks)
+    if baseline.tool != other.tool:
+        raise GrainsError(
+            f"'{baseline.name}' is a run of {baseline.tool} and '{other.name}' one of {other.tool}; each asks and "
+            "scores in ways of its own, so compare runs of one tool"
+        )
+    board = LEADERBOARDS[analysis.leaderboard] if analysis.leaderboard else None
+    tasks = common_tasks(baseline, other, _wanted(board, baseline, other, analysis.tasks))
     notes = [*baseline.notes, *other.notes]
     notes += check(baseline, other, tasks, prompts_may_differ=analysis.allows_other_prompts(baseline, other))
-    measured, on_metrics = measure_tasks(baseline, other, tasks, analysis)
-    rows, on_groups = estimate_rows(baseline, other, measured, analysis)
-    notes += [*(note for note in on_metrics if note not in notes), *on_groups]
+    rows: list[Row] = []
+    if board is not None:
+        on_board = set(board.tasks_in(baseline.results))
+        of_board = [task for task in tasks if task in on_board]
+        tasks = tuple(task for task in tasks if task not in on_board)
+        if of_board:
+            measured, said = measure_tasks(baseline, other, of_board, replace(analysis, metrics=None))
+            rows, remarks = leaderboard_rows(board, baseline, other, measured, analysis)
+            notes += [*(note for note in said if note not in notes), *remarks]
+    if tasks:
+        measured, on_metrics = measure_tasks(baseline, other, tasks, analysis)
+        found, on_groups = estimate_rows(baseline, other, measured, analysis)
+        rows = [*rows, *found]
+        notes += [*(note for note in on_metrics if note not in notes), *on_groups]
     return rows, notes
+
+
+def _wanted(board: Leaderboard | None, baseline: Run, other: Run, tasks: Sequence[str] | None) -> Sequence[str] | None:
+    """What to compare: the tasks that are named, and of a leaderboard without any its own that both runs have.
+
+    Raises:
+        GrainsError: they have none of its tasks.
+    """
+    if board is None:
+        return tasks
+    if tasks is not None:
+        return board.expanded(tasks, baseline.results)
+    found = [task for task in board.tasks_in(baseline.results) if task in baseline.tasks and task in other.tasks]
+    if not found:
+        raise GrainsError(
+            f"'{baseline.name}' and '{other.name}' share no task of the leaderboard; run lm_eval with "
+            f"--tasks {board.group} and --log_samples for both"
+        )
+    return found

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from grains_eval.comparison.controls import draw_ranges
+from grains_eval.comparison.logs import read_runs
 from grains_eval.comparison.many_runs import Findings, compare_all
-from grains_eval.comparison.runs import Run, read_runs
+from grains_eval.comparison.runs import Run
 from grains_eval.comparison.settings import Analysis, Question
 from grains_eval.errors import GrainsError
 from grains_eval.report.changed_items import changes
 from grains_eval.report.data import ReportData, Role, Supplement
 from grains_eval.report.headline import headline
+from grains_eval.report.leaderboard import subtask_data, subtask_notes, subtask_tables
 from grains_eval.report.run_cards import run_card
 from grains_eval.report.terminal import render_terminal
 from grains_eval.report.write import refuse_existing, write
@@ -99,12 +101,12 @@ def lay_out(findings: Findings, alpha: float, margin: float, supplement: Supplem
         failures={**supplement.failures, **findings.failures},
         changes=tuple(changes(row, supplement.items) for row in of_methods),
         bands=draw_ranges(supplement.bands, findings.rows),
-        tables=tuple(supplement.tables),
+        tables=(*subtask_tables(findings.subtasks, controls, alpha), *supplement.tables),
         curves=tuple(supplement.curves),
         token_maps=tuple(supplement.token_maps),
-        notes=(*findings.notes, *supplement.notes),
+        notes=(*subtask_notes(findings.subtasks, controls, alpha), *findings.notes, *supplement.notes),
         versions=package_versions(_PACKAGES),
-        extra=supplement.extra,
+        extra={**supplement.extra, **({"subtasks": subtask_data(findings.subtasks)} if findings.subtasks else {})},
     )
 
 

@@ -18,6 +18,8 @@ _FACTS = (
     ("number format", ("config", "model_dtype")),
     ("date", ("date",)),
     ("lm_eval", ("lm_eval_version",)),
+    ("lmms_eval", ("lmms_eval_version",)),
+    ("inspect_ai", ("inspect_ai_version",)),
     ("transformers", ("transformers_version",)),
     ("git", ("git_hash",)),
     ("device", ("config", "device")),

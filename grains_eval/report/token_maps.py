@@ -9,8 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from grains_eval.report.data import TokenMap
 
 # Byte-level tokenizers write a space and a line break as these letters.
@@ -67,6 +65,8 @@ def read_token_maps(folder: Path, most: int = 3) -> list[TokenMap]:
     file = folder / "attributions.parquet"
     if not file.is_file():
         return []
+    import pyarrow.parquet as pq  # an artifact's; comparing runs needs none
+
     rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
     examples: dict[str, list[dict[str, Any]]] = {}
     for row in rows:

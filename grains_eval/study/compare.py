@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from grains_eval.artifacts.load import load_vectors, open_artifact
+from grains_eval.comparison.leaderboards import leaderboard_of
+from grains_eval.comparison.logs import read_run
 from grains_eval.comparison.settings import Analysis, Question
 from grains_eval.errors import GrainsError
 from grains_eval.examples import load_examples
-from grains_eval.recipes import Recipe
+from grains_eval.recipes import Evaluation, Recipe
 from grains_eval.report import compare_runs
 from grains_eval.report.data import ReportData, Supplement
 from grains_eval.report.write import refuse_existing
@@ -114,7 +116,7 @@ def compare_variants(
         there,
         output.path,
         session.console,
-        analysis=replace(analysis, groups=evaluation.groups),
+        analysis=_analysis(analysis, evaluation, Path(there[BASELINE])),
         question=Question(
             evaluation.tasks, evaluation.preserve, evaluation.margin, evaluation.metrics, beside=controls.beside
         ),
@@ -133,6 +135,13 @@ def compare_variants(
     )
     shutil.rmtree(output.path / SCORES, ignore_errors=True)
     return made
+
+
+def _analysis(analysis: Analysis, evaluation: Evaluation, baseline: Path) -> Analysis:
+    """The analysis with what the recipe says of groups; a leaderboard among its tasks gets that leaderboard's rows."""
+    analysis = replace(analysis, groups=evaluation.groups)
+    board = leaderboard_of([*evaluation.tasks, *evaluation.preserve])
+    return analysis if board is None else replace(analysis, leaderboard=board, tasks=read_run(baseline).tasks)
 
 
 def _prepare(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grains_eval.comparison import Analysis, compare
-from grains_eval.comparison.runs import read_run
+from grains_eval.comparison.logs import read_run
 from grains_eval.errors import GrainsError
 from grains_eval.report import compare_runs
 from tests.comparison.folders import TaskData, write_run

@@ -12,9 +12,9 @@ from scipy import stats
 
 from grains_eval.comparison import Analysis, compare
 from grains_eval.comparison.intervals import paired
+from grains_eval.comparison.logs import read_run
 from grains_eval.comparison.noninferiority import judge
 from grains_eval.comparison.proportions import lower_end
-from grains_eval.comparison.runs import read_run
 from grains_eval.comparison.significance import mcnemar
 from grains_eval.comparison.two_runs import compare_pair
 from grains_eval.errors import GrainsError

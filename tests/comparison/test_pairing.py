@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from grains_eval.comparison import Analysis, compare
-from grains_eval.comparison.runs import read_run
+from grains_eval.comparison.logs import read_run
 from grains_eval.comparison.two_runs import compare_pair
 from grains_eval.errors import GrainsError
 from tests.comparison.folders import TaskData, bits, runs, write_run

@@ -14,7 +14,7 @@ import pytest
 import sacrebleu
 
 from grains_eval.comparison import Analysis, compare
-from grains_eval.comparison.runs import read_run
+from grains_eval.comparison.logs import read_run
 from grains_eval.report import compare_runs
 
 CHOICE = """

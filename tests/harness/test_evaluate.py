@@ -11,7 +11,7 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 
 from grains_eval.comparison import compare
-from grains_eval.comparison.runs import read_run
+from grains_eval.comparison.logs import read_run
 from grains_eval.demo import model_path
 from grains_eval.errors import GrainsError
 from grains_eval.examples import task_manager

@@ -7,13 +7,17 @@ import shutil
 
 import pytest
 
-from grains_eval.comparison.runs import read_run
+from grains_eval.comparison import Analysis, Question
+from grains_eval.comparison.logs import read_run
 from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import GrainsError
 from grains_eval.examples import load_examples
+from grains_eval.recipes import Evaluation
+from grains_eval.report import compare_runs
 from grains_eval.study import compare as compare_module
 from grains_eval.study import runs as runs_module
 from grains_eval.tasks_path import task_directory
+from tests.comparison import boards
 from tests.study.studies import compare, demo_recipe
 
 
@@ -153,3 +157,17 @@ def test_no_report_is_written_where_no_method_could_be_built(tmp_path):
     with pytest.raises(GrainsError, match=r"no method could be built; broken: .*epochz"):
         compare(broken, demo_model_args("text_split"), tmp_path / "out", methods=["broken"])
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_leaderboard_among_a_recipes_tasks_gets_its_rows_beside_those_of_the_other_tasks(tmp_path):
+    runs = [
+        boards.write_2(tmp_path / name, {**boards.version_2(seed), "t": boards.version_1(seed)["winogrande"]})
+        for seed, name in enumerate(("baseline", "steered"))
+    ]
+    evaluation = Evaluation(tasks=["t"], preserve=["leaderboard"])
+    analysis = compare_module._analysis(Analysis(), evaluation, runs[0])
+    question = Question(evaluation.tasks, evaluation.preserve)
+    report = compare_runs(runs, analysis=analysis, question=question, keep_going=True)
+    assert report.targets == (("t", "acc"),)
+    assert {verdict.task for verdict in report.verdicts} >= {"leaderboard", "leaderboard_bbh", "leaderboard_ifeval"}
+    assert compare_module._analysis(Analysis(), Evaluation(tasks=["t"], preserve=["mmlu"]), runs[0]).leaderboard is None

@@ -12,7 +12,7 @@ from lm_eval.loggers import evaluation_tracker
 
 from grains_eval.artifacts.save import save_vectors
 from grains_eval.cli.errors import exit_code
-from grains_eval.comparison.runs import read_run
+from grains_eval.comparison.logs import read_run
 from grains_eval.demo.run import demo_model_args
 from grains_eval.harness import sweep as sweep_module
 from grains_eval.recipes import load_recipe

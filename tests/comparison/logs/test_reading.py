@@ -1,4 +1,4 @@
-"""Reading run folders, and refusing to compare unlike runs: one clear line each."""
+"""Run folders of lm_eval, and refusing to compare unlike runs: one clear line each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from grains_eval.comparison import compare
-from grains_eval.comparison.runs import name_runs, read_run
+from grains_eval.comparison.logs import read_run
+from grains_eval.comparison.runs import name_runs
 from grains_eval.errors import GrainsError
 from grains_eval.report import compare_runs
 from tests.comparison.folders import STAMP, TaskData, write_run

@@ -1,0 +1,137 @@
+"""Result folders of lm-evaluation-harness 0.4 and 0.5: `results_DATE.json` and `samples_TASK_DATE.jsonl` beside it."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from grains_eval.comparison.logs.files import digest, json_lines, json_object
+from grains_eval.comparison.runs import Evaluation, Run, Sample, SamplesByFilter
+from grains_eval.errors import GrainsError
+
+TOOL: str = "lm_eval"
+WRITES: str = "results_*.json of lm_eval"
+_STAMP = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
+# Entries of the results that have a value per task.
+BY_TASK = (
+    "results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
+    "task_hashes",
+)  # fmt: skip
+_NEEDED = ("doc_id", "doc_hash", "prompt_hash", "target_hash", "metrics")
+
+
+def files(place: Path) -> list[Path]:
+    """The results files of a folder, the newest first; a file is taken as it is.
+
+    Raises:
+        GrainsError: they lie in several folders.
+    """
+    if place.is_file():
+        return [place]
+    found = {file: match.group(1) for file in place.rglob("*.json") if (match := _STAMP.search(file.name))}
+    places = {file.parent for file in found}
+    # older results of Python runs lie in "None" instead of a folder with the model's name
+    old = {home for home in places if home.name == "None" and any(o.parent == home.parent for o in places - {home})}
+    homes = sorted(places - old)
+    if len(homes) > 1:
+        names = ", ".join(str(home.relative_to(place)) for home in homes[:4])
+        raise GrainsError(f"'{place}' holds several runs ({names}); give one of them")
+    return sorted(found, key=lambda file: found[file], reverse=True)
+
+
+def dated(place: Path) -> list[Path]:
+    """What `--output_path x/mine.json` became, which lm_eval adds the date to."""
+    return sorted(place.parent.glob(f"{place.stem}_*.json"))[-1:] if place.suffix == ".json" else []
+
+
+def open_file(file: Path) -> Evaluation:
+    """Read one results file.
+
+    Raises:
+        GrainsError: it is none.
+    """
+    results = json_object(file, "a results file")
+    if not isinstance(results.get("results"), dict):
+        raise GrainsError(f"'{file}' is not a results file of lm_eval: it has no 'results'")
+    results = _bare_names(results)
+    return Evaluation(TOOL, file, results, digest(file), partial(_read_samples, file, results))
+
+
+def name(place: Path, run: Run) -> str:
+    """The folder that was given, or the one around a file or around the model's folder."""
+    folder = place.resolve() if place.is_dir() else run.file.resolve().parent
+    return folder.parent.name if folder.name in {"None", run.setting("model_name_sanitized")} else folder.name
+
+
+def _bare_names(results: dict[str, Any]) -> dict[str, Any]:
+    """Results whose tasks go by their own names: lm_eval 0.5 writes `group::task` where a group was asked for.
+
+    A name that several entries would have is left as it is.
+    """
+    often = Counter(name.rpartition("::")[2] for name in results["results"])
+    bare = {name: own for name in results["results"] if often[own := name.rpartition("::")[2]] == 1}
+    renamed = {
+        key: {bare.get(name, name): value for name, value in results[key].items()}
+        for key in BY_TASK
+        if isinstance(results.get(key), dict)
+    }
+    for group, children in renamed.get("group_subtasks", {}).items():
+        renamed["group_subtasks"][group] = [bare.get(str(child), child) for child in children]
+    return {**results, **renamed}
+
+
+def _read_samples(results_file: Path, results: dict[str, Any], task: str, run: str) -> SamplesByFilter:
+    stamp = _STAMP.search(results_file.name)
+    file = _samples_file(results_file.parent, task, stamp.group(1)) if stamp else None
+    if file is None:
+        raise GrainsError(
+            f"run '{run}' has no samples of task '{task}' beside {results_file.name}; "
+            "run lm_eval again with --log_samples"
+        )
+    found: SamplesByFilter = {}
+    for row in json_lines(file):
+        found.setdefault(str(row.get("filter", "none")), []).append(_sample(row, file))
+    expected = (results.get("n-samples") or {}).get(task, {}).get("effective")
+    for key, samples in found.items():
+        samples.sort(key=lambda sample: sample.doc_id)
+        if isinstance(expected, int) and expected != len(samples):
+            raise GrainsError(
+                f"run '{run}', task '{task}', filter '{key}': {len(samples)} of {expected} "
+                f"samples are in {file.name}; the file is incomplete, run the task again"
+            )
+    if not found:
+        raise GrainsError(f"'{file}' is empty; run the task again with --log_samples")
+    return found
+
+
+def _samples_file(folder: Path, task: str, stamp: str) -> Path | None:
+    """The samples of a task, whose file lm_eval 0.5 names after the task's group too."""
+    file = folder / f"samples_{task}_{stamp}.jsonl"
+    if file.is_file():
+        return file
+    return next(folder.glob(f"samples_*::{glob.escape(task)}_{stamp}.jsonl"), None)
+
+
+def _sample(row: dict[str, Any], file: Path) -> Sample:
+    missing = [key for key in _NEEDED if key not in row]
+    if missing:
+        raise GrainsError(f"a row of '{file}' lacks '{missing[0]}'; run again with lm_eval 0.4.9 or newer")
+    requests = list((row.get("arguments") or {}).values()) if isinstance(row.get("arguments"), dict) else []
+    # Scored choices have (context, continuation); a generation's second argument is its settings.
+    second = [request.get("arg_1") for request in requests if isinstance(request, dict)]
+    return Sample(
+        doc_id=int(row["doc_id"]),
+        doc_hash=str(row["doc_hash"]),
+        prompt_hash=str(row["prompt_hash"]),
+        target_hash=str(row["target_hash"]),
+        doc=row.get("doc"),
+        target=str(row.get("target", "")),
+        prompt=str(requests[0].get("arg_0", "")) if requests else "",
+        choices=tuple(text for text in second if isinstance(text, str)),
+        responses=row.get("filtered_resps"),
+        values={name: row[name] for name in row["metrics"] if name in row},
+    )
