@@ -10,8 +10,7 @@ from typing import Any, cast
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
-from grains_eval.comparison.runs import Run
-from grains_eval.comparison.runs import Sample
+from grains_eval.comparison.runs import Run, Sample
 from grains_eval.questions import QuestionHashes, Recognised, question_hashes, recognise
 
 

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from grains_eval.comparison.corpus_metrics import CorpusMetric, corpus_metric, numbers
 from grains_eval.comparison.intervals import Array
 from grains_eval.comparison.pairing import PairedTask, pair
-from grains_eval.comparison.runs import Run
-from grains_eval.comparison.runs import Sample
+from grains_eval.comparison.runs import Run, Sample
 from grains_eval.comparison.settings import Analysis, check_known, clusters_by_task
 from grains_eval.comparison.verdict import gain
 from grains_eval.errors import GrainsError

@@ -8,8 +8,7 @@ from typing import Any
 
 from grains_eval.comparison import held_out
 from grains_eval.comparison.conditions import SCORING, model_arguments, model_differences, task_differences
-from grains_eval.comparison.runs import Run, leaf_tasks
-from grains_eval.comparison.runs import Sample
+from grains_eval.comparison.runs import Run, Sample, leaf_tasks
 from grains_eval.errors import GrainsError, unknown
 
 # Settings of a run that change every prompt: what, key in the results, command-line flag.
