@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from grains_eval import __version__
-from grains_eval.cli import compare, methods, power, run, vectors
+from grains_eval.cli import compare, exchange, methods, power, run, vectors
 from grains_eval.cli.command import Command, add_plugin_flag, plugin_flags
 from grains_eval.cli.errors import exit_code
 from grains_eval.errors import USER_ERROR, pick
@@ -21,6 +21,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "vectors": vectors.COMMANDS,
     "evaluation": run.COMMANDS,
     "study": (*compare.COMMANDS, *power.COMMANDS),
+    "sharing": exchange.COMMANDS,
     "reference": methods.COMMANDS,
 }
 
