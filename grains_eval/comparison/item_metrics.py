@@ -160,7 +160,8 @@ def measure(
             continue
         label = name if paired.filter == "none" else f"{name},{paired.filter}"
         logged = tuple([sample.values.get(name) for sample in side] for side in (paired.baseline, paired.steered))
-        scores = _corpus_scores(logged, aggregation) or _item_scores(logged, margins)
+        judged = all(run.setting("configs", paired.task, "judge") for run in (baseline, other))
+        scores = _corpus_scores(logged, aggregation) or _item_scores(logged, margins, judged)
         if isinstance(scores, str):
             notes.append(f"{paired.task}: metric '{label}' is left out: {scores}")
             continue
@@ -177,7 +178,12 @@ def measure(
         if disagreement := _disagreement(metric, baseline, other):
             notes.append(disagreement)
             continue
-        found.append(restrict(metric, np.array(paired.kept)))
+        held_out = restrict(metric, np.array(paired.kept))
+        scored, remark = _with_verdict(held_out)
+        if scored is not None:
+            found.append(scored)
+        if remark:
+            notes.append(remark)
     return found, notes
 
 
@@ -201,18 +207,43 @@ def _corpus_scores(logged: _Logged, aggregation: str) -> dict[str, Any] | str | 
     }
 
 
-def _item_scores(logged: _Logged, margins: tuple[Array, Array] | None) -> dict[str, Any] | str:
-    """What a mean over items fills into `PairedMetric`, or why it cannot."""
-    first, second = numbers(logged[0]), numbers(logged[1])
+def _item_scores(logged: _Logged, margins: tuple[Array, Array] | None, judged: bool) -> dict[str, Any] | str:
+    """What a mean over items fills into `PairedMetric`, or why it cannot; NaN where a judge gave no verdict."""
+    first, second = (_judged_numbers(side) if judged else numbers(side) for side in logged)
     if first is None or second is None:
         return "not all finite numbers"
-    share = all(bool(np.all((side >= 0) & (side <= 1))) for side in (first, second))
+    share = all(bool(np.all(np.isnan(side) | (side >= 0) & (side <= 1))) for side in (first, second))
     return {
         "baseline": first,
         "steered": second,
         "margins": _fitting(margins, first, second),
         "scale": float(share),
     }
+
+
+def _with_verdict(metric: PairedMetric) -> tuple[PairedMetric | None, str]:
+    """The metric over the items that a judge scored under both runs, and a note on the others."""
+    scored = np.isfinite(metric.baseline) & np.isfinite(metric.steered)
+    missing = int(scored.size - scored.sum())
+    if not missing:
+        return metric, ""
+    note = (
+        f"{metric.task}: {missing} of {scored.size} items lack a verdict in one run or both and are left out of "
+        f"'{metric.metric}'"
+    )
+    if missing == scored.size:
+        return None, note
+    return replace(restrict(metric, scored), excluded=metric.excluded), note
+
+
+def _judged_numbers(items: Sequence[Any]) -> Array | None:
+    """As `numbers`, with NaN for items without a verdict."""
+    given = numbers([item for item in items if item is not None])
+    if given is None:
+        return None
+    values = np.full(len(items), math.nan)
+    values[[item is not None for item in items]] = given
+    return values
 
 
 def restrict(metric: PairedMetric, kept: NDArray[np.bool_]) -> PairedMetric:
@@ -287,7 +318,8 @@ def total(metric: PairedMetric) -> tuple[float, float]:
     if metric.corpus is not None:
         table, first, second = metric.corpus
         return float(table.score(first.sum(axis=0))), float(table.score(second.sum(axis=0)))
-    return float(metric.baseline.mean()), float(metric.steered.mean())
+    first, second = (side[~np.isnan(side)] for side in (metric.baseline, metric.steered))  # items with a verdict
+    return float(first.mean()) if first.size else math.nan, float(second.mean()) if second.size else math.nan
 
 
 def _margins(paired: PairedTask) -> tuple[Array, Array] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from grains_eval.comparison.conditions import model_differences, steering_differences
-from grains_eval.comparison.samples import STAMP, SamplesByFilter, read_samples
+from grains_eval.comparison.samples import STAMP, SamplesByFilter, read_rows, read_samples
 from grains_eval.errors import GrainsError
 from grains_eval.questions import Recognised, hidden_hashes
 
@@ -105,6 +105,14 @@ class Run:
             results, expected = self.sources.get(task, self.file), self.setting("n-samples", task, "effective")
             self.cache[task] = read_samples(results, self.name, task, expected)
         return self.cache[task]
+
+    def rows(self, task: str) -> list[dict[str, Any]]:
+        """The task's samples as they were logged.
+
+        Raises:
+            GrainsError: no samples were logged, or a line is damaged.
+        """
+        return read_rows(self.sources.get(task, self.file), self.name, task)
 
 
 def read_run(path: str | Path, name: str | None = None) -> Run:

@@ -88,12 +88,7 @@ def read_samples(results: Path, run: str, task: str, expected: Any) -> SamplesBy
     Raises:
         GrainsError: no samples were logged, or not all of them are there.
     """
-    stamp = STAMP.search(results.name)
-    file = _samples_file(results.parent, task, stamp.group(1)) if stamp else None
-    if file is None:
-        raise GrainsError(
-            f"run '{run}' has no samples of task '{task}' beside {results.name}; run lm_eval again with --log_samples"
-        )
+    file = _logged(results, run, task)
     found: SamplesByFilter = {}
     for row in _rows(file):
         found.setdefault(str(row.get("filter", "none")), []).append(_sample(row, file))
@@ -107,6 +102,36 @@ def read_samples(results: Path, run: str, task: str, expected: Any) -> SamplesBy
     if not found:
         raise GrainsError(f"'{file}' is empty; run the task again with --log_samples")
     return found
+
+
+def read_rows(results: Path, run: str, task: str) -> list[dict[str, Any]]:
+    """A task's samples as they were logged.
+
+    Args:
+        results: The results file that they belong to.
+        run: Names the run in errors.
+        task: The task.
+
+    Raises:
+        GrainsError: no samples were logged, or a line is damaged.
+    """
+    return list(_rows(_logged(results, run, task)))
+
+
+def stamp_of(results: Path) -> str | None:
+    """The date in the name of a results file."""
+    match = STAMP.search(results.name)
+    return match.group(1) if match else None
+
+
+def _logged(results: Path, run: str, task: str) -> Path:
+    stamp = stamp_of(results)
+    file = _samples_file(results.parent, task, stamp) if stamp else None
+    if file is None:
+        raise GrainsError(
+            f"run '{run}' has no samples of task '{task}' beside {results.name}; run lm_eval again with --log_samples"
+        )
+    return file
 
 
 def _samples_file(folder: Path, task: str, stamp: str) -> Path | None:

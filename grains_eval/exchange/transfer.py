@@ -141,7 +141,7 @@ def recognise(file: Path) -> str:
     found = [name for name, made in FORMATS.items() if made.recognises(file)]
     if not found:
         raise GrainsError(
-            f"'{file}' is of no format that is known ({', '.join(sorted(FORMATS))}); give a GGUF file, or a .pt or .pth "
-            "file of torch.save"
+            f"'{file}' is of no format that is known ({', '.join(sorted(FORMATS))}); give a GGUF file, or a .pt or "
+            ".pth file of torch.save"
         )
     return next((name for name in found if name != "gguf"), found[0])  # others are kinds of it
