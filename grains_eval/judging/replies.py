@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Generator, Iterable, Mapping
@@ -70,9 +71,17 @@ class ReplyFile:
 
     @contextmanager
     def open(self) -> Generator[None, None, None]:
-        """Within the block replies can be added."""
+        """Within the block replies can be added, by this process alone.
+
+        Raises:
+            GrainsError: another process is adding to the file.
+        """
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a", encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when the process ends
+            except BlockingIOError as error:
+                raise GrainsError(f"another process is asking into '{self.file}'; wait for it to end") from error
             self._handle = handle
             try:
                 yield

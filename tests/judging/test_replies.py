@@ -23,6 +23,17 @@ def test_every_reply_is_on_disk_at_once(tmp_path):
         assert ReplyFile(tmp_path / "r.jsonl").replies == {"a": Reply("x")}
 
 
+def test_two_processes_do_not_ask_at_once(tmp_path):
+    first, second = ReplyFile(tmp_path / "r.jsonl"), ReplyFile(tmp_path / "r.jsonl")
+    with first.open():
+        with pytest.raises(GrainsError, match="another process is asking into"), second.open():
+            pass
+        first.add("a", Reply("x"))
+    with second.open():
+        second.add("b", Reply("y"))
+    assert list(ReplyFile(tmp_path / "r.jsonl").replies) == ["a", "b"]
+
+
 @pytest.mark.parametrize("cut", (1, 5, 40))
 def test_half_a_line_is_asked_again(cut, tmp_path):
     file = tmp_path / "r.jsonl"
