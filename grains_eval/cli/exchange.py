@@ -1,4 +1,4 @@
-"""`export` writes vectors as other tools read them, `import` reads theirs."""
+"""`export` writes vectors as other tools read them, `import` reads theirs, `push` publishes an artifact."""
 
 from __future__ import annotations
 
@@ -68,6 +68,29 @@ def _import(options: argparse.Namespace) -> None:
     show_folder(folder, output())
 
 
+def _push_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="an artifact folder")
+    parser.add_argument("repository", metavar="ORG/NAME", help="where to, or org/name@branch; made where it is missing")
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help="a report of `compare` with results for the card")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--overwrite", action="store_true", help="replace an artifact that is there")
+
+
+def _push(options: argparse.Namespace) -> None:
+    from grains_eval.artifacts.hub import push
+    from grains_eval.cli.terminal import output
+
+    where = push(
+        options.folder,
+        options.repository,
+        report=options.report,
+        private=options.private,
+        overwrite=options.overwrite,
+    )
+    said = f"pushed to {where}\nevaluate it with: --model_args pretrained=MODEL,vectors={options.repository}"
+    output().print(said, markup=False, highlight=False, soft_wrap=True)
+
+
 COMMANDS = (
     Command(
         "export",
@@ -86,5 +109,14 @@ COMMANDS = (
         _import,
         "Make an artifact folder from a control vector of llama.cpp, repeng or EasySteer (GGUF), or from plain\n"
         "tensors of lm-eval's steered model or steering-vectors (.pt). Nothing is unpickled.",
+    ),
+    Command(
+        "push",
+        "publish an artifact folder on the hub",
+        "grains-eval push steering_vectors/truthfulqa-name org/truthfulqa-name --report runs/compare",
+        _push_arguments,
+        _push,
+        "Publish an artifact folder on the hub, with a card whose metadata the hub indexes, measured results\nincluded "
+        "where a report is given. `vectors=org/name@revision` reads it back. Log in with `hf auth login`.",
     ),
 )
