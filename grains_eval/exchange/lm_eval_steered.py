@@ -20,7 +20,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.exchange.portable import PortableVectors
 from grains_eval.exchange.registry import FORMATS, Format
 from grains_eval.exchange.torch_files import is_torch_file, read_tensors
-from grains_eval.models.blocks import find_blocks, hidden_size
+from grains_eval.models.layers import find_layers, hidden_size
 from grains_eval.models.loading import read_config
 from grains_eval.steering import check_layer
 
@@ -58,15 +58,15 @@ def _layer_names(vectors: PortableVectors) -> list[str]:
             f"lm-eval names layers as the model does, and its configuration cannot be read ({error}); name a folder or "
             "hub id that has one with --model_args pretrained=…"
         ) from error
-    blocks = find_blocks(model)
-    check_layer(vectors.layers[-1], len(blocks))
+    layers = find_layers(model)
+    check_layer(vectors.layers[-1], len(layers))
     width = next(iter(vectors.deltas.values())).shape[0]
     if width != hidden_size(model):
         raise GrainsError(f"the vectors have width {width} but {type(model).__name__} needs {hidden_size(model)}")
-    home = next((name for name, module in model.base_model.named_modules() if module is blocks), None)
+    home = next((name for name, module in model.base_model.named_modules() if module is layers), None)
     if home is None:
         raise GrainsError(f"lm-eval looks for layers under base_model, where {type(model).__name__} has none")
-    return [f"{home}.{index}" for index in range(len(blocks))]
+    return [f"{home}.{index}" for index in range(len(layers))]
 
 
 def _skeleton(config: Any) -> PreTrainedModel:

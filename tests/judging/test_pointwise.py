@@ -42,7 +42,7 @@ def test_ratings_join_the_run(tmp_path):
     before = contents(folder)
     with serving(rate) as server:
         found = judge(folder, server)[0]
-        assert all("Things that the picture shows: Dog, Tree\n" in text for text in server.texts())
+        assert all("Things that the image shows: Dog, Tree\n" in text for text in server.texts())
         assert server.asked[0]["temperature"] == 0 and server.asked[0]["max_tokens"] == 1024
     assert found.count == COUNT and found.means["judge_score"] == 3.5 and found.means["judge_hallucination"] == 0.5
     assert found.parts["attribute"] == (4, pytest.approx({**found.means}))
