@@ -95,8 +95,12 @@ def _description(config: Mapping[str, Any]) -> Iterator[str]:
             "at a fixed distance."
         )
     elif config["layers"]:
+        imported: Mapping[str, Any] = origin.get("imported") or {}
+        made = f"made with `{config['method']}` from {examples}"
+        if imported and not origin.get("examples"):
+            made = f"imported from `{imported['file']}` ({imported['format']}), which does not say how it was made"
         yield (
-            f"Steering vectors for {base}, made with `{config['method']}` from {examples}: directions of "
+            f"Steering vectors for {base}, {made}: directions of "
             f"{len(config['layers'])} layers, {config['hidden_size']} wide, at the site `{config['site']}`."
         )
     else:
@@ -206,9 +210,11 @@ def _legend(config: Mapping[str, Any]) -> str:
     sides, others = _columns(config)
     # a statistic of both sides has a shorter heading
     found = [_LEGEND[name].replace(f"`{_SIDED.get(name)}`", f"`{name}`") for name in others if name in _LEGEND]
+    imported = config["provenance"].get("imported") and not config["provenance"].get("examples")
+    norm = "length of the imported vector" if imported else "median token norm at the site"
     lines = [
         "`layer`: decoder layer, from 0",
-        "`m_l`: median token norm at the site, the unit of a relative strength",
+        f"`m_l`: {norm}, the unit of a relative strength",
         *(_LEGEND[name] for name in sides),
         *found,
         "–: no value",

@@ -29,6 +29,18 @@ from grains_eval.artifacts.layout import (
 from grains_eval.errors import GrainsError
 from grains_eval.types import FoundTokens, SteeringConfig, SteeringVectors, TokenConfig, TokenOrigin, TokenPool
 
+# what an artifact may hold, and all that is ever downloaded or uploaded
+PATTERNS = [
+    CONFIG,
+    TENSORS,
+    TOKENS,
+    RECIPE,
+    CARD,
+    ATTRIBUTIONS,
+    f"{ADAPTER}/*.json",
+    f"{ADAPTER}/*.safetensors",
+    f"{IMAGES}/*",
+]
 _PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".npz"}
 
 
@@ -52,23 +64,7 @@ def locate(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision or None,
-                allow_patterns=[
-                    CONFIG,
-                    TENSORS,
-                    TOKENS,
-                    RECIPE,
-                    CARD,
-                    ATTRIBUTIONS,
-                    f"{ADAPTER}/*.json",
-                    f"{ADAPTER}/*.safetensors",
-                    f"{IMAGES}/*",
-                ],
-            )
-        )
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=PATTERNS))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise GrainsError(

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from grains_eval import __version__
-from grains_eval.cli import compare, methods, power, run, vectors
+from grains_eval.cli import compare, exchange, judge, methods, power, run, vectors
 from grains_eval.cli.command import Command, add_plugin_flag, plugin_flags
 from grains_eval.cli.errors import exit_code
 from grains_eval.errors import USER_ERROR, pick
@@ -19,8 +19,9 @@ from grains_eval.plugins import load_plugins
 GROUPS: dict[str, tuple[Command, ...]] = {
     "start here": run.START,
     "vectors": vectors.COMMANDS,
-    "evaluation": run.COMMANDS,
+    "evaluation": (*run.COMMANDS, *judge.COMMANDS),
     "study": (*compare.COMMANDS, *power.COMMANDS),
+    "sharing": exchange.COMMANDS,
     "reference": methods.COMMANDS,
 }
 

@@ -53,7 +53,7 @@ _PROMPT_TASK = frozenset({
 # How a task's answers are made and scored.
 SCORING = frozenset({
     "output_type", "generation_kwargs", "repeats", "filter_list", "metric_list", "process_results", "doc_to_image",
-    "doc_to_audio",
+    "doc_to_audio", "judge",
 })  # fmt: skip
 # Settings that decide how much of its input a model reads, and in which form.
 _READING = frozenset({

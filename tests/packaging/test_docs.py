@@ -15,6 +15,7 @@ import grains_eval as ge
 from grains_eval import cli
 from grains_eval.demo import model_path
 from grains_eval.harness.model import GrainsHF
+from grains_eval.judging.rubrics import Rubric
 from grains_eval.recipes import Recipe
 from grains_eval.vectors.registry import METHODS
 from grains_eval.vectors.response_states import read_responses
@@ -60,16 +61,18 @@ def test_every_command_is_one_that_its_program_takes(page, words):
         assert model is None or "--model" not in rest or model == rest[rest.index("--model") + 1]
     elif program == "python":
         assert rest[0] == "-m" and find_spec(rest[1]) is not None
-    elif program in ("pip", "vllm", "curl", "pre-commit"):
+    elif program in ("pip", "vllm", "curl", "pre-commit", "hf"):
         pass  # not ours
     else:
         assert (ROOT / program).stat().st_mode & 0o100
 
 
 @pytest.mark.parametrize(("page", "code"), each("yaml"))
-def test_yaml_is_of_a_recipe_or_of_a_task(page, code):
+def test_yaml_is_of_a_recipe_a_task_or_a_rubric(page, code):
     found = yaml.safe_load(code)
-    if "task" in found:
+    if "verdict" in found:
+        Rubric.model_validate(found)
+    elif "task" in found:
         assert {"output_type", "doc_to_text", "metric_list"} <= set(found)
     elif set(found) == {"metadata"}:
         assert set(found["metadata"]) <= {"version", "cluster_key", "role", "rubric", "context"}

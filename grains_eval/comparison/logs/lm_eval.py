@@ -84,14 +84,37 @@ def _bare_names(results: dict[str, Any]) -> dict[str, Any]:
     return {**results, **renamed}
 
 
-def _read_samples(results_file: Path, results: dict[str, Any], task: str, run: str) -> SamplesByFilter:
-    stamp = _STAMP.search(results_file.name)
-    file = _samples_file(results_file.parent, task, stamp.group(1)) if stamp else None
+def stamp_of(results_file: Path) -> str | None:
+    """The date in the name of a results file."""
+    match = _STAMP.search(results_file.name)
+    return match.group(1) if match else None
+
+
+def rows(run: Run, task: str) -> list[dict[str, Any]]:
+    """The samples of a task as lm_eval logged them.
+
+    Raises:
+        GrainsError: another tool logged the run, there are no samples, or a line is damaged.
+    """
+    source = run.sources[task]
+    if source.tool != TOOL:
+        raise GrainsError(f"run '{run.name}' was logged by {source.tool}; this reads samples of lm_eval alone")
+    return list(json_lines(_logged(source.file, task, run.name)))
+
+
+def _logged(results_file: Path, task: str, run: str) -> Path:
+    stamp = stamp_of(results_file)
+    file = _samples_file(results_file.parent, task, stamp) if stamp else None
     if file is None:
         raise GrainsError(
             f"run '{run}' has no samples of task '{task}' beside {results_file.name}; "
             "run lm_eval again with --log_samples"
         )
+    return file
+
+
+def _read_samples(results_file: Path, results: dict[str, Any], task: str, run: str) -> SamplesByFilter:
+    file = _logged(results_file, task, run)
     found: SamplesByFilter = {}
     for row in json_lines(file):
         found.setdefault(str(row.get("filter", "none")), []).append(_sample(row, file))

@@ -1,0 +1,67 @@
+"""The file of replies: half a line is dropped, a damaged one is named, its order is that of the requests."""
+
+from __future__ import annotations
+
+import pytest
+
+from grains_eval.errors import GrainsError
+from grains_eval.judging.replies import Reply, ReplyFile, request_key
+
+
+def written(file, keys):
+    replies = ReplyFile(file)
+    with replies.open():
+        for key in keys:
+            replies.add(key, Reply(f"réponse {key}", "stop", "m"))
+    return replies
+
+
+def test_every_reply_is_on_disk_at_once(tmp_path):
+    replies = ReplyFile(tmp_path / "r.jsonl")
+    with replies.open():
+        replies.add("a", Reply("x"))
+        assert ReplyFile(tmp_path / "r.jsonl").replies == {"a": Reply("x")}
+
+
+def test_two_processes_do_not_ask_at_once(tmp_path):
+    first, second = ReplyFile(tmp_path / "r.jsonl"), ReplyFile(tmp_path / "r.jsonl")
+    with first.open():
+        with pytest.raises(GrainsError, match="another process is asking into"), second.open():
+            pass
+        first.add("a", Reply("x"))
+    with second.open():
+        second.add("b", Reply("y"))
+    assert list(ReplyFile(tmp_path / "r.jsonl").replies) == ["a", "b"]
+
+
+@pytest.mark.parametrize("cut", (1, 5, 40))
+def test_half_a_line_is_asked_again(cut, tmp_path):
+    file = tmp_path / "r.jsonl"
+    written(file, "abc")
+    file.write_bytes(file.read_bytes()[:-cut])
+    assert list(ReplyFile(file).replies) == ["a", "b"]
+    written(file, "c")
+    assert list(ReplyFile(file).replies) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("line", ("{", "[]", '{"text": "x"}', '{"key": "a", "txt": "x"}'))
+def test_a_damaged_line_is_named(line, tmp_path):
+    file = tmp_path / "r.jsonl"
+    written(file, "ab")
+    file.write_text(f"{file.read_text()}{line}\n")
+    with pytest.raises(GrainsError, match="line 3 is not a reply"):
+        ReplyFile(file)
+
+
+def test_the_order_is_that_of_the_requests(tmp_path):
+    first, second = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    written(first, "abcd").settle("abcd")
+    written(second, "db")
+    written(second, "ca").settle("abcd")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_key_is_all_of_the_request():
+    base = {"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0}
+    assert request_key(base) == request_key(dict(reversed(base.items())))
+    assert len({request_key({**base, **change}) for change in ({}, {"model": "n"}, {"temperature": 1})}) == 3
