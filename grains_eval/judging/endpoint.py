@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
 from grains_eval.errors import GrainsError
 from grains_eval.judging.replies import Reply, ReplyFile
+from grains_eval.progress import Progress
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 # of HTTP 400: what is wrong with this one item, and not with every request
 _ABOUT_ONE = frozenset({"content_filter", "content_policy_violation", "context_length_exceeded"})
-
-Progress = Callable[[Sequence[Any], str], Iterator[Any]]
 
 
 @dataclass(frozen=True)

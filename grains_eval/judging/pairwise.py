@@ -16,14 +16,14 @@ from scipy.stats import binomtest
 from grains_eval.comparison.pairing import check, pair
 from grains_eval.comparison.runs import Run
 from grains_eval.errors import GrainsError
-from grains_eval.judging.endpoint import Endpoint, Progress, ask
+from grains_eval.judging.endpoint import Endpoint, ask
 from grains_eval.judging.items import Judge, fields_of, generations, images_of, response_of
 from grains_eval.judging.joined import JudgedTask, mean, write_judged
 from grains_eval.judging.pointwise import Request, rubrics_for
 from grains_eval.judging.replies import Reply, ReplyFile, request_key
 from grains_eval.judging.rubrics import Rubric, render
 from grains_eval.judging.verdicts import Verdict, read_preference
-from grains_eval.progress import silent
+from grains_eval.progress import Progress, silent
 
 _METRIC, _NONE = "judge_preferred", "judge_no_verdict"
 

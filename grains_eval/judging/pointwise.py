@@ -10,13 +10,13 @@ from typing import Any
 
 from grains_eval.comparison.runs import Run
 from grains_eval.errors import GrainsError
-from grains_eval.judging.endpoint import Endpoint, Progress, ask
+from grains_eval.judging.endpoint import Endpoint, ask
 from grains_eval.judging.items import Judge, generations, images_of, requests_of
 from grains_eval.judging.joined import JudgedTask, mean, write_judged
 from grains_eval.judging.replies import Reply, ReplyFile, request_key
 from grains_eval.judging.rubrics import Rubric, bundled, load_rubric
 from grains_eval.judging.verdicts import Verdict, read_verdict
-from grains_eval.progress import silent
+from grains_eval.progress import Progress, silent
 
 
 @dataclass(frozen=True)

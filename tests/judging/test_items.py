@@ -58,5 +58,9 @@ def test_the_images_of_a_task_are_what_the_model_saw():
 def test_tasks_without_images_are_refused():
     with pytest.raises(GrainsError, match="task 'demo_text_split' has no images; leave --images out"):
         images_of("demo_text_split", [{"doc": {"prompt": "x"}}], ())
+
+
+@pytest.mark.slow
+def test_tasks_that_are_not_there_are_refused():
     with pytest.raises(GrainsError, match="the images of task 'no_such_task' cannot be loaded"):
         images_of("no_such_task", [{"doc": {}}], ())
