@@ -167,10 +167,11 @@ def measure(
         label = name if paired.filter == "none" else f"{name},{paired.filter}"
         logged = tuple([sample.values.get(name) for sample in side] for side in (paired.baseline, paired.steered))
         there = scored(logged)
-        if not bool(there.all(axis=0).any()):
+        both: NDArray[np.bool_] = there[0] & there[1]
+        if not bool((both & np.array(paired.kept)).any()):
             notes.append(f"{paired.task}: metric '{label}' is left out: not all finite numbers")
             continue
-        whole = bool(there.all())
+        whole = bool(both.all())
         scores = _corpus_scores(logged, aggregation) or _item_scores(logged, margins if whole else None)
         if isinstance(scores, str):
             notes.append(f"{paired.task}: metric '{label}' is left out: {scores}")
@@ -190,13 +191,13 @@ def measure(
             notes.append(disagreement)
             continue
         if not whole:
-            first, second, lost = (int((~row).sum()) for row in (*there, there.all(axis=0)))
+            first, second, lost = (int((~row).sum()) for row in (*there, both))
             notes.append(
                 f"{paired.task}: {lost} of {there.shape[1]} documents have no {label} ({first} in '{baseline.name}', "
                 f"{second} in '{other.name}') and are left out of both; whether they are like the others is not known"
             )
-            metric = replace(restrict(metric, there.all(axis=0)), excluded=0)
-        found.append(restrict(metric, np.array(paired.kept)[there.all(axis=0)]))
+            metric = replace(restrict(metric, both), excluded=0)
+        found.append(restrict(metric, np.array(paired.kept)[both]))
     return found, notes
 
 
