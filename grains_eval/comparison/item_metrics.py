@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from grains_eval.comparison.corpus_metrics import CorpusMetric, corpus_metric, numbers
 from grains_eval.comparison.intervals import Array
+from grains_eval.comparison.margins import fitting, margins_of
 from grains_eval.comparison.pairing import PairedTask, pair
 from grains_eval.comparison.runs import Run, Sample
 from grains_eval.comparison.settings import Analysis, check_known, clusters_by_task
@@ -60,6 +61,7 @@ class PairedMetric:
         scale: What counts as a whole: 1 for shares, 100 for BLEU, 0 where nothing does.
         weights: `[n]` what an item counts for, None where all count alike: a list of scores for its length.
         bounded: Whether its task says that scores lie between 0 and 1.
+        factor: By what a difference of the items' mean is multiplied to give the metric's (1 / (1 - chance), rescaled).
     """
 
     task: str
@@ -76,6 +78,7 @@ class PairedMetric:
     scale: float = 1.0
     weights: Array | None = None
     bounded: bool = False
+    factor: float = 1.0
 
     @property
     def gains(self) -> Array:
@@ -157,7 +160,7 @@ def measure(
     """
     key = cluster_key or baseline.setting("configs", paired.task, "metadata", "cluster_key")
     clusters = None if not key else tuple(_cluster(sample, str(key), paired.task) for sample in paired.baseline)
-    margins = _margins(paired)
+    margins = margins_of(paired)
     found: list[PairedMetric] = []
     notes: list[str] = []
     for name in paired.baseline[0].values:
@@ -238,7 +241,7 @@ def _item_scores(logged: _Logged, margins: tuple[Array, Array] | None) -> dict[s
     return {
         "baseline": first,
         "steered": second,
-        "margins": _fitting(margins, first, second),
+        "margins": fitting(margins, first, second),
         "scale": float(share),
     }
 
@@ -355,55 +358,3 @@ def total(metric: PairedMetric) -> tuple[float, float]:
         float(np.average(metric.baseline, weights=metric.weights)),
         float(np.average(metric.steered, weights=metric.weights)),
     )
-
-
-def _margins(paired: PairedTask) -> tuple[Array, Array] | None:
-    sides: list[Array] = []
-    for side in (paired.baseline, paired.steered):
-        margins = [_margin(sample) for sample in side]
-        if any(margin is None for margin in margins):
-            return None
-        sides.append(np.array(margins, dtype=float))
-    return sides[0], sides[1]
-
-
-def _margin(sample: Sample) -> float | None:
-    """`log p(right) - max log p(wrong)` in nats, None where the sample is not a multiple choice."""
-    right = right_choice(sample)
-    scores = log_likelihoods(sample)
-    if right is None or scores is None:
-        return None
-    wrong = [score for index, score in enumerate(scores) if index != right]
-    margin = scores[right] - max(wrong)
-    return margin if math.isfinite(margin) else None
-
-
-def log_likelihoods(sample: Sample) -> list[float] | None:
-    """The choices' log-likelihoods in nats, None where the sample is not a multiple choice."""
-    responses = sample.responses
-    if not isinstance(responses, list) or len(sample.choices) < 2 or len(responses) != len(sample.choices):
-        return None
-    try:
-        return [float(response[0]) for response in cast(list[Any], responses)]
-    except (TypeError, ValueError, IndexError):
-        return None
-
-
-def right_choice(sample: Sample) -> int | None:
-    """Index of the right choice, from a target that is an index or the choice's text."""
-    if sample.target.isdigit():
-        index = int(sample.target)
-        return index if index < len(sample.choices) else None
-    texts = [choice.strip() for choice in sample.choices]
-    return texts.index(sample.target.strip()) if texts.count(sample.target.strip()) == 1 else None
-
-
-def _fitting(margins: tuple[Array, Array] | None, first: Array, second: Array) -> tuple[Array, Array] | None:
-    """Margins where their sign is the metric, so that they show changes below its threshold; else None."""
-    if margins is None:
-        return None
-    for margin, values in zip(margins, (first, second), strict=True):
-        clear = margin != 0
-        if not bool(np.all((margin[clear] > 0) == (values[clear] == 1))):
-            return None
-    return margins

@@ -8,7 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from grains_eval.comparison.estimates import Row
-from grains_eval.comparison.item_metrics import PairedMetric, log_likelihoods, right_choice
+from grains_eval.comparison.item_metrics import PairedMetric
+from grains_eval.comparison.margins import log_likelihoods, right_choice
 from grains_eval.comparison.runs import Sample
 from grains_eval.report.data import Changes, ItemChange
 

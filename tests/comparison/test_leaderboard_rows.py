@@ -105,11 +105,13 @@ def test_below_guessing_the_score_is_zero_and_the_difference_is_not(tmp_path):
     assert (pro.baseline, pro.steered) == (0, 0) and pro.difference < 0
     raw = [boards.mean(t["leaderboard_mmlu_pro"], "acc") for t in tasks]
     assert pro.difference == pytest.approx((raw[1] - raw[0]) / 0.9)
+    nothing, all_right = (boards.version_2(1, mmlu_pro=share) for share in (0, 1))
+    ends = [boards.write_2(tmp_path / name, t) for name, t in zip("cd", (nothing, all_right), strict=True)]
+    (whole,) = compare(*ends, leaderboard="open_llm_v2", tasks=["leaderboard_mmlu_pro"])
+    assert whole.interval[0] < whole.difference <= whole.interval[1] <= 1 / 0.9 + 1e-9
     notes = compare_runs(folders, analysis=Analysis(leaderboard="open_llm_v2")).notes
-    assert any(
-        "leaderboard_bbh: 1 of 24 subtasks (leaderboard_bbh_snarks) lie below guessing" in note for note in notes
-    )
-    assert any("leaderboard_mmlu_pro: it lies below guessing" in note for note in notes)
+    assert any("leaderboard_bbh: 1 of 24 subtasks (leaderboard_bbh_snarks) below guessing" in note for note in notes)
+    assert any("leaderboard_mmlu_pro: below guessing" in note for note in notes)
 
 
 def test_the_first_version_is_plain_scores_and_means_over_subjects(tmp_path):
