@@ -37,7 +37,10 @@ def _against_control(report: ReportData, method: str) -> str:
     found = [each for each in report.against_controls if each.method == method]
     if not found:
         return "no gain to compare"
-    return _listed([f"{_result(each.row.comparison, report.alpha, named=True)}, {each.control}" for each in found])
+    several = len(report.targets) > 1
+    return _listed(
+        [f"{each.control}: {_result(each.row.comparison, report.alpha, named=several, sized=False)}" for each in found]
+    )
 
 
 def _cost(report: ReportData, method: str) -> str:
@@ -60,11 +63,12 @@ def _loss(verdict: CapabilityVerdict) -> str:
     return f"{verdict.task} {change(verdict.gain, verdict.scale)}{'' if bounds == MISSING else f' ({bounds})'}"
 
 
-def _result(row: Comparison, alpha: float, *, named: bool) -> str:
+def _result(row: Comparison, alpha: float, *, named: bool, sized: bool = True) -> str:
     said = "no verdict" if no_verdict(row) else answer(row, alpha)
     bounds = "" if no_verdict(row) else f" ({interval(row.interval, row.scale)})"
     name = f"{row.task} {row.metric} " if named else ""
-    return f"{name}{change(row.difference, row.scale)}{bounds}, {said}, {counted(row.n, row.clusters)}"
+    size = f", {counted(row.n, row.clusters)}" if sized else ""
+    return f"{name}{change(row.difference, row.scale)}{bounds}, {said}{size}"
 
 
 def _listed(texts: Sequence[str]) -> str:

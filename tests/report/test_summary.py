@@ -20,7 +20,7 @@ def test_each_method_has_a_row_and_controls_have_none(report: ReportData) -> Non
     (rival, *_) = report.against_controls
     better = rows[rival.method]
     assert ", better, " in better[1] and " items" in better[1]
-    assert better[2].endswith(rival.control)
+    assert better[2].startswith(f"{rival.control}: +") and better[2].endswith(", better")
     for name in set(rows) - {each.method for each in report.against_controls}:
         assert rows[name][2] == "no gain to compare"
 
