@@ -202,10 +202,10 @@ def _bounds_are_known(metric: PairedMetric) -> bool:
 
 
 def _reach(metric: PairedMetric) -> float:
-    """The largest difference that the metric allows for: 1 for shares, infinite where it has no whole."""
+    """The largest difference that the metric allows for: 1 for plain shares, infinite where it has no whole."""
     if metric.corpus is not None:
         return metric.corpus[0].reach
-    return 1.0 if metric.scale == 1 else math.inf
+    return metric.factor if metric.scale == 1 else math.inf
 
 
 def _groups(

@@ -61,6 +61,7 @@ class PairedMetric:
         scale: What counts as a whole: 1 for shares, 100 for BLEU, 0 where nothing does.
         weights: `[n]` what an item counts for, None where all count alike: a list of scores for its length.
         bounded: Whether its task says that scores lie between 0 and 1.
+        factor: By what a difference of the items' mean is multiplied to give the metric's (1 / (1 - chance), rescaled).
     """
 
     task: str
@@ -77,6 +78,7 @@ class PairedMetric:
     scale: float = 1.0
     weights: Array | None = None
     bounded: bool = False
+    factor: float = 1.0
 
     @property
     def gains(self) -> Array:
@@ -168,10 +170,11 @@ def measure(
         label = name if paired.filter == "none" else f"{name},{paired.filter}"
         logged = tuple([sample.values.get(name) for sample in side] for side in (paired.baseline, paired.steered))
         there = scored(logged)
-        if not bool(there.all(axis=0).any()):
+        both: NDArray[np.bool_] = there[0] & there[1]
+        if not bool((both & np.array(paired.kept)).any()):
             notes.append(f"{paired.task}: metric '{label}' is left out: not all finite numbers")
             continue
-        whole = bool(there.all())
+        whole = bool(both.all())
         scores = _corpus_scores(logged, aggregation) or _item_scores(logged, margins if whole else None)
         if isinstance(scores, str):
             notes.append(f"{paired.task}: metric '{label}' is left out: {scores}")
@@ -191,13 +194,13 @@ def measure(
             notes.append(disagreement)
             continue
         if not whole:
-            first, second, lost = (int((~row).sum()) for row in (*there, there.all(axis=0)))
+            first, second, lost = (int((~row).sum()) for row in (*there, both))
             notes.append(
                 f"{paired.task}: {lost} of {there.shape[1]} documents have no {label} ({first} in '{baseline.name}', "
                 f"{second} in '{other.name}') and are left out of both; whether they are like the others is not known"
             )
-            metric = replace(restrict(metric, there.all(axis=0)), excluded=0)
-        found.append(restrict(metric, np.array(paired.kept)[there.all(axis=0)]))
+            metric = replace(restrict(metric, both), excluded=0)
+        found.append(restrict(metric, np.array(paired.kept)[both]))
     return found, notes
 
 

@@ -51,13 +51,11 @@ class _Scored:
 
     Attributes:
         metric: Its items between 0 and 1, with weights that sum to one.
-        factor: By what the difference of the weighted means is multiplied.
         scores: The leaderboard's scores, 0 to 1.
         floored: Names of subtasks that lie below guessing in a run.
     """
 
     metric: PairedMetric
-    factor: float
     scores: tuple[float, float]
     floored: tuple[str, ...] = ()
 
@@ -140,9 +138,10 @@ def _part(part: Part, measured: Measured, benchmark: Benchmark) -> _Scored | Non
         excluded=sum(metric.excluded for metric in sets[0]),
         weights=cap,
         bounded=True,
+        factor=1 / (1 - part.chance),
     )
     floored = (metric.task,) if min(raw) < part.chance else ()
-    return _Scored(metric, 1 / (1 - part.chance), (part.rescaled(raw[0]), part.rescaled(raw[1])), floored)
+    return _Scored(metric, (part.rescaled(raw[0]), part.rescaled(raw[1])), floored)
 
 
 def _questions(pairs: Sequence[tuple[Sample, Sample]], field: str) -> tuple[Hashable, ...] | None:
@@ -175,8 +174,8 @@ def _benchmark(benchmark: Benchmark, found: Sequence[_Scored], parts: Sequence[P
 def _joined(name: str, found: Sequence[_Scored]) -> _Scored:
     """Several scored sets of documents as one, each with as much to say as the others."""
     metrics = [part.metric for part in found]
-    factor = float(np.mean([part.factor for part in found]))
-    shares = [part.factor / factor / len(found) for part in found]
+    factor = float(np.mean([metric.factor for metric in metrics]))
+    shares = [metric.factor / factor / len(found) for metric in metrics]
     weights = [np.asarray(m.weights) * share for m, share in zip(metrics, shares, strict=True)]
     metric = replace(
         metrics[0],
@@ -187,8 +186,9 @@ def _joined(name: str, found: Sequence[_Scored]) -> _Scored:
         clusters=_clusters(metrics),
         excluded=sum(m.excluded for m in metrics),
         weights=np.concatenate(weights),
+        factor=factor,
     )
-    return _Scored(metric, factor, (0.0, 0.0))
+    return _Scored(metric, (0.0, 0.0))
 
 
 def _row(scored: _Scored, analysis: Analysis, parts: int = 1) -> Row:
@@ -199,7 +199,7 @@ def _row(scored: _Scored, analysis: Analysis, parts: int = 1) -> Row:
 
 def _estimate(scored: _Scored, analysis: Analysis) -> Estimate:
     """The paired difference in units of the score; exact where documents count alike and are right or wrong."""
-    metric, factor, weights = scored.metric, scored.factor, np.asarray(scored.metric.weights)
+    metric, factor, weights = scored.metric, scored.metric.factor, np.asarray(scored.metric.weights)
     sides = np.concatenate([metric.baseline, metric.steered])
     alike = metric.clusters is None and float(np.ptp(weights)) <= 1e-9 * float(weights.max())
     if alike and bool(np.isin(sides, (0, 1)).all()):
@@ -243,9 +243,10 @@ def _remarks(benchmark: Benchmark, scored: _Scored, baseline: Run, other: Run, t
     notes: list[str] = []
     if scored.floored:
         listed = ", ".join(scored.floored[:3]) + (", …" if scored.floored[3:] else "")
-        what = f"{len(scored.floored)} of {len(tasks)} subtasks ({listed}) lie" if len(tasks) > 1 else "it lies"
+        several = scored.floored != (benchmark.name,)
+        which = f"{len(scored.floored)} of {len(tasks)} subtasks ({listed}) " if several else ""
         notes.append(
-            f"{benchmark.name}: {what} below guessing in '{baseline.name}' or '{other.name}', where the leaderboard's "
+            f"{benchmark.name}: {which}below guessing in '{baseline.name}' or '{other.name}', where the leaderboard's "
             "score is 0; difference, interval and p are of the scores before that"
         )
     shots = {baseline.setting("n-shot", task) for task in tasks} - {None}

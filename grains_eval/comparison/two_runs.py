@@ -108,6 +108,9 @@ def compare_pair(baseline: Run, other: Run, analysis: Analysis) -> tuple[list[Ro
         if of_board:
             measured, said = measure_tasks(baseline, other, of_board, replace(analysis, metrics=None))
             rows, remarks = leaderboard_rows(board, baseline, other, measured, analysis)
+            if not rows and not tasks:
+                missing = "; ".join(remark for remark in remarks if "left out" in remark)
+                raise GrainsError(f"no benchmark of the leaderboard is whole: {missing}; evaluate all tasks of one")
             notes += [*(note for note in said if note not in notes), *remarks]
     if tasks:
         measured, on_metrics = measure_tasks(baseline, other, tasks, analysis)

@@ -11,6 +11,7 @@ from grains_eval.comparison.verdict import answer
 from grains_eval.report import plots
 from grains_eval.report.data import Curve, ReportData, TokenMap
 from grains_eval.report.formatting import level, number, share
+from grains_eval.report.summary import HEADER, summary
 from grains_eval.report.tables import (
     COLUMNS,
     SKILLS,
@@ -79,6 +80,8 @@ def render_html(report: ReportData) -> str:
             groups=_grouped([entry for entry in table if entry["cells"][2] not in drawn], report),
             draws=_grouped(draws),
             caption=caption(report),
+            summary=summary(report),
+            summary_header=HEADER,
             lines=[*control_lines(report), *band_lines(report)],
             procedures=procedure_lines(report),
             skills=SKILLS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grains_eval.report.data import ReportData
+from grains_eval.report.summary import HEADER, summary
 from grains_eval.report.tables import (
     COLUMNS,
     SKILLS,
@@ -22,6 +23,8 @@ from grains_eval.report.tables import (
 def to_markdown(report: ReportData) -> str:
     """The report without figures and items."""
     parts = [f"# {_inline(report.title)}", "", f"**{_inline(report.headline)}**", ""]
+    if overview := summary(report):
+        parts += [*_markdown_table(HEADER, overview, [False] * len(HEADER)), ""]
     rows = [cells(row.comparison, report) for row in report.rows]
     rows += [("", "", name, reason, *[""] * 4, "failed", *[""] * 5) for name, reason in report.failures.items()]
     parts += _markdown_table([name for name, _ in COLUMNS], rows, [numeric for _, numeric in COLUMNS])

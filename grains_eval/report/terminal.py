@@ -10,6 +10,7 @@ from rich.table import Table
 
 from grains_eval.comparison.verdict import answer
 from grains_eval.report.data import ReportData, StudyTable
+from grains_eval.report.summary import HEADER, summary
 from grains_eval.report.tables import COLUMNS, band_cells, caption, cells, control_lines, procedures
 
 # Columns that fit a terminal; the files hold all of them.
@@ -43,6 +44,9 @@ def add_column(table: Table, name: str, *, numeric: bool, fold: bool = False) ->
 def render_terminal(report: ReportData, console: Any, *, folder: Path | None = None) -> None:
     """Print verdict, a table per task and notes to a rich console; draws of one control share a row."""
     console.print(f"[bold]{escape(report.headline)}[/bold]", highlight=False)
+    overview = summary(report)
+    if len(overview) > 1:
+        console.print(_terminal_table(StudyTable("", HEADER, tuple(overview)), numeric=False))
     left_out = next((names for width, names in _LEFT_OUT if console.width < width), frozenset[str]())
     kept = [name for name in _TERMINAL if name not in left_out]
     shown = [index for index, (name, _) in enumerate(COLUMNS) if name in kept]
@@ -81,10 +85,10 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
         console.print(f"report: {escape(str(folder / 'report.html'))}", highlight=False, soft_wrap=True)
 
 
-def _terminal_table(study: StudyTable) -> Table:
+def _terminal_table(study: StudyTable, *, numeric: bool = True) -> Table:
     table = Table(title=escape(study.title), title_justify="left", caption=escape(study.note), caption_justify="left")
     for index, name in enumerate(study.header):
-        add_column(table, escape(name), numeric=index > 0, fold=index == 0)
+        add_column(table, escape(name), numeric=numeric and index > 0, fold=index == 0)
     for row in study.rows:
         table.add_row(*map(escape, row))
     return table

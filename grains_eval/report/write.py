@@ -16,6 +16,7 @@ from grains_eval.files import write_together
 from grains_eval.report.data import ReportData
 from grains_eval.report.html import render_html
 from grains_eval.report.markdown import to_markdown
+from grains_eval.report.summary import HEADER, summary
 from grains_eval.types import Comparison
 
 
@@ -39,6 +40,7 @@ def to_json(report: ReportData) -> str:
     content: dict[str, Any] = {
         "title": report.title,
         "headline": report.headline,
+        "summary": [dict(zip(HEADER, row, strict=True)) for row in summary(report)],
         "created": report.created,
         "alpha": report.alpha,
         "margin": report.margin,

@@ -105,11 +105,13 @@ def test_below_guessing_the_score_is_zero_and_the_difference_is_not(tmp_path):
     assert (pro.baseline, pro.steered) == (0, 0) and pro.difference < 0
     raw = [boards.mean(t["leaderboard_mmlu_pro"], "acc") for t in tasks]
     assert pro.difference == pytest.approx((raw[1] - raw[0]) / 0.9)
+    nothing, all_right = (boards.version_2(1, mmlu_pro=share) for share in (0, 1))
+    ends = [boards.write_2(tmp_path / name, t) for name, t in zip("cd", (nothing, all_right), strict=True)]
+    (whole,) = compare(*ends, leaderboard="open_llm_v2", tasks=["leaderboard_mmlu_pro"])
+    assert whole.interval[0] < whole.difference <= whole.interval[1] <= 1 / 0.9 + 1e-9
     notes = compare_runs(folders, analysis=Analysis(leaderboard="open_llm_v2")).notes
-    assert any(
-        "leaderboard_bbh: 1 of 24 subtasks (leaderboard_bbh_snarks) lie below guessing" in note for note in notes
-    )
-    assert any("leaderboard_mmlu_pro: it lies below guessing" in note for note in notes)
+    assert any("leaderboard_bbh: 1 of 24 subtasks (leaderboard_bbh_snarks) below guessing" in note for note in notes)
+    assert any("leaderboard_mmlu_pro: below guessing" in note for note in notes)
 
 
 def test_the_first_version_is_plain_scores_and_means_over_subjects(tmp_path):
@@ -144,6 +146,10 @@ def test_benchmarks_that_are_missing_are_said_and_no_mean_is_formed(tmp_path, pa
     assert "leaderboard_gpqa was not evaluated" in said and "leaderboard_ifeval was not evaluated" in said
     assert "leaderboard_bbh is left out: 1 of its 24 subtasks were not evaluated (leaderboard_bbh_snarks, …)" in said
     assert "leaderboard: no mean over 3 of 6 benchmarks is formed" in said
+    with pytest.raises(
+        GrainsError, match=r"no benchmark of the leaderboard is whole: leaderboard_bbh is left out: 23 of"
+    ):
+        compare(*folders, leaderboard="open_llm_v2", tasks=["leaderboard_bbh_navigate"])
     other = write_run(tmp_path / "c", {"t": next(iter(tasks.values()))})
     with pytest.raises(GrainsError, match="share no task of the leaderboard; run lm_eval with --tasks leaderboard"):
         compare(folders[0], other, leaderboard="open_llm_v2")
