@@ -20,6 +20,8 @@ _LEGEND = {
     "share": "`share`: part of the whole direction's squared length that lies in this layer",
     "heads": "`heads`: attention heads of this layer that are steered",
     "probe_accuracy": "`probe_accuracy`: mean accuracy of these heads' probes on examples that were held out from them",
+    "loss": "`loss`: mean of the training loss over the last epoch, nats (log 2, 0.693, before training)",
+    "norm": "`norm`: length of the vector that was trained",
     "best_probe_accuracy": "`best_probe_accuracy`: that of the best of them",
 }
 

@@ -18,10 +18,9 @@ from grains_eval.steering import resolve
 from grains_eval.study.development_set import DevelopmentSet, chosen_lengths, preference_logprobs, preserved_accuracy
 from grains_eval.types import SteeringConfig, SteeringVectors, TokenConfig
 from grains_eval.vectors import own_steering, steering_section
+from grains_eval.vectors.own_steering import evenly_spaced
 
 logger = logging.getLogger(__name__)
-
-_MOST_LAYERS = 8
 
 
 @dataclass(frozen=True)
@@ -112,16 +111,13 @@ def grid(
     if section.layers == "all" and layers is None:
         choices: list[tuple[int, ...] | None] = [None]
         if strengths is None and section.strength == "auto" and own_steering(recipe) is not None:
-            values = spread(values, len(values) * len(candidates or known[:_MOST_LAYERS]))
+            values = spread(values, len(values) * len(candidates or evenly_spaced(known)))
     elif candidates is not None:
         choices = [(layer,) for layer in candidates]
     elif section.layers not in ("auto", "all"):
         choices = [tuple(section.layers)]
-    elif len(known) <= _MOST_LAYERS:
-        choices = [(layer,) for layer in known]
     else:
-        spaced = (round(i * (len(known) - 1) / (_MOST_LAYERS - 1)) for i in range(_MOST_LAYERS))
-        choices = [(known[index],) for index in dict.fromkeys(spaced)]
+        choices = [(layer,) for layer in evenly_spaced(known)]
     return [
         SteeringConfig(chosen, strength, section.unit, section.operator, section.positions)
         for chosen in choices
