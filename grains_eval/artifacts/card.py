@@ -90,6 +90,15 @@ def _description(config: Mapping[str, Any]) -> Iterator[str]:
     if config["instruction"] is not None:
         yield "A prompting baseline: this instruction is put in front of every prompt."
         yield f"> {config['instruction']}"
+    elif config.get("contrast"):
+        contrast: Mapping[str, Any] = config["contrast"]
+        yield (
+            "Context-aware decoding: every prompt runs with and without its context `c`, and tokens come from the "
+            "softmax of `(1 + alpha) logit(y | c, x) - alpha logit(y | x)`, "
+            f"alpha {contrast['alpha']:.3g} (`strength=`)."
+        )
+        rows = [f"| `{task}` | `{key}` |" for task, key in contrast["contexts"].items()]
+        yield "\n".join(["| task | its context |", "|---|---|", *rows])
     elif config.get("found_tokens"):
         yield (
             f"Found tokens for {base}, made with `{config['method']}` from {examples}: keys and values of "

@@ -61,6 +61,9 @@ def run_card(run: Run, role: Role) -> RunCard:
 
 def _setting(entry: Mapping[str, Any]) -> str:
     """Layers and strength of one artifact, as `3: 1` or `2/4/5: 0.5 absolute`."""
+    contrast = entry.get("contrast")
+    if isinstance(contrast, Mapping):
+        return f"α {float(cast(Mapping[str, Any], contrast)['alpha']):.3g}"
     layers, strength = entry.get("layers"), entry.get("strength")
     if layers is None or strength is None:
         return ""

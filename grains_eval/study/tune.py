@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import cast
 
 from statsmodels.stats.proportion import proportion_confint
+from torch import Tensor
 
 from grains_eval.errors import GrainsError
 from grains_eval.harness.prefix_sharing.configurations import Configuration
@@ -167,8 +168,27 @@ def measured(
         GrainsError: no development examples.
     """
     logprobs = preference_logprobs(loaded, development.preference, configurations, progress)
-    lengths = chosen_lengths(loaded, development.preference)
     preserved = preserved_accuracy(loaded, development.preserved, configurations, progress)
+    return curve_points(loaded, development, tried, logprobs, preserved)
+
+
+def curve_points(
+    loaded: LoadedModel,
+    development: DevelopmentSet,
+    tried: Sequence[SteeringConfig | TokenConfig],
+    logprobs: Tensor,
+    preserved: Sequence[float],
+) -> list[CurvePoint]:
+    """Points of a curve from what was scored.
+
+    Args:
+        loaded: The model.
+        development: What was measured on.
+        tried: `S` settings.
+        logprobs: `[S, N, 2]` log-probabilities of `y+` and `y-`, nats.
+        preserved: `S` accuracies on preserved items; NaN without any.
+    """
+    lengths = chosen_lengths(loaded, development.preference)
     points: list[CurvePoint] = []
     for setting, rows, kept in zip(tried, logprobs, preserved, strict=True):
         chosen, rejected = rows.unbind(-1)
