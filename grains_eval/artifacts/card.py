@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -119,12 +120,19 @@ def _found(config: Mapping[str, Any]) -> Iterator[str]:
     setting: Mapping[str, Any] = config["recommended"]
     layers = setting["layers"]
     seen_by = "all layers" if layers is None else f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
-    distance = "at the distance they were found at" if setting["distance"] is None else f"at {setting['distance']}"
+    sides: Mapping[str, list[Mapping[str, Any]]] = config["found_tokens"]
+    far = sorted(one["distance"] for one in sides["positive"])
+    found = f"{far[len(far) // 2]} tokens back, the upper median" if setting["tokens"] == 1 else f"{_span(far)} back"
+    distance = (
+        f"{found} of the distances found" if setting["distance"] is None else f"{setting['distance']} tokens back"
+    )
+    words = Counter(one["word"] for one in sides["positive"] if one["token_id"] >= 0)
+    word = f"`{words.most_common(1)[0][0]}`" if words else "no word (they are parts of images)"
     yield (
         f"Recommended: form `{setting['form']}`, {seen_by}, strength {setting['strength']:g} (log of a multiplicity), "
-        f"{setting['tokens']} virtual token{'s' * (setting['tokens'] > 1)} {distance}."
+        f"{setting['tokens']} virtual token{'s' * (setting['tokens'] > 1)}, {distance}. The most "
+        f"frequent word found is {word}."
     )
-    sides: Mapping[str, list[Mapping[str, Any]]] = config["found_tokens"]
     evidence: Mapping[str, Any] = config["provenance"].get("transfer", {})
     for side, name in (("positive", "favour the preferred response"), ("negative", "favour the other")):
         if sides.get(side):
@@ -141,8 +149,8 @@ def _found(config: Mapping[str, Any]) -> Iterator[str]:
             )
     yield (
         "`form=text` puts the most frequent of these words into the prompt, `form=embedding` a soft token made of "
-        "their embeddings; both stand at the found distance from its end. positions: from the beginning of the "
-        "prompt, from 0; distances: tokens to its end."
+        "their embeddings; both stand that far from its end, after the first token at the earliest. positions: from "
+        "the beginning of the prompt, from 0; distances: tokens to its end."
     )
 
 

@@ -73,6 +73,10 @@ class AppliedArtifact:
             known = vectors.positive.layers if isinstance(vectors, FoundTokens) else vectors.layers
             layers = known if self.config.layers is None else self.config.layers
             described |= {**asdict(self.config), "layers": list(layers), "fingerprint": fingerprint(vectors)}
+        if isinstance(vectors, FoundTokens) and isinstance(self.config, TokenConfig):
+            own = merged(vectors.positive, self.config.tokens).distances
+            described["distances"] = list(own) if self.config.distance is None else [self.config.distance] * len(own)
+            described["every_layer"] = self.config.layers is None
         if self.artifact.adapter is not None:
             weights = (self.artifact.adapter / "adapter_model.safetensors").read_bytes()
             described["fingerprint"] = hashlib.sha256(weights).hexdigest()[:16]
