@@ -10,7 +10,7 @@ from lm_eval.api.instance import Instance
 from grains_eval.examples.contexts import without_context
 from grains_eval.harness.contrastive import Pair, encode_pair, score_contrasted
 from grains_eval.models import LoadedModel, prompt_text
-from grains_eval.models.blocks import find_blocks
+from grains_eval.models.layers import find_layers
 from grains_eval.progress import Progress, silent
 from grains_eval.recipes import Recipe, method_options
 from grains_eval.study.development_set import ChoiceItem, DevelopmentSet, preserved_accuracy
@@ -37,7 +37,7 @@ def choose_alpha(
         missing = "no development example has a context" if development.preference else "there are no development items"
         return Choice(SteeringConfig((), SOURCE_ALPHA), f"as in the method's source: {missing}")
     given = recipe.steering.strengths
-    alphas = spread(given, len(given) * len(evenly_spaced(range(len(find_blocks(loaded.model))))))
+    alphas = spread(given, len(given) * len(evenly_spaced(range(len(find_layers(loaded.model))))))
     tried = [0.0, *(alpha for alpha in alphas if alpha > 0)]
     pairs = [pair for example in development.preference for pair in _pairs(loaded, example)]
     scores = score_contrasted(loaded.lm, pairs, tried, disable_tqdm=progress is silent)

@@ -21,9 +21,9 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 from grains_eval.errors import GrainsError
 from grains_eval.models import EncodedExample
 from grains_eval.models.activations import median_norms, prompt_states
-from grains_eval.models.blocks import find_blocks, hidden_size
 from grains_eval.models.forward import response_logprobs
 from grains_eval.models.hooks import hook_site
+from grains_eval.models.layers import find_layers, hidden_size
 from grains_eval.models.memory import rows_that_fit
 from grains_eval.recipes import Count, Section, method_options
 from grains_eval.types import SteeringConfig, SteeringVectors
@@ -119,7 +119,7 @@ def bipo(context: BuildContext) -> BuiltVectors:
 def _layers(context: BuildContext) -> list[int]:
     """Layers that the tuning may choose among."""
     section = section_for(context.recipe, STEERING)
-    known = range(len(find_blocks(context.loaded.model)))
+    known = range(len(find_layers(context.loaded.model)))
     wanted = section.layers if isinstance(section.layers, list) else section.candidate_layers or evenly_spaced(known)
     if missing := next((layer for layer in wanted if layer not in known), None):
         raise GrainsError(f"layer {missing} is not in the model, which has layers 0 to {known[-1]}")
@@ -152,7 +152,7 @@ def _loss_and_gradient(
 @contextmanager
 def added(model: PreTrainedModel, layers: Sequence[int], vectors: Tensor) -> Generator[None, None, None]:
     """Add vector `r` of `[R, H]` to the output of layer `layers[r]` in row `r` of every `R` rows, at every token."""
-    blocks = find_blocks(model)
+    blocks = find_layers(model)
 
     def move(hidden: Tensor, row: int) -> Tensor:
         own = torch.zeros_like(vectors)

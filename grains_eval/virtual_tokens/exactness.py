@@ -19,8 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from grains_eval.errors import GrainsError
 from grains_eval.models.hooks import forget_positions
-from grains_eval.models.layers import find_layers as find_blocks
-from grains_eval.models.layers import text_config
+from grains_eval.models.layers import find_layers, text_config
 from grains_eval.models.rounding import rounding
 from grains_eval.virtual_tokens.attention import WATCHERS
 from grains_eval.virtual_tokens.columns import ResolvedTokens, together
@@ -115,7 +114,7 @@ class _Probe:
 def _places(probe: _Probe) -> Layout:
     """Run a pass and see which modules attend with what."""
     model = probe.model
-    layers = find_blocks(model)
+    layers = find_layers(model)
     owner = {module: index for index, layer in enumerate(layers) for module in layer.modules()}
     found: dict[int, tuple[nn.Module, tuple[int, int, int]]] = {}
     angles: dict[nn.Module, Any] = {}
@@ -166,7 +165,7 @@ def _learned_positions(probe: _Probe) -> bool:
         del module
         seen.append((arguments[0] if arguments else keywords["hidden_states"]).detach().clone())
 
-    handle = find_blocks(probe.model)[0].register_forward_pre_hook(note, with_kwargs=True)
+    handle = find_layers(probe.model)[0].register_forward_pre_hook(note, with_kwargs=True)
     try:
         probe.run(0, _LENGTH)
         probe.run(0, _LENGTH, shift=_SHIFT)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.layers import find_decoder, text_config
-from grains_eval.models.layers import find_layers as find_blocks
+from grains_eval.models.layers import find_decoder, find_layers, text_config
 from grains_eval.virtual_tokens.attention import PREFIX, SITES, SUPPORTED, Site, Turn
 from grains_eval.virtual_tokens.columns import Columns, ResolvedTokens, together
 from grains_eval.virtual_tokens.rotary import Angles, angles_at, called_positions, rotary_modules
@@ -244,5 +243,5 @@ def reading(model: PreTrainedModel, places: Layout) -> Generator[dict[int, tuple
 def configurations(model: PreTrainedModel, attentions: Sequence[nn.Module]) -> list[Any]:
     """Configurations that decide on masks and attention: the decoder's and those of its attention modules."""
     found = [text_config(model), getattr(find_decoder(model), "config", None)]
-    found += [getattr(each, "config", None) for each in attentions or find_blocks(model).modules()]
+    found += [getattr(each, "config", None) for each in attentions or find_layers(model).modules()]
     return [each for each in found if hasattr(each, _INTERNAL)]
