@@ -85,7 +85,7 @@ def _tokens(entry: Mapping[str, Any]) -> str:
     count = len(distances) if entry.get("distances") else int(entry.get("tokens", 1))
     back = "/".join(str(each) for each in dict.fromkeys(distances) if each is not None)
     parts = [f"{entry['form']}: {count} token{'s' * (count > 1)}", f"{back} back" if back else ""]
-    strength = float(entry.get("strength") or 0)
+    strength = -math.inf if entry.get("strength") is None else float(entry["strength"])  # JSON has no infinity
     if strength == -math.inf:
         return f"{entry['form']}: off"
     if strength:

@@ -13,10 +13,12 @@ from time import process_time
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat
+from torch import Tensor
 
 from grains_eval.attribution.selections import rank, shared_tokens, units
 from grains_eval.attribution.transfer import Candidate, best_of_examples, transfer_statistics
 from grains_eval.errors import NotApplicable
+from grains_eval.models import EncodedExample
 from grains_eval.recipes import Section, method_options, one_is_a_list
 from grains_eval.types import Attribution, FoundTokens, TokenConfig, TokenPool, TokenSelection
 from grains_eval.vectors.context import BuildContext
@@ -152,12 +154,19 @@ def _candidates(
         return found
     found = []
     for index, encoded in enumerate(context.examples):
-        allowed = encoded.is_candidate.nonzero().flatten().tolist()
+        allowed = _of_modality(encoded, context.recipe.attribution.modality).nonzero().flatten().tolist()
         if pool == "random":
             generator = random.Random(f"{context.recipe.seed} {options.draw} {index} {sign}")
             allowed = generator.sample(allowed, min(options.candidates if tested else 1, len(allowed)))
         found += [(index, position) for position in allowed]
     return found
+
+
+def _of_modality(encoded: EncodedExample, modality: str) -> Tensor:
+    """`[T]` candidates of text, of images or of both: drawn ones come from where attribution's come from."""
+    if modality == "joint":
+        return encoded.is_candidate
+    return encoded.is_candidate & (encoded.is_image if modality == "image" else ~encoded.is_image)
 
 
 def _tested(
