@@ -19,6 +19,10 @@ class GrainsError(ValueError):
     """Something the user can mend: says what was wrong, what is allowed and what to do."""
 
 
+class NotApplicable(GrainsError):
+    """What was asked for has no meaning here (no context to contrast, nothing to find): a result, not a fault."""
+
+
 def unknown(name: object, known: Iterable[str], what: str) -> GrainsError:
     """Build the error for a name that is not in a table, with the closest known name."""
     names = sorted(known)

@@ -56,6 +56,11 @@ class Data(Section):
     )
     images: str | None = Field(default=None, description="field with one image or a list of images (files only)")
     cluster: str | None = Field(default=None, description="field that names the cluster of a row")
+    context: str | None = Field(
+        default=None,
+        description="field or template of the passage that a prompt holds; for a task, default its "
+        "metadata.context_key",
+    )
     delimiter: str = Field(default=" ", description="stands between prompt and response (files only)")
     chat_template: bool = Field(default=False, description="render prompts with the model's chat template")
     num_fewshot: int | None = Field(default=None, ge=0, description="few-shot examples of a task's prompts")
@@ -219,6 +224,8 @@ class Recipe(Section):
             del raw["plugins"]
         if self.attribution.fidelity_examples == AttributionConfig().fidelity_examples:
             del raw["attribution"]["fidelity_examples"]
+        if self.data.context is None:
+            del raw["data"]["context"]
         text = json.dumps(raw, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

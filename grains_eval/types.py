@@ -50,6 +50,7 @@ class PreferenceExample:
         cluster: The unit that repeats across items (subject, group, image), if the task names one.
         question: Hashes of its text, by which it is known in other files and tasks.
         shots: The few-shot examples of its prompt, whose answers the model reads too.
+        context: The passage that its prompt holds, as it stands there; None where none is declared.
     """
 
     id: str
@@ -61,6 +62,7 @@ class PreferenceExample:
     cluster: str | None = None
     question: QuestionHashes = NOTHING
     shots: tuple[Document, ...] = ()
+    context: str | None = None
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,28 @@ class FoundTokens:
     negative: TokenPool | None = None
     recommended: TokenConfig = TokenConfig()
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Context-aware decoding (Shi et al. 2023, arXiv 2305.14739): what the context changes is amplified.
+
+    Attributes:
+        alpha: Tokens are drawn from the softmax of `(1 + alpha) logit(y | c, x) - alpha logit(y | x)`; 0 is the plain
+            model.
+        contexts: By task, the document's field, or Jinja template over it, that gives the context `c` as it stands in
+            the prompt; `x` is the rest of the prompt.
+
+    Raises:
+        GrainsError: an alpha that is negative or not finite.
+    """
+
+    alpha: float
+    contexts: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if not isinstance(cast(Any, self.alpha), Real) or not 0 <= self.alpha < inf:
+            raise GrainsError(f"strength={self.alpha!r} is no weight of a contrast; give 0 (the plain model) or more")
 
 
 @dataclass(frozen=True)

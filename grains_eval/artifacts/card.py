@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ _LEGEND = {
     "share": "`share`: part of the whole direction's squared length that lies in this layer",
     "heads": "`heads`: attention heads of this layer that are steered",
     "probe_accuracy": "`probe_accuracy`: mean accuracy of these heads' probes on examples that were held out from them",
+    "loss": "`loss`: mean of the training loss over the last epoch, nats (log 2, 0.693, before training)",
+    "norm": "`norm`: length of the vector that was trained",
     "best_probe_accuracy": "`best_probe_accuracy`: that of the best of them",
 }
 
@@ -88,6 +91,15 @@ def _description(config: Mapping[str, Any]) -> Iterator[str]:
     if config["instruction"] is not None:
         yield "A prompting baseline: this instruction is put in front of every prompt."
         yield f"> {config['instruction']}"
+    elif config.get("contrast"):
+        contrast: Mapping[str, Any] = config["contrast"]
+        yield (
+            "Context-aware decoding: every prompt runs with and without its context `c`, and tokens come from the "
+            "softmax of `(1 + alpha) logit(y | c, x) - alpha logit(y | x)`, "
+            f"alpha {contrast['alpha']:.3g} (`strength=`)."
+        )
+        rows = [f"| `{task}` | `{key}` |" for task, key in contrast["contexts"].items()]
+        yield "\n".join(["| task | its context |", "|---|---|", *rows])
     elif config.get("found_tokens"):
         yield (
             f"Found tokens for {base}, made with `{config['method']}` from {examples}: keys and values of "
@@ -112,12 +124,19 @@ def _found(config: Mapping[str, Any]) -> Iterator[str]:
     setting: Mapping[str, Any] = config["recommended"]
     layers = setting["layers"]
     seen_by = "all layers" if layers is None else f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
-    distance = "at the distance they were found at" if setting["distance"] is None else f"at {setting['distance']}"
+    sides: Mapping[str, list[Mapping[str, Any]]] = config["found_tokens"]
+    far = sorted(one["distance"] for one in sides["positive"])
+    found = f"{far[len(far) // 2]} tokens back, the upper median" if setting["tokens"] == 1 else f"{_span(far)} back"
+    distance = (
+        f"{found} of the distances found" if setting["distance"] is None else f"{setting['distance']} tokens back"
+    )
+    words = Counter(one["word"] for one in sides["positive"] if one["token_id"] >= 0)
+    word = f"`{words.most_common(1)[0][0]}`" if words else "no word (they are parts of images)"
     yield (
         f"Recommended: form `{setting['form']}`, {seen_by}, strength {setting['strength']:g} (log of a multiplicity), "
-        f"{setting['tokens']} virtual token{'s' * (setting['tokens'] > 1)} {distance}."
+        f"{setting['tokens']} virtual token{'s' * (setting['tokens'] > 1)}, {distance}. The most "
+        f"frequent word found is {word}."
     )
-    sides: Mapping[str, list[Mapping[str, Any]]] = config["found_tokens"]
     evidence: Mapping[str, Any] = config["provenance"].get("transfer", {})
     for side, name in (("positive", "favour the preferred response"), ("negative", "favour the other")):
         if sides.get(side):
@@ -134,8 +153,8 @@ def _found(config: Mapping[str, Any]) -> Iterator[str]:
             )
     yield (
         "`form=text` puts the most frequent of these words into the prompt, `form=embedding` a soft token made of "
-        "their embeddings; both stand at the found distance from its end. positions: from the beginning of the "
-        "prompt, from 0; distances: tokens to its end."
+        "their embeddings; both stand that far from its end, after the first token at the earliest. positions: from "
+        "the beginning of the prompt, from 0; distances: tokens to its end."
     )
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from grains_eval.types import Attribution, FoundTokens, Site, SteeringVectors, TokenPool, TokenSelection
+from grains_eval.types import Attribution, Contrast, FoundTokens, Site, SteeringVectors, TokenPool, TokenSelection
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMAT_VERSION = 2
-_FIRST = 1  # of artifacts that older versions can read too: all but found tokens
+FORMAT_VERSION = 3
+_FIRST, _WITH_TOKENS = 1, 2  # of artifacts that older versions read too
 CONFIG = "steering_config.json"
 TENSORS = "steering_vectors.safetensors"
 TOKENS = "found_tokens.safetensors"
@@ -42,6 +42,15 @@ class Origin(BaseModel):
     statistic: float | None = None
 
 
+class ContrastConfig(BaseModel):
+    """A contrast; see `types.Contrast`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    contexts: dict[str, str]
+
+
 class ArtifactConfig(BaseModel):
     """What `steering_config.json` holds."""
 
@@ -58,11 +67,12 @@ class ArtifactConfig(BaseModel):
     provenance: dict[str, Any] = {}
     instruction: str | None = None
     found_tokens: dict[str, list[Origin]] | None = None
+    contrast: ContrastConfig | None = None
 
 
 @dataclass(frozen=True)
 class ArtifactContents:
-    """What a folder is written from; exactly one of `vectors`, `tokens`, `adapter` and `instruction` is there.
+    """What a folder is written from; exactly one of its kinds is there.
 
     Attributes:
         vectors: Steering vectors.
@@ -74,6 +84,7 @@ class ArtifactContents:
         selections: What was masked, in the same order.
         images: The images of each example, in the same order; those of the first examples are kept.
         tokens: Found tokens.
+        contrast: How strongly contexts are amplified (context-aware decoding).
     """
 
     vectors: SteeringVectors | None = None
@@ -85,11 +96,12 @@ class ArtifactContents:
     selections: Sequence[TokenSelection] = ()
     images: Sequence[Sequence[Image]] = ()
     tokens: FoundTokens | None = None
+    contrast: Contrast | None = None
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded folder; exactly one of `vectors`, `tokens`, `adapter` and `instruction` is there.
+    """A loaded folder; exactly one of its kinds is there: vectors, tokens, adapter, instruction or contrast.
 
     Attributes:
         method: Name of the method that made it.
@@ -97,6 +109,7 @@ class Artifact:
         adapter: Folder of a peft adapter (LoRA baseline).
         instruction: The behaviour as a system instruction (prompting baseline).
         tokens: Found tokens.
+        contrast: How strongly contexts are amplified (context-aware decoding).
         provenance: Base model, seed, recipe hash, doc hashes, package versions.
     """
 
@@ -106,11 +119,14 @@ class Artifact:
     instruction: str | None
     provenance: Mapping[str, Any]
     tokens: FoundTokens | None = None
+    contrast: Contrast | None = None
 
 
-def format_of(tokens: FoundTokens | None) -> int:
+def format_of(contents: ArtifactContents) -> int:
     """The oldest format that holds it."""
-    return _FIRST if tokens is None else FORMAT_VERSION
+    if contents.contrast is not None:
+        return FORMAT_VERSION
+    return _FIRST if contents.tokens is None else _WITH_TOKENS
 
 
 def tensors_of(tokens: FoundTokens) -> dict[str, Tensor]:

@@ -27,7 +27,15 @@ from grains_eval.artifacts.layout import (
     Origin,
 )
 from grains_eval.errors import GrainsError
-from grains_eval.types import FoundTokens, SteeringConfig, SteeringVectors, TokenConfig, TokenOrigin, TokenPool
+from grains_eval.types import (
+    Contrast,
+    FoundTokens,
+    SteeringConfig,
+    SteeringVectors,
+    TokenConfig,
+    TokenOrigin,
+    TokenPool,
+)
 
 # what an artifact may hold, and all that is ever downloaded or uploaded
 PATTERNS = [
@@ -110,6 +118,9 @@ def open_artifact(source: str | Path) -> Artifact:
         return Artifact(config.method, None, adapter, None, config.provenance)
     if config.instruction is not None:
         return Artifact(config.method, None, None, config.instruction, config.provenance)
+    if config.contrast is not None:
+        contrast = Contrast(config.contrast.alpha, config.contrast.contexts)
+        return Artifact(config.method, None, None, None, config.provenance, contrast=contrast)
     if config.found_tokens is not None:
         tokens = _read_tokens(folder, config, config.found_tokens)
         return Artifact(config.method, None, None, None, config.provenance, tokens)
@@ -127,7 +138,9 @@ def load_vectors(source: str | Path) -> SteeringVectors:
     if artifact.tokens is not None:
         raise GrainsError(f"'{source}' holds found tokens, no vectors; evaluate it with grains_hf")
     if vectors is None:
-        raise GrainsError(f"'{source}' holds no vectors but an adapter or an instruction; evaluate it with grains_hf")
+        raise GrainsError(
+            f"'{source}' holds no vectors but an adapter, an instruction or a contrast; evaluate it with grains_hf"
+        )
     return vectors
 
 

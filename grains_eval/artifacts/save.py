@@ -29,6 +29,7 @@ from grains_eval.artifacts.layout import (
     TOKENS,
     ArtifactConfig,
     ArtifactContents,
+    ContrastConfig,
     Origin,
     format_of,
     tensors_of,
@@ -87,12 +88,14 @@ def _config(contents: ArtifactContents) -> ArtifactConfig:
         origin = vectors.provenance if vectors is not None else tokens.provenance if tokens is not None else {}
     origin = {"versions": package_versions(), **origin}
     named = ArtifactConfig(
-        format_version=format_of(tokens),
+        format_version=format_of(contents),
         method=str(origin.get("method", "custom")),
         provenance=origin,
         instruction=contents.instruction,
     )
     described: dict[str, Any] = {}
+    if contents.contrast is not None:
+        described = {"contrast": ContrastConfig.model_validate(asdict(contents.contrast))}
     if vectors is not None:
         described = {
             "site": vectors.site,
@@ -123,8 +126,8 @@ def _origins(tokens: FoundTokens) -> dict[str, list[Origin]]:
 
 def _write(contents: ArtifactContents, config: ArtifactConfig, folder: Path, name: str) -> None:
     """Fill an empty folder; `name` is the heading of its card."""
-    unused = {"found_tokens"} if contents.tokens is None else None  # which older versions do not know
-    shown = config.model_dump(mode="json", exclude=unused)
+    kinds = {"found_tokens": contents.tokens, "contrast": contents.contrast}  # which older versions do not know
+    shown = config.model_dump(mode="json", exclude={name for name, held in kinds.items() if held is None})
     (folder / CONFIG).write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
     notes = {"format": "grains-eval", "format_version": str(config.format_version)}
     if contents.vectors is not None:

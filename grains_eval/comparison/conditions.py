@@ -238,9 +238,10 @@ def _name(results: Results, arguments: Mapping[str, Any]) -> Any:
 
 
 def _is_adapted(results: Results) -> bool:
-    """Whether a LoRA artifact acts: an artifact with neither layers nor an instruction."""
+    """Whether a LoRA artifact acts: an artifact with neither layers nor an instruction nor a contrast."""
     entries = _at(results, "config", "steering") or ()
-    return any(isinstance(entry, Mapping) and "layers" not in entry and "instruction" not in entry for entry in entries)
+    others = {"layers", "instruction", "contrast"}
+    return any(isinstance(entry, Mapping) and others.isdisjoint(entry) for entry in entries)
 
 
 def _at(results: Results, *path: str) -> Any:

@@ -79,7 +79,13 @@ def examples_from_rows(rows: Iterable[tuple[int, dict[str, Any]]], data: Data) -
             images=_images(field(row, data.images), name, data.folder) if data.images else (),
             cluster=str(field(row, data.cluster)) if data.cluster else None,
             question=question_hashes(row, shown),
+            context=_context(row, data),
         )
+
+
+def _context(row: Mapping[str, Any], data: Data) -> str | None:
+    found = field(row, data.context) if data.context else None
+    return str(found) if found is not None and str(found).strip() else None
 
 
 def _prompt(value: Any, data: Data, name: str) -> str | tuple[Message, ...]:

@@ -16,6 +16,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
 from grains_eval.errors import GrainsError, unknown
+from grains_eval.examples.contexts import context_of, declared_context
 from grains_eval.examples.documents import doc_hash
 from grains_eval.examples.prompts import task_prompt
 from grains_eval.lm_eval_versions import apply_template, multimodal_arguments, read_data, varies_prompt
@@ -131,6 +132,7 @@ def examples_from_task(
         raise GrainsError("data.chat_template needs a model: its tokenizer holds the template")
     count = data.num_fewshot if data.num_fewshot is not None else task.get_config("num_fewshot") or 0
     task.set_config("num_fewshot", count)  # lm_eval 0.5 draws shots from no split while this says none
+    declared = data.context or declared_context(task)
     cluster_key = (task.get_config("metadata") or {}).get("cluster_key")
     for index, doc in docs:
         asked = task_prompt(task, doc, index, count, lm if data.chat_template else None)
@@ -148,6 +150,7 @@ def examples_from_task(
             cluster=str(doc[cluster_key]) if cluster_key and cluster_key in doc else None,
             question=asked.question,
             shots=asked.shots,
+            context=context_of(declared, doc) if declared else None,
         )
 
 

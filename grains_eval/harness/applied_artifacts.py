@@ -9,9 +9,11 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
+from grains_eval.errors import GrainsError
 from grains_eval.examples.documents import doc_hash
 from grains_eval.harness.arguments import AppliedArtifact
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
+from grains_eval.types import Contrast
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,18 @@ class AppliedMixin(PromptingMixin):
         """What prompting artifacts put in front of every prompt; None without any."""
         texts = [item.artifact.instruction for item in self.applied if item.artifact.instruction is not None]
         return SEPARATOR.join(texts) or None
+
+    @property
+    def contrast(self) -> Contrast | None:
+        """What amplifies contexts; None without anything.
+
+        Raises:
+            GrainsError: several.
+        """
+        found = [item.artifact.contrast for item in self.applied if item.artifact.contrast is not None]
+        if len(found) > 1:
+            raise GrainsError("only one contrast can be applied; drop all but one")
+        return found[0] if found and found[0].alpha else None
 
     def _observe(self, requests: Sequence[Instance]) -> None:
         """Remember which documents were evaluated, and say how many of them built the vectors."""

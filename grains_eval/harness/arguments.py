@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _OF_VECTORS = ("unit", "operator", "positions")
 _OF_TOKENS = ("tokens", "distance", "form")
+_KINDS = {(False, False): "steering vectors", (True, False): "found tokens", (False, True): "a contrast"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class AppliedArtifact:
     Attributes:
         source: Folder or hub id as given.
         artifact: What it holds.
-        config: How vectors or found tokens are applied; None for adapters and instructions.
+        config: How vectors or found tokens are applied; None for adapters, instructions and contrasts.
         resolved: Hook-ready form; None where nothing moves (strength 0, or no vectors, or tokens in the prompt).
     """
 
@@ -72,9 +73,15 @@ class AppliedArtifact:
             known = vectors.positive.layers if isinstance(vectors, FoundTokens) else vectors.layers
             layers = known if self.config.layers is None else self.config.layers
             described |= {**asdict(self.config), "layers": list(layers), "fingerprint": fingerprint(vectors)}
+        if isinstance(vectors, FoundTokens) and isinstance(self.config, TokenConfig):
+            own = merged(vectors.positive, self.config.tokens).distances
+            described["distances"] = list(own) if self.config.distance is None else [self.config.distance] * len(own)
+            described["every_layer"] = self.config.layers is None
         if self.artifact.adapter is not None:
             weights = (self.artifact.adapter / "adapter_model.safetensors").read_bytes()
             described["fingerprint"] = hashlib.sha256(weights).hexdigest()[:16]
+        if self.artifact.contrast is not None:
+            described["contrast"] = asdict(self.artifact.contrast)
         if self.artifact.instruction is not None:
             described["instruction"] = self.artifact.instruction
         return described
@@ -170,17 +177,22 @@ def _takes(artifact: Artifact, name: str) -> bool:
     """Whether an artifact has a setting of that name."""
     if artifact.tokens is not None:
         return name not in _OF_VECTORS
+    if artifact.contrast is not None:
+        return name == "strength"
     return artifact.vectors is not None and name not in _OF_TOKENS
 
 
 def _apply(source: str, artifact: Artifact, given: dict[str, Any]) -> AppliedArtifact:
-    if artifact.tokens is not None or artifact.vectors is not None:
+    what = _KINDS[artifact.tokens is not None, artifact.contrast is not None]
+    if artifact.tokens is not None or artifact.vectors is not None or artifact.contrast is not None:
         foreign = [name for name, value in given.items() if value is not None and not _takes(artifact, name)]
         if foreign:
-            what = "found tokens" if artifact.tokens is not None else "steering vectors"
             raise GrainsError(f"'{source}' holds {what}; '{foreign[0]}' does not apply")
     if artifact.tokens is not None:
         return _apply_tokens(source, artifact, artifact.tokens, given)
+    if artifact.contrast is not None:
+        alpha = artifact.contrast.alpha if given["strength"] is None else _number("strength", given["strength"], float)
+        return AppliedArtifact(source, replace(artifact, contrast=replace(artifact.contrast, alpha=alpha)), None, None)
     if artifact.vectors is None:
         extra = [name for name, value in given.items() if value is not None]
         if extra:

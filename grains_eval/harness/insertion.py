@@ -6,9 +6,11 @@ earliest. A soft token has an id beyond the vocabulary, and a hook on the input 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +20,19 @@ from transformers import PreTrainedModel
 from grains_eval.errors import GrainsError
 from grains_eval.types import FoundTokens, TokenConfig
 from grains_eval.virtual_tokens.merging import merged
+
+logger = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=64)
+def _say_nearer(distance: int) -> None:
+    """A warning, once a distance."""
+    logger.warning(
+        "prompts of %d tokens or fewer are too short for distance=%d: there the token stands after the first one, "
+        "nearer than that",
+        distance,
+        distance,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +56,10 @@ class Insertion:
         return [max(min(1, length), length - distance) for distance in self.distances]
 
     def into(self, tokens: Sequence[int]) -> list[int]:
-        """A prompt with the tokens in it."""
+        """A prompt with the tokens in it; one too short for a distance holds it after its first token, said once."""
+        for distance in self.distances:
+            if distance >= len(tokens):
+                _say_nearer(distance)
         made, done = list[int](), 0
         for place, token in zip(self.places(len(tokens)), self.ids, strict=True):
             made += [*tokens[done:place], token]

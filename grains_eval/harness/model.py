@@ -25,6 +25,7 @@ from grains_eval.harness.applied_artifacts import STEERING_ARGUMENTS, AppliedMix
 from grains_eval.harness.arguments import AppliedArtifact, check_artifact, parse_steering
 from grains_eval.harness.cache_key import cache_key
 from grains_eval.harness.command_line import check_output
+from grains_eval.harness.contrastive import ContrastMixin
 from grains_eval.harness.images import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
 from grains_eval.harness.insertion import Insertion, insertion, into_batch, out_of_batch
 from grains_eval.harness.prefix_sharing.configurations import Configuration
@@ -39,13 +40,13 @@ from grains_eval.steering import applied
 from grains_eval.types import TokenConfig
 
 
-class SteeringMixin(AppliedMixin, SharedContextMixin):
+class SteeringMixin(AppliedMixin, ContrastMixin, SharedContextMixin):
     """Adds steering and prompting to an lm-eval Hugging Face model; stands before it in the class's bases.
 
     Args:
         pretrained: As for `hf`.
         vectors: Artifact folder or hub id; several are joined by `+`. None is the plain model.
-        strength: Strength of each; default: the artifact's recommendation.
+        strength: Strength of each, or the weight of a contrast; default: the artifact's recommendation.
         layers: Layers to steer: `14`, `8-12`, `8/14`, `all`; default: the artifact's recommendation.
         unit: `relative` or `absolute`.
         operator: A name in `steering.OPERATORS`.
@@ -87,6 +88,7 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
             raise GrainsError(f"share_context={share_context!r} is neither true nor false")
         self.share_context = share_context
         self.forget_documents()
+        _ = self.contrast  # refuses several
         adapters = [item.artifact.adapter for item in self.applied if item.artifact.adapter is not None]
         if len(adapters) + ("peft" in kwargs) > 1:
             raise GrainsError("only one adapter can be applied; drop peft= or all but one LoRA artifact")
@@ -155,6 +157,9 @@ class SteeringMixin(AppliedMixin, SharedContextMixin):
         """Refuse what would be left out of prompts with images, and see `AppliedMixin`."""
         if any(item.is_inserted for item in self.applied) and any(shows_images(request) for request in requests):
             raise GrainsError("form=text and form=embedding are not put into prompts with images; use form=kv")
+        contrast = self.contrast
+        if contrast is not None:  # refuses contexts among images
+            self.prompts_without_context([each for each in requests if shows_images(each)], contrast.contexts)
         super()._observe(requests)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:

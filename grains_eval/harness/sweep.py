@@ -76,6 +76,10 @@ def evaluate_settings(
                 raise GrainsError(
                     f"'{item.source}' is a LoRA adapter, which a sweep cannot switch; evaluate it on its own"
                 )
+            if item.artifact.contrast is not None:
+                raise GrainsError(
+                    f"'{item.source}' is a contrast of two prompts, which a sweep cannot switch; evaluate it on its own"
+                )
             if item.is_inserted:
                 raise GrainsError(
                     f"'{item.source}' stands in the prompt, which a sweep cannot switch; evaluate it on its own, or "

@@ -99,6 +99,7 @@ def lay_out(findings: Findings, alpha: float, margin: float, supplement: Supplem
         verdicts=findings.verdicts,
         against_controls=findings.against_controls,
         failures={**supplement.failures, **findings.failures},
+        absent=supplement.absent,
         changes=tuple(changes(row, supplement.items) for row in of_methods),
         bands=draw_ranges(supplement.bands, findings.rows),
         tables=(*subtask_tables(findings.subtasks, controls, alpha), *supplement.tables),

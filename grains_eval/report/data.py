@@ -179,6 +179,7 @@ class Supplement:
         curves: Figures to show.
         token_maps: Heat maps to show.
         failures: Reason by method, for methods without a run: each becomes a row.
+        absent: Reason by method, for methods that do not apply here: each becomes a row too.
         bands: Control label to the runs that are its draws.
         items: Most helped and most harmed items to show in full, each.
         extra: Anything else for `report.json`.
@@ -190,6 +191,7 @@ class Supplement:
     curves: Sequence[Curve] = ()
     token_maps: Sequence[TokenMap] = ()
     failures: Mapping[str, str] = field(default_factory=dict[str, str])
+    absent: Mapping[str, str] = field(default_factory=dict[str, str])
     bands: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     items: int = 5
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -211,6 +213,7 @@ class ReportData:
         verdicts: Capability verdicts on the preservation tasks.
         against_controls: Methods against their strongest control.
         failures: Reason by method, for methods that have no run.
+        absent: Reason by method, for methods that do not apply here.
         changes: Per-item effects.
         bands: Controls with several draws.
         tables: Tables handed in by a study.
@@ -232,6 +235,7 @@ class ReportData:
     verdicts: tuple[CapabilityVerdict, ...] = ()
     against_controls: tuple[AgainstControl, ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict[str, str])
+    absent: Mapping[str, str] = field(default_factory=dict[str, str])
     changes: tuple[Changes, ...] = ()
     bands: tuple[Band, ...] = ()
     tables: tuple[StudyTable, ...] = ()
@@ -240,6 +244,12 @@ class ReportData:
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def without_result(self) -> tuple[tuple[str, str, str], ...]:
+        """Name, reason and verdict of every method without a result."""
+        kinds = ((self.failures, "failed"), (self.absent, "does not apply"))
+        return tuple((name, reason, verdict) for group, verdict in kinds for name, reason in group.items())
 
     @property
     def controls(self) -> frozenset[str]:

@@ -26,7 +26,7 @@ def to_markdown(report: ReportData) -> str:
     if overview := summary(report):
         parts += [*_markdown_table(HEADER, overview, [False] * len(HEADER)), ""]
     rows = [cells(row.comparison, report) for row in report.rows]
-    rows += [("", "", name, reason, *[""] * 4, "failed", *[""] * 5) for name, reason in report.failures.items()]
+    rows += [("", "", name, reason, *[""] * 4, verdict, *[""] * 5) for name, reason, verdict in report.without_result]
     parts += _markdown_table([name for name, _ in COLUMNS], rows, [numeric for _, numeric in COLUMNS])
     parts += ["", caption(report)]
     lines = [*control_lines(report), *band_lines(report), *report.notes]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from grains_eval.comparison.runs import Run
@@ -55,19 +56,43 @@ def run_card(run: Run, role: Role) -> RunCard:
         file=", ".join(file.name for file in run.files),
         digest=run.digest,
         facts=tuple((label, text) for label, text in facts if text),
-        setting=" + ".join(filter(None, map(_setting, run.steering))),
+        setting=" + ".join(filter(None, map(setting_text, run.steering))),
     )
 
 
-def _setting(entry: Mapping[str, Any]) -> str:
-    """Layers and strength of one artifact, as `3: 1` or `2/4/5: 0.5 absolute`."""
+def setting_text(entry: Mapping[str, Any]) -> str:
+    """How an artifact is applied: `3: 1` or `2/4/5: 0.5 absolute` (vectors), `kv: 1 token, 8 back` (found tokens)."""
+    contrast = entry.get("contrast")
+    if isinstance(contrast, Mapping):
+        return f"α {float(cast(Mapping[str, Any], contrast)['alpha']):.3g}"
+    if "form" in entry:
+        return _tokens(entry)
     layers, strength = entry.get("layers"), entry.get("strength")
     if layers is None or strength is None:
         return ""
+    return f"{_layers(layers)}: {strength:.3g}{' absolute' if entry.get('unit') == 'absolute' else ''}"
+
+
+def _layers(layers: Sequence[Any]) -> str:
     numbers = [int(layer) for layer in layers]
     whole = len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1))
-    where = f"{numbers[0]}-{numbers[-1]}" if whole else "/".join(map(str, numbers))
-    return f"{where}: {strength:.3g}{' absolute' if entry.get('unit') == 'absolute' else ''}"
+    return f"{numbers[0]}-{numbers[-1]}" if whole else "/".join(map(str, numbers))
+
+
+def _tokens(entry: Mapping[str, Any]) -> str:
+    """Form, number and distance of found tokens, and what is not as usual: multiplicity, layers."""
+    distances: Sequence[Any] = entry.get("distances") or [entry.get("distance")]
+    count = len(distances) if entry.get("distances") else int(entry.get("tokens", 1))
+    back = "/".join(str(each) for each in dict.fromkeys(distances) if each is not None)
+    parts = [f"{entry['form']}: {count} token{'s' * (count > 1)}", f"{back} back" if back else ""]
+    strength = -math.inf if entry.get("strength") is None else float(entry["strength"])  # JSON has no infinity
+    if strength == -math.inf:
+        return f"{entry['form']}: off"
+    if strength:
+        parts.append(f"×{math.exp(strength):.2g}")
+    if entry.get("every_layer") is False:
+        parts.append(f"layers {_layers(entry.get('layers') or ())}")
+    return ", ".join(filter(None, parts))
 
 
 def _text(label: str, value: Any) -> str:

@@ -15,6 +15,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.files import write_file
 from grains_eval.report.data import TokenMap
 from grains_eval.report.html import render_heat_maps
+from grains_eval.report.run_cards import setting_text
 from grains_eval.report.token_maps import VISIBLE, read_token_maps, readable, shares
 
 CARD = "README.md"
@@ -98,8 +99,8 @@ def _show_run(folder: Path, console: Any) -> None:
     config: dict[str, Any] = run.results.get("config", {})
     for item in config.get("steering") or []:
         console.print(
-            f"steered by {item.get('vectors')} ({item.get('method')}), layers {item.get('layers')}, strength "
-            f"{item.get('strength')}; {config.get('evaluated_docs_used_to_build', 0)} evaluated documents built it"
+            f"steered by {item.get('vectors')} ({item.get('method')}), {setting_text(item) or 'as it is'}; "
+            f"{config.get('evaluated_docs_used_to_build', 0)} evaluated documents built it"
         )
     table = Table("task", "metric", "value", "items")
     counts: dict[str, Any] = run.results.get("n-samples", {})

@@ -75,8 +75,8 @@ def render_terminal(report: ReportData, console: Any, *, folder: Path | None = N
     console.print(escape(caption(report, whole=False)), style="dim", highlight=False)
     for study in report.tables:
         console.print(_terminal_table(study))
-    for method, reason in report.failures.items():
-        console.print(f"{escape(method)} failed: {escape(reason)}", highlight=False)
+    for method, reason, verdict in report.without_result:
+        console.print(f"{escape(method)} {verdict}: {escape(reason)}", highlight=False)
     for line in control_lines(report):
         console.print(escape(line), highlight=False)
     for note in report.notes:

@@ -21,17 +21,18 @@ from grains_eval.types import Comparison
 
 
 def to_csv(report: ReportData) -> str:
-    """One row per comparison, numbers unrounded; failed methods have a reason instead."""
+    """One row per comparison, numbers unrounded; methods without a result have a reason instead."""
     names = [item.name for item in fields(Comparison)]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*names, "failed"])
+    writer.writerow([*names, "failed", "does_not_apply"])
     for row in report.rows:
         values = [getattr(row.comparison, name) for name in names]
         texts = [f"{v[0]!r} {v[1]!r}" if isinstance(v, tuple) else v for v in values]
-        writer.writerow([*texts, ""])
-    for method, reason in report.failures.items():
-        writer.writerow([method if name == "method" else "" for name in names] + [reason])
+        writer.writerow([*texts, "", ""])
+    for method, reason, verdict in report.without_result:
+        reasons = [reason, ""] if verdict == "failed" else ["", reason]
+        writer.writerow([method if name == "method" else "" for name in names] + reasons)
     return buffer.getvalue()
 
 
@@ -52,6 +53,7 @@ def to_json(report: ReportData) -> str:
             for a in report.against_controls
         ],
         "failures": report.failures,
+        "absent": report.absent,
         "bands": [
             {"label": band.label, "members": band.members, "low": list(band.low.values())}
             | {"mean": list(band.mean.values()), "high": list(band.high.values()), "keys": list(band.low)}

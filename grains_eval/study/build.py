@@ -44,7 +44,7 @@ def build_from_recipe(
     examples: Examples | None = None,
     scores: Path | None = None,
 ) -> Path:
-    """Build what a recipe describes, vectors, found tokens, adapter or instruction, into an artifact folder.
+    """Build what a recipe describes, vectors, found tokens, adapter, instruction or contrast, into an artifact folder.
 
     Attributions are kept in `<output_path>.partial` until the artifact is written, so that the same call after an
     interrupt goes on where it stopped. Under `torchrun` or `accelerate launch` the processes share the attributions;
@@ -147,7 +147,9 @@ def _build(recipe: Recipe, session: Session, output: OutputFolder, examples: Exa
     try:
         context = build_context_with_cache(loaded, examples.build, recipe, cache, session.progress)
         development = watched(loaded, examples, recipe, session.include_path)
-        result = BUILDERS[METHODS[recipe.vectors.method].makes](MethodInputs(context, development, work))
+        result = BUILDERS[METHODS[recipe.vectors.method].makes](
+            MethodInputs(context, development, work, tuple(session.include_path))
+        )
         tested = fidelity(context, result.attributions) if result.attributions else {}
     except GrainsError:
         abandon(work)
@@ -162,6 +164,7 @@ def _build(recipe: Recipe, session: Session, output: OutputFolder, examples: Exa
         vectors=result.vectors,
         tokens=result.tokens,
         adapter=result.adapter,
+        contrast=result.contrast,
         provenance=origin,
         recipe=recipe.to_yaml(),
         attributions=result.attributions,

@@ -12,7 +12,7 @@ from grains_eval.artifacts.load import load_vectors, open_artifact
 from grains_eval.comparison.leaderboards import leaderboard_of
 from grains_eval.comparison.logs import read_run
 from grains_eval.comparison.settings import Analysis, Question
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, NotApplicable
 from grains_eval.examples import load_examples
 from grains_eval.recipes import Evaluation, Recipe
 from grains_eval.report import compare_runs
@@ -97,10 +97,11 @@ def compare_variants(
     recipes = dict(variants)
     recipes.setdefault(VOCABULARY, method_recipe(recipe, VOCABULARY))
     wanted = _prepare(recipe, recipes, session, output)
-    failures = _build_all(wanted, session, output)
-    built = {name: variant for name, variant in wanted.items() if name not in failures}
+    failures, absent = _build_all(wanted, session, output)
+    unbuilt = failures | absent
+    built = {name: variant for name, variant in wanted.items() if name not in unbuilt}
     if not set(variants) & set(built):
-        raise GrainsError(f"no method could be built; {next(iter(variants))}: {failures[next(iter(variants))]}")
+        raise GrainsError(f"no method could be built; {next(iter(variants))}: {unbuilt[next(iter(variants))]}")
     controls = _controls(built, session, output.path / "vectors")
     if VOCABULARY not in variants and VOCABULARY in built and not moves(load_vectors(built[VOCABULARY].folder)):
         controls = replace(controls, notes=(*controls.notes, f"{VOCABULARY}: left out, since it moves nothing"))
@@ -128,6 +129,7 @@ def compare_variants(
             curves=[*development_curves(artifacts), *supplement.curves],
             token_maps=token_maps(artifacts),
             failures={**failures, **failed},
+            absent=absent,
             bands=controls.bands,
         ),
         overwrite=True,
@@ -180,19 +182,24 @@ def _is_same(variant: Variant, session: Session) -> bool:
     return used == documents and all(origin.get(key) == value for key, value in wanted.items())
 
 
-def _build_all(variants: Mapping[str, Variant], session: Session, output: OutputFolder) -> dict[str, str]:
-    """Build every variant that is not there; the reasons of those that cannot be built."""
-    failures: dict[str, str] = {}
+def _build_all(
+    variants: Mapping[str, Variant], session: Session, output: OutputFolder
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Build every variant that is not there; the reasons of those that fail, and of those that do not apply here."""
+    failures, absent = dict[str, str](), dict[str, str]()
     for name, variant in variants.items():
         if variant.folder.exists() and not output.overwrite:
             continue
         place = OutputFolder(variant.folder, overwrite=output.overwrite)
         try:
             build_from_recipe(variant.recipe, session, place, examples=variant.examples, scores=output.path / SCORES)
+        except NotApplicable as error:
+            absent[name] = " ".join(str(error).split())
+            logger.warning("%s is left out: %s", name, absent[name])
         except (GrainsError, RuntimeError, ValueError) as error:
             failures[name] = " ".join(str(error).split())
             logger.warning("%s failed: %s", name, failures[name])
-    return failures
+    return failures, absent
 
 
 def _controls(built: Mapping[str, Variant], session: Session, folder: Path) -> Controls:

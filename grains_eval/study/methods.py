@@ -1,4 +1,4 @@
-"""Every method by name, whatever it makes: steering vectors, found tokens, an adapter or an instruction."""
+"""Every method by name, whatever it makes: vectors, found tokens, an adapter, an instruction or a contrast."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from grains_eval.errors import pick, unknown
 from grains_eval.examples import Examples
 from grains_eval.recipes import Recipe, method_options
 from grains_eval.steering import check_width
+from grains_eval.study.contrastive import choose_alpha
 from grains_eval.study.development_set import DevelopmentSet, preserved_accuracy
 from grains_eval.study.tune import Choice, CurvePoint, choose, choose_setting, curve, fixed_setting
-from grains_eval.types import Attribution, FoundTokens, SteeringConfig, SteeringVectors, TokenSelection
+from grains_eval.types import Attribution, Contrast, FoundTokens, SteeringConfig, SteeringVectors, TokenSelection
 from grains_eval.vectors import METHODS, BuildContext, lora, run_method
 from grains_eval.vectors.found_tokens import BuiltTokens, Harmless
 from grains_eval.virtual_tokens import ResolvedTokens
@@ -42,16 +43,18 @@ class MethodInputs:
         context: Model, encoded build examples, recipe.
         development: What settings are chosen on; empty where the method leaves nothing to choose.
         work: The folder of the unfinished build.
+        include_path: Folders with the user's own tasks.
     """
 
     context: BuildContext
     development: DevelopmentSet
     work: Path
+    include_path: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What a method gives back: vectors, found tokens or an adapter, with the chosen setting.
+    """What a method gives back: vectors, found tokens, an adapter or a contrast, with the chosen setting.
 
     Attributes:
         choice: The setting, and how it was chosen; None for found tokens, which have their own.
@@ -61,6 +64,7 @@ class MethodResult:
         adapter: A peft folder.
         notes: JSON values that join the provenance.
         tokens: Found tokens.
+        contrast: How strongly contexts are amplified.
     """
 
     choice: Choice | None
@@ -70,6 +74,7 @@ class MethodResult:
     adapter: Path | None = None
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tokens: FoundTokens | None = None
+    contrast: Contrast | None = None
 
 
 def build_vectors(inputs: MethodInputs) -> MethodResult:
@@ -145,11 +150,25 @@ def train_adapter(inputs: MethodInputs) -> MethodResult:
     return MethodResult(choice, adapter=folder, notes={"training": training})
 
 
+def weigh_contrast(inputs: MethodInputs) -> MethodResult:
+    """Context-aware decoding with the recipe's alpha, or the one that is best on development items.
+
+    Raises:
+        GrainsError: an unknown option, a task that cannot be loaded, or a context that is not in its prompt.
+        NotApplicable: no task that was to improve declares a context.
+    """
+    context = inputs.context
+    contexts: dict[str, str] = METHODS[context.recipe.vectors.method].function(context.recipe, inputs.include_path)
+    choice = choose_alpha(context.loaded, inputs.development, context.recipe, contexts, context.progress)
+    return MethodResult(choice, contrast=Contrast(choice.config.strength, contexts))
+
+
 # by what an artifact holds; an instruction needs neither model nor examples and is not built
 BUILDERS: Mapping[str, Callable[[MethodInputs], MethodResult]] = {
     "vectors": build_vectors,
     "tokens": build_tokens,
     "adapter": train_adapter,
+    "contrast": weigh_contrast,
 }
 
 
@@ -158,12 +177,12 @@ def leaves_open(recipe: Recipe) -> bool:
     makes = pick(METHODS, recipe.vectors.method, METHODS.what).makes
     if makes == "tokens":
         return bool(recipe.evaluation.preserve)
-    return makes == "adapter" or (makes == "vectors" and fixed_setting(recipe) is None)
+    return makes in ("adapter", "contrast") or (makes == "vectors" and fixed_setting(recipe) is None)
 
 
 def default_methods(recipe: Recipe) -> list[str]:
-    """Every method that the recipe can feed: its own, its named variants, the baselines."""
-    baselines = [name for name, entry in METHODS.items() if entry.is_baseline and entry.can_be_fed(recipe)]
+    """The recipe's own method, its named variants, and the baselines, those that do not apply here included."""
+    baselines = [name for name, entry in METHODS.items() if entry.is_baseline]
     # whichever module was imported first
     baselines.sort(key=lambda name: METHODS[name].function.__module__)
     return list(dict.fromkeys([recipe.vectors.method, *recipe.methods, *baselines]))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from grains_eval.artifacts.layout import Artifact
 from grains_eval.artifacts.load import open_artifact
 from grains_eval.report import Curve, Series, StudyTable, TokenMap
 from grains_eval.report.formatting import number
@@ -16,19 +17,32 @@ def development_curves(folders: Sequence[Path]) -> list[Curve]:
     """Target and preserved accuracy against strength, one line per layer, for artifacts whose setting was chosen."""
     curves: list[Curve] = []
     for folder in folders:
-        points: list[dict[str, Any]] = list(open_artifact(folder).provenance.get("development_curve") or [])
-        curves.extend(strength_curves(folder.name, points))
+        artifact = open_artifact(folder)
+        points: list[dict[str, Any]] = list(artifact.provenance.get("development_curve") or [])
+        curves.extend(strength_curves(folder.name, points, _of_whole_model(artifact)))
     return curves
 
 
-def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
-    """Curves of one method; `points` are those of `tune.curve` as mappings, the unsteered model first."""
+def _of_whole_model(artifact: Artifact) -> str:
+    """What is chosen of an artifact that has no layers."""
+    return "alpha" if artifact.contrast is not None else "epoch"
+
+
+def strength_curves(name: str, points: Sequence[dict[str, Any]], whole: str = "epoch") -> list[Curve]:
+    """Curves of one method.
+
+    Args:
+        name: The method's name.
+        points: Those of `tune.curve` as mappings, the unsteered model first.
+        whole: What stands where strengths do in a method without layers.
+    """
     if len(points) < 3:
         return []
     unsteered, settings = points[0], points[1:]
     by_layer: dict[str, list[dict[str, Any]]] = {}
     for point in settings:
-        where = "all layers" if point["layers"] is None else f"layer {', '.join(map(str, point['layers']))}"
+        named = ", ".join(map(str, point["layers"] or ()))
+        where = "all layers" if point["layers"] is None else f"layer {named}" if named else whole
         by_layer.setdefault(where, []).append(point)
 
     def line(where: str, key: str, bounds: bool) -> Series:
@@ -45,9 +59,10 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]]) -> list[Curve]:
 
     def figure(title: str, axis: str, key: str, note: str, bounds: bool = False) -> Curve:
         lines = tuple(line(where, key, bounds) for where in by_layer)
-        return Curve(f"{name}: {title}", f"strength ({unit})", axis, lines, note=note)
+        return Curve(f"{name}: {title}", across, axis, lines, note=note)
 
     unit = "log of a multiplicity" if unsteered["strength"] is None else settings[0].get("unit", "relative")
+    across = f"strength ({unit})" if settings[0]["layers"] != [] else whole
     note = f"{unsteered['n']} development examples, none of them reported."
     title = "preference accuracy on development examples"
     drawn = [figure(title, "share preferring y+", "accuracy", note, bounds=len(by_layer) == 1)]
@@ -66,19 +81,21 @@ def development_tables(folders: Sequence[Path]) -> list[StudyTable]:
     """What tuning saw at the setting it chose, one row per artifact whose setting was chosen."""
     rows: list[tuple[str, ...]] = []
     for folder in folders:
-        points: list[dict[str, Any]] = list(open_artifact(folder).provenance.get("development_curve") or [])
+        artifact = open_artifact(folder)
+        points: list[dict[str, Any]] = list(artifact.provenance.get("development_curve") or [])
+        whole = _of_whole_model(artifact)
         chosen = next((point for point in points if point.get("is_chosen")), None)
         if chosen is None:
             continue
-        layers = "all" if chosen["layers"] is None else "/".join(map(str, chosen["layers"])) or "epoch"
+        layers = "all" if chosen["layers"] is None else "/".join(map(str, chosen["layers"])) or whole
         setting = f"{layers}: {chosen['strength']:.3g}" if chosen["strength"] else "unsteered"
         moves = [_moved(points[0], chosen, name, 2) for name in ("log_p_chosen", "log_p_rejected")]
         shares = [_moved(points[0], chosen, name, 3) for name in ("accuracy", "preserved")]
         rows.append((folder.name, setting, shares[0], *moves, shares[1]))
     header = ("method", "chosen", "preference accuracy", "log p(y+)", "log p(y−)", "preserved accuracy")
     note = (
-        "Means on development examples, none of them reported, unsteered → at the chosen setting (layers: strength, or "
-        "epoch); log p in nats, given the prompt."
+        "Means on development examples, none of them reported, unsteered → at the chosen setting (layers: strength, "
+        "epoch or alpha); log p in nats, given the prompt."
     )
     return [StudyTable("What tuning saw", header, tuple(rows), note)] if rows else []
 

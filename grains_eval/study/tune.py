@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import cast
 
 from statsmodels.stats.proportion import proportion_confint
+from torch import Tensor
 
 from grains_eval.errors import GrainsError
 from grains_eval.harness.prefix_sharing.configurations import Configuration
@@ -18,10 +19,9 @@ from grains_eval.steering import resolve
 from grains_eval.study.development_set import DevelopmentSet, chosen_lengths, preference_logprobs, preserved_accuracy
 from grains_eval.types import SteeringConfig, SteeringVectors, TokenConfig
 from grains_eval.vectors import own_steering, steering_section
+from grains_eval.vectors.own_steering import evenly_spaced
 
 logger = logging.getLogger(__name__)
-
-_MOST_LAYERS = 8
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,13 @@ def grid(
     if section.layers == "all" and layers is None:
         choices: list[tuple[int, ...] | None] = [None]
         if strengths is None and section.strength == "auto" and own_steering(recipe) is not None:
-            values = spread(values, len(values) * len(candidates or known[:_MOST_LAYERS]))
+            values = spread(values, len(values) * len(candidates or evenly_spaced(known)))
     elif candidates is not None:
         choices = [(layer,) for layer in candidates]
     elif section.layers not in ("auto", "all"):
         choices = [tuple(section.layers)]
-    elif len(known) <= _MOST_LAYERS:
-        choices = [(layer,) for layer in known]
     else:
-        spaced = (round(i * (len(known) - 1) / (_MOST_LAYERS - 1)) for i in range(_MOST_LAYERS))
-        choices = [(known[index],) for index in dict.fromkeys(spaced)]
+        choices = [(layer,) for layer in evenly_spaced(known)]
     return [
         SteeringConfig(chosen, strength, section.unit, section.operator, section.positions)
         for chosen in choices
@@ -171,8 +168,27 @@ def measured(
         GrainsError: no development examples.
     """
     logprobs = preference_logprobs(loaded, development.preference, configurations, progress)
-    lengths = chosen_lengths(loaded, development.preference)
     preserved = preserved_accuracy(loaded, development.preserved, configurations, progress)
+    return curve_points(loaded, development, tried, logprobs, preserved)
+
+
+def curve_points(
+    loaded: LoadedModel,
+    development: DevelopmentSet,
+    tried: Sequence[SteeringConfig | TokenConfig],
+    logprobs: Tensor,
+    preserved: Sequence[float],
+) -> list[CurvePoint]:
+    """Points of a curve from what was scored.
+
+    Args:
+        loaded: The model.
+        development: What was measured on.
+        tried: `S` settings.
+        logprobs: `[S, N, 2]` log-probabilities of `y+` and `y-`, nats.
+        preserved: `S` accuracies on preserved items; NaN without any.
+    """
+    lengths = chosen_lengths(loaded, development.preference)
     points: list[CurvePoint] = []
     for setting, rows, kept in zip(tried, logprobs, preserved, strict=True):
         chosen, rejected = rows.unbind(-1)

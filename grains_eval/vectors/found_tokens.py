@@ -13,10 +13,12 @@ from time import process_time
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat
+from torch import Tensor
 
 from grains_eval.attribution.selections import rank, shared_tokens, units
 from grains_eval.attribution.transfer import Candidate, best_of_examples, transfer_statistics
-from grains_eval.errors import GrainsError
+from grains_eval.errors import NotApplicable
+from grains_eval.models import EncodedExample
 from grains_eval.recipes import Section, method_options, one_is_a_list
 from grains_eval.types import Attribution, FoundTokens, TokenConfig, TokenPool, TokenSelection
 from grains_eval.vectors.context import BuildContext
@@ -88,7 +90,7 @@ def found_tokens(
         both_sides: Whether those that favour `y-` are wanted too; untested ones have no side.
 
     Raises:
-        GrainsError: no token qualifies, or none transfers: then there is nothing to find.
+        NotApplicable: no token qualifies, or none transfers: then there is nothing to find.
     """
     options = method_options(context.recipe, Options)
     attributions = _attributions(context) if pool == "attribution" else ()
@@ -97,7 +99,7 @@ def found_tokens(
         for sign in ((1.0, -1.0) if tested and both_sides else (1.0,))
     }
     if not candidates[1.0]:
-        raise GrainsError(
+        raise NotApplicable(
             "nothing to find: no prompt token qualified in any example; raise vectors.options.max_document_frequency "
             "or check the examples"
         )
@@ -118,7 +120,7 @@ def found_tokens(
             sides[sign] = read_tokens(context, chosen[sign], [statistics[index] for index in kept])
     positive, negative = sides[1.0], sides.get(-1.0)
     if positive is None:
-        raise GrainsError(f"nothing to find: {notes['positive']['reason']}; no token is written")
+        raise NotApplicable(f"nothing to find: {notes['positive']['reason']}; no token is written")
     selections = tuple(
         TokenSelection(*(tuple(p for i, p in chosen.get(sign, ()) if i == index) for sign in (1.0, -1.0)))
         for index in range(len(context.examples))
@@ -152,12 +154,19 @@ def _candidates(
         return found
     found = []
     for index, encoded in enumerate(context.examples):
-        allowed = encoded.is_candidate.nonzero().flatten().tolist()
+        allowed = _of_modality(encoded, context.recipe.attribution.modality).nonzero().flatten().tolist()
         if pool == "random":
             generator = random.Random(f"{context.recipe.seed} {options.draw} {index} {sign}")
             allowed = generator.sample(allowed, min(options.candidates if tested else 1, len(allowed)))
         found += [(index, position) for position in allowed]
     return found
+
+
+def _of_modality(encoded: EncodedExample, modality: str) -> Tensor:
+    """`[T]` candidates of text, of images or of both: drawn ones come from where attribution's come from."""
+    if modality == "joint":
+        return encoded.is_candidate
+    return encoded.is_candidate & (encoded.is_image if modality == "image" else ~encoded.is_image)
 
 
 def _tested(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from grains_eval.recipes import Recipe, SteeringSection, parse_section
 from grains_eval.types import SteeringConfig, SteeringVectors
+
+_MOST_LAYERS = 8
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,11 @@ def section_for(recipe: Recipe, own: OwnSteering | None) -> SteeringSection:
     }
     given: Mapping[str, object] = recipe.vectors.options.get("steering") or {}
     return parse_section(SteeringSection, {**section, **given}, "vectors.options.steering")
+
+
+def evenly_spaced(layers: Sequence[int], most: int = _MOST_LAYERS) -> list[int]:
+    """Layers that are tried where a recipe names none: all of them, or `most` of them, evenly spaced."""
+    if len(layers) <= most:
+        return list(layers)
+    spaced = (round(index * (len(layers) - 1) / (most - 1)) for index in range(most))
+    return [layers[index] for index in dict.fromkeys(spaced)]

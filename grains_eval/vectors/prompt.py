@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import NotApplicable
 from grains_eval.recipes import Recipe
 from grains_eval.vectors.registry import method
 
 
-@method("prompt", makes="instruction", is_baseline=True, can_be_fed=lambda recipe: recipe.prompting is not None)
+@method("prompt", makes="instruction", is_baseline=True)
 def instruction(recipe: Recipe) -> str:
     """The recipe's `prompting.instruction`; needs neither model nor examples.
 
     Raises:
-        GrainsError: the recipe has none.
+        NotApplicable: the recipe has none.
     """
     if recipe.prompting is None or not recipe.prompting.instruction.strip():
-        raise GrainsError(f"recipe '{recipe.name}' has no prompting.instruction; write the behaviour as an instruction")
+        raise NotApplicable(
+            f"recipe '{recipe.name}' has no prompting.instruction; write the behaviour as an instruction"
+        )
     return recipe.prompting.instruction.strip()

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from grains_eval.recipes import Recipe
 from grains_eval.registry import Registry
 from grains_eval.vectors.context import BuildContext, BuiltVectors
 from grains_eval.vectors.own_steering import OwnSteering
 
 # what an artifact of the method holds; `study.methods` knows how each is made
-Makes = Literal["vectors", "tokens", "adapter", "instruction"]
+Makes = Literal["vectors", "tokens", "adapter", "instruction", "contrast"]
 Build = Callable[[BuildContext], BuiltVectors]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -28,7 +27,6 @@ class Method:
         is_attributing: Whether it reads the recipe's attributions, which several processes then share.
         is_control: Whether nothing is claimed for it.
         is_baseline: Whether `compare --config` runs it without being asked.
-        can_be_fed: Whether a recipe holds what the method needs.
     """
 
     function: Callable[..., Any]
@@ -37,7 +35,6 @@ class Method:
     is_attributing: bool = False
     is_control: bool = False
     is_baseline: bool = False
-    can_be_fed: Callable[[Recipe], bool] = lambda recipe: True
 
 
 METHODS: Registry[Method] = Registry("method", "grains_eval.vectors")

@@ -40,8 +40,8 @@ class Turn:
     Attributes:
         own: Angles of the pass's own positions.
         shifted: Per columns shown, angles `[B or 1, N * n, width]` at each query's distance, token after token.
-        masks: Masks with columns, so that blocks make each but once.
-        keys: Keys of all blocks rotated for one query per row, by columns and rotary call.
+        masks: Masks with columns, so that layers make each but once.
+        keys: Keys of all layers rotated for one query per row, by columns and rotary call.
     """
 
     own: list[Angles] = field(default_factory=list[Angles])
@@ -52,10 +52,10 @@ class Turn:
 
 @dataclass
 class Site:
-    """The attention of one block while something is shown to it or read from it.
+    """The attention of one layer while something is shown to it or read from it.
 
     Attributes:
-        layer: Index of the block.
+        layer: Index of the layer.
         turn: The pass in flight.
         call: Which of the pass's rotary calls its angles come from; None without rotary positions.
         shown: Columns, those of several contexts side by side.
@@ -141,7 +141,7 @@ def _one_query(
 
 
 def _decoding_keys(module: nn.Module, site: Site, columns: Columns, query: Tensor) -> Tensor:
-    """`[L, B or 1, heads, N, width]`: the keys of all blocks at their distance from the row's one query."""
+    """`[L, B or 1, heads, N, width]`: the keys of all layers at their distance from the row's one query."""
     known = site.turn.keys.get((id(columns), -1 if site.call is None else site.call))
     if known is not None and known.device == query.device:
         return known
@@ -229,7 +229,7 @@ def _widened(site: Site, query: Tensor, length: int, mask: Tensor | None, causal
     """The mask `[B or 1, 1 or heads, n, length]` with columns in front, boolean where that says it all."""
     layer, columns = site.layer, site.shown
     free = all(each.free(layer) for each in columns)
-    # blocks that differ in their biases have masks of their own
+    # layers that differ in their biases have masks of their own
     key = (None if mask is None else id(mask), length, causal, free, -1 if free else layer, query.dtype)
     known = site.turn.masks.get(key)
     if known is not None:

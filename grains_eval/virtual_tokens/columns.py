@@ -1,4 +1,4 @@
-"""Keys and values of virtual tokens as the attention of one block takes them, for several settings at once."""
+"""Keys and values of virtual tokens as the attention of one layer takes them, for several settings at once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class ResolvedTokens:
     """`N` virtual tokens that act together, reduced to what attention needs.
 
     Attributes:
-        keys: `{block: [N, heads, width] float32}`, before rotary position embedding; key-value heads.
-        values: `{block: [N, heads, width] float32}`.
+        keys: `{layer: [N, heads, width] float32}`, before rotary position embedding; key-value heads.
+        values: `{layer: [N, heads, width] float32}`.
         distances: `[N]` tokens from each query back to the virtual token. Without effect where positions are learned:
             such keys hold the position at which they were read.
         bias: `[N]` natural log of each token's multiplicity, added to its attention logit; finite.
@@ -38,14 +38,14 @@ class ResolvedTokens:
         shapes = {tuple(each.shape[:2]) for part in (self.keys, self.values) for each in part.values()}
         if set(self.keys) != set(self.values) or len(shapes) != 1 or {count, len(self.bias)} != {next(iter(shapes))[0]}:
             raise GrainsError(
-                "keys, values, distances and bias of virtual tokens disagree about blocks or their number"
+                "keys, values, distances and bias of virtual tokens disagree about layers or their number"
             )
         if not all(map(isfinite, self.bias)):
             raise GrainsError("the strength of a virtual token is a finite number here; leave out tokens that are off")
 
     @property
     def first_layer(self) -> int:
-        """The first block whose output differs from the plain model's."""
+        """The first layer whose output differs from the plain model's."""
         return min(self.keys)
 
     @property

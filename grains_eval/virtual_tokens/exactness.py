@@ -19,8 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from grains_eval.errors import GrainsError
 from grains_eval.models.hooks import forget_positions
-from grains_eval.models.layers import find_layers as find_blocks
-from grains_eval.models.layers import text_config
+from grains_eval.models.layers import find_layers, text_config
 from grains_eval.models.rounding import rounding
 from grains_eval.virtual_tokens.attention import WATCHERS
 from grains_eval.virtual_tokens.columns import ResolvedTokens, together
@@ -115,17 +114,17 @@ class _Probe:
 def _places(probe: _Probe) -> Layout:
     """Run a pass and see which modules attend with what."""
     model = probe.model
-    blocks = find_blocks(model)
-    owner = {module: index for index, block in enumerate(blocks) for module in block.modules()}
+    layers = find_layers(model)
+    owner = {module: index for index, layer in enumerate(layers) for module in layer.modules()}
     found: dict[int, tuple[nn.Module, tuple[int, int, int]]] = {}
     angles: dict[nn.Module, Any] = {}
 
     def watch(module: nn.Module, key: Tensor, value: Tensor) -> None:
         index = owner.get(module)
         if index is None:
-            raise GrainsError("it attends outside its blocks")
+            raise GrainsError("it attends outside its layers")
         if index in found:
-            raise GrainsError(f"block {index} attends more than once")
+            raise GrainsError(f"layer {index} attends more than once")
         found[index] = module, (key.shape[1], key.shape[3], value.shape[3])
 
     def receive(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -144,29 +143,29 @@ def _places(probe: _Probe) -> Layout:
         for module, given in angles.items():
             matches = [index for index, own in enumerate(turn.own) if any(own[0] is each for each in given)]
             calls[module] = matches[0] if matches else None
-    missing = [index for index in range(len(blocks)) if index not in found]
+    missing = [index for index in range(len(layers)) if index not in found]
     if missing:
-        raise GrainsError(f"block {missing[0]} does not attend through transformers' attention interface")
-    attentions = tuple(found[index][0] for index in range(len(blocks)))
+        raise GrainsError(f"layer {missing[0]} does not attend through transformers' attention interface")
+    attentions = tuple(found[index][0] for index in range(len(layers)))
     rotary = tuple(calls.get(module) for module in attentions)
     if len({call is None for call in rotary}) != 1:
-        raise GrainsError("only some of its blocks rotate keys by position")
+        raise GrainsError("only some of its layers rotate keys by position")
     if rotary[0] is not None and any(rotation_of(module) is None for module in attentions):
         raise GrainsError("the function that rotates its keys was not found")
     if rotary[0] is None and not _learned_positions(probe):
         raise GrainsError("its positions act where they cannot be followed")
-    return Layout(attentions, rotary, tuple(found[index][1] for index in range(len(blocks))))
+    return Layout(attentions, rotary, tuple(found[index][1] for index in range(len(layers))))
 
 
 def _learned_positions(probe: _Probe) -> bool:
-    """Whether positions are added to what enters the first block."""
+    """Whether positions are added to what enters the first layer."""
     seen: list[Tensor] = []
 
     def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         del module
         seen.append((arguments[0] if arguments else keywords["hidden_states"]).detach().clone())
 
-    handle = find_blocks(probe.model)[0].register_forward_pre_hook(note, with_kwargs=True)
+    handle = find_layers(probe.model)[0].register_forward_pre_hook(note, with_kwargs=True)
     try:
         probe.run(0, _LENGTH)
         probe.run(0, _LENGTH, shift=_SHIFT)

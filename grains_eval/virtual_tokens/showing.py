@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.layers import find_decoder, text_config
-from grains_eval.models.layers import find_layers as find_blocks
+from grains_eval.models.layers import find_decoder, find_layers, text_config
 from grains_eval.virtual_tokens.attention import PREFIX, SITES, SUPPORTED, Site, Turn
 from grains_eval.virtual_tokens.columns import Columns, ResolvedTokens, together
 from grains_eval.virtual_tokens.rotary import Angles, angles_at, called_positions, rotary_modules
@@ -26,9 +25,9 @@ class Layout:
     """Where a model attends.
 
     Attributes:
-        attentions: The attention module of each block.
-        calls: Per block, which of a pass's rotary calls its angles come from; None without rotary positions.
-        heads: Per block, number and width of its key-value heads, and the width of its values.
+        attentions: The attention module of each layer.
+        calls: Per layer, which of a pass's rotary calls its angles come from; None without rotary positions.
+        heads: Per layer, number and width of its key-value heads, and the width of its values.
     """
 
     attentions: tuple[nn.Module, ...]
@@ -173,18 +172,18 @@ def check_fit(places: Layout, tokens: ResolvedTokens) -> None:
     """Refuse tokens that were read from another model.
 
     Raises:
-        GrainsError: a block that the model lacks, or heads of another number or width.
+        GrainsError: a layer that the model lacks, or heads of another number or width.
     """
     for layer, keys in tokens.keys.items():
         if layer >= len(places.heads):
             raise GrainsError(
-                f"virtual tokens have keys for block {layer}; the model has blocks 0 to {len(places.heads) - 1}"
+                f"virtual tokens have keys for layer {layer}; the model has layers 0 to {len(places.heads) - 1}"
             )
         found = (*keys.shape[1:], tokens.values[layer].shape[-1])
         if found != places.heads[layer]:
             heads, width, own = places.heads[layer]
             raise GrainsError(
-                f"virtual tokens have {found[0]} key-value heads of width {found[1]} at block {layer}, values of width "
+                f"virtual tokens have {found[0]} key-value heads of width {found[1]} at layer {layer}, values of width "
                 f"{found[2]}; the model has {heads} of {width} and {own}: they were read from another model"
             )
 
@@ -208,7 +207,7 @@ def seen_by(model: PreTrainedModel, places: Layout, columns: Columns) -> Generat
 
 @contextmanager
 def reading(model: PreTrainedModel, places: Layout) -> Generator[dict[int, tuple[Tensor, Tensor]], None, None]:
-    """Collect `{block: (keys, values)}` `[B, heads, n, width]` of the last pass, keys before rotary embedding, float32.
+    """Collect `{layer: (keys, values)}` `[B, heads, n, width]` of the last pass, keys before rotary embedding, float32.
 
     The dictionary is filled when the block ends.
     """
@@ -244,5 +243,5 @@ def reading(model: PreTrainedModel, places: Layout) -> Generator[dict[int, tuple
 def configurations(model: PreTrainedModel, attentions: Sequence[nn.Module]) -> list[Any]:
     """Configurations that decide on masks and attention: the decoder's and those of its attention modules."""
     found = [text_config(model), getattr(find_decoder(model), "config", None)]
-    found += [getattr(each, "config", None) for each in attentions or find_blocks(model).modules()]
+    found += [getattr(each, "config", None) for each in attentions or find_layers(model).modules()]
     return [each for each in found if hasattr(each, _INTERNAL)]

@@ -395,6 +395,8 @@ def _check_kind(item: AppliedArtifact) -> None:
         raise GrainsError(
             f"'{item.source}' is a LoRA artifact; give lora_local_path={item.artifact.adapter} instead of vectors"
         )
+    if item.artifact.contrast is not None:
+        raise GrainsError(f"'{item.source}' contrasts two prompts, which {NAME} cannot; use grains_hf")
     if item.artifact.tokens is not None:
         raise GrainsError(f"'{item.source}' holds found tokens, which {NAME} cannot show; use grains_hf")
 

@@ -25,7 +25,7 @@ def damage(folder, **changes):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda f: damage(f, format_version=3), "has format 3 but this version reads up to 2; upgrade"),
+        (lambda f: damage(f, format_version=4), "has format 4 but this version reads up to 3; upgrade"),
         (lambda f: damage(f, layers=[1, 4, 5]), "disagree about layers.5"),
         (lambda f: damage(f, layers=[1]), "disagree about layers.4"),
         (lambda f: damage(f, hidden_size=9), r"has shape \[8\], expected \[9\]"),

@@ -29,7 +29,7 @@ def test_layers_are_spelled_in_several_ways():
         ({"tokens": 9}, "tokens=9, but 4 tokens were found"),
         ({"form": "words"}, "unknown form 'words'"),
         ({"form": "text", "strength": 1.0}, "where strength has no meaning"),
-        ({"layers": "0/7"}, "block 7 is not among those of the found tokens"),
+        ({"layers": "0/7"}, "layer 7 is not among those of the found tokens"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(given, why, token_folder):

@@ -43,3 +43,9 @@ def test_insertion_into_padded_rows_and_out_again():
     assert mask.tolist() == [[0, 0, 1, 1, 1, 1, 1], [1] * 7]
     longer = torch.cat([made, torch.tensor([[7], [8]])], dim=1)
     assert out_of_batch(longer, columns).tolist() == [[0, 0, 1, 11, 12, 7], [1, 21, 22, 23, 24, 8]]
+
+
+def test_a_prompt_that_is_shorter_than_the_distance_is_spoken_of_once(caplog):
+    inserted = Insertion((9,), (40,), torch.zeros(0, 0), 100)
+    assert inserted.into([1, 2, 3]) == inserted.into([1, 2, 3]) == [1, 9, 2, 3]
+    assert caplog.text.count("too short for distance=40") == 1

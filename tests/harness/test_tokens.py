@@ -103,3 +103,10 @@ def test_several_settings_in_one_pass(token_folder, open_lm):
     )
     with pytest.raises(GrainsError, match="stands in the prompt, which a sweep cannot switch"):
         evaluate_settings(lm, [parse_steering(token_folder(name="t"), form="text")], ["arc_easy"])
+
+
+def test_a_run_says_form_number_and_distance(token_folder, open_lm):
+    said = open_lm(vectors=token_folder()).describe_steering()[0]
+    assert said["distances"] == [4] and said["every_layer"]
+    said = open_lm(vectors=token_folder(name="b"), tokens=2, distance=9, layers=1).describe_steering()[0]
+    assert said["distances"] == [9, 9] and not said["every_layer"]

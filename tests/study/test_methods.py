@@ -123,8 +123,18 @@ def test_options_stay_with_the_method_they_were_written_for() -> None:
 
 def test_the_default_methods_and_unknown_ones():
     named = demo_recipe("methods={fine: {attribution: {top_k: 1}}}", "prompting=null")
-    assert default_methods(named) == ["grains", "fine", "caa", "icv", "iti", "nl_iti", "lora"]
-    assert "prompt" in default_methods(demo_recipe("prompting={instruction: be right}"))
+    assert default_methods(named) == [
+        "grains",
+        "fine",
+        "bipo",
+        "caa",
+        "contrastive",
+        "icv",
+        "iti",
+        "nl_iti",
+        "lora",
+        "prompt",
+    ]
     assert method_recipe(named, "fine").attribution.top_k == 1
     with pytest.raises(GrainsError, match="unknown method 'cca': did you mean 'caa'"):
         method_recipe(named, "cca")

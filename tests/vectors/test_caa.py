@@ -39,7 +39,7 @@ def test_swapped_answers_turn_the_vector_round(loaded_text: Callable[[str], Load
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
-@pytest.mark.parametrize("method", ["caa", "icv", "iti", "nl_iti"])
+@pytest.mark.parametrize("method", ["caa", "icv", "iti", "nl_iti", "bipo"])
 def test_pictures_in_the_prompt_are_seen(loaded_vision: Callable[[str], LoadedModel], family: str, method: str) -> None:
     loaded = loaded_vision(family)
 
@@ -49,7 +49,8 @@ def test_pictures_in_the_prompt_are_seen(loaded_vision: Callable[[str], LoadedMo
             for i in range(3)
         ]
         heads = 24 if family == "gemma3" else 12  # all of them
-        vectors = build(loaded, examples, recipe(method, **({"folds": 3, "heads": heads} if "iti" in method else {})))
+        options = {"folds": 3, "heads": heads} if "iti" in method else {"epochs": 1} if method == "bipo" else {}
+        vectors = build(loaded, examples, recipe(method, **options))
         check_width(loaded.model, vectors)
         return dict(vectors.directions)
 

@@ -48,7 +48,7 @@ def test_settings_resolve_to_what_attention_is_shown():
     assert resolve_tokens(found, TokenConfig(form="text")) is None
     with pytest.raises(GrainsError, match="tokens=5, but 4 tokens were found"):
         resolve_tokens(found, TokenConfig(tokens=5))
-    with pytest.raises(GrainsError, match="block 7 is not among those of the found tokens, 0 to 2"):
+    with pytest.raises(GrainsError, match="layer 7 is not among those of the found tokens, 0 to 2"):
         resolve_tokens(found, TokenConfig(layers=(7,)))
 
 
@@ -68,3 +68,11 @@ def test_bad_settings_are_refused_in_one_line(given, why):
     with pytest.raises(GrainsError, match=why) as caught:
         TokenConfig(**given)
     assert "\n" not in str(caught.value)
+
+
+def test_equal_found_tokens_are_one_virtual_token_and_that_is_said(caplog):
+    values = torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(3)).expand(4, -1, -1)
+    origins = tuple(TokenOrigin("same", 7, 0, 5, "e") for _ in range(4))
+    found = merged(TokenPool({0: values}, {0: values}, values[:, 0], origins), 2)
+    assert found.words == (7,) and len(found.distances) == 1
+    assert "tokens=2, but the found tokens fall into 1 distinct: 1 shown" in caplog.text

@@ -181,9 +181,9 @@ def test_other_attention_is_refused_in_one_line():
 def test_tokens_of_another_model_are_refused():
     model = made("llama")
     wrong = replace(some_tokens(model, layers=(0,)), keys={0: torch.zeros(2, 4, 8)}, values={0: torch.zeros(2, 4, 8)})
-    with pytest.raises(GrainsError, match="4 key-value heads of width 8 at block 0"), shown(model, [[wrong]]):
+    with pytest.raises(GrainsError, match="4 key-value heads of width 8 at layer 0"), shown(model, [[wrong]]):
         pass
-    with pytest.raises(GrainsError, match="keys for block 9"), shown(model, [[some_tokens(model, layers=(9,))]]):
+    with pytest.raises(GrainsError, match="keys for layer 9"), shown(model, [[some_tokens(model, layers=(9,))]]):
         pass
 
 

@@ -41,6 +41,7 @@ def test_the_card_shows_words_places_and_evidence(folder):
     card = (folder / "README.md").read_text()
     assert "| `w1` | 1 | 1 | 3 | 2 |" in card
     assert "Of 9 candidates the best moved the preference of other examples with t 5 (p 0.001" in card
+    assert "tokens back, the upper median of the distances found. The most frequent word found is `w" in card
     assert "1 were left out for harming preserved items" in card and "strength 0 (log of a multiplicity)" in card
 
 
@@ -76,7 +77,7 @@ def _tensors(change):
     [
         (lambda folder: (folder / TOKENS).unlink(), "is missing or damaged"),
         (lambda folder: (folder / TOKENS).write_bytes(b"no tensors"), "is missing or damaged"),
-        (_config(lambda raw: raw.update(format_version=3)), "has format 3 but this version reads up to 2"),
+        (_config(lambda raw: raw.update(format_version=4)), "has format 4 but this version reads up to 3"),
         (_config(lambda raw: raw["layers"].append(3)), "disagree about negative.keys.3"),
         (_config(lambda raw: raw["found_tokens"].pop("positive")), "disagree about positive"),
         (_config(lambda raw: raw["found_tokens"]["positive"].pop()), "expected 3 found tokens"),

@@ -1,0 +1,196 @@
+"""Context-aware decoding through `grains_hf` against its equation, on a linear model and on real architectures."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from grains_eval.artifacts.layout import ArtifactContents
+from grains_eval.artifacts.load import open_artifact
+from grains_eval.artifacts.save import save_artifact, save_vectors
+from grains_eval.errors import GrainsError
+from grains_eval.harness.contrastive import Pair, contrasted, encode_pair, score_contrasted
+from grains_eval.harness.model import GrainsHF
+from grains_eval.harness.sweep import evaluate_settings
+from grains_eval.types import Contrast
+from tests.harness.test_model import vectors_for
+from tests.instances import instance
+from tests.reference.linear import linear_model
+from tests.virtual_tokens.models import some_found
+
+DOCS = [
+    {"c": "the circle is green.", "q": "What is the circle"},
+    {"c": "paris is a dog, and the cat is in rome. yes.", "q": "What is paris"},
+    {"c": "", "q": "What is a square in the world"},
+    {"c": "no.", "q": "Is it safe"},
+]
+CHOICES = [" red", " blue green", " a good dog"]
+SETTINGS = {"until": ["zzz"], "max_gen_toks": 5, "do_sample": False}
+
+
+def prompt(doc):
+    return f"Question {doc['c']} {doc['q']} answer"
+
+
+def requests(kind="loglikelihood", task="reading", docs=DOCS):
+    answers = [SETTINGS] if kind == "generate_until" else CHOICES
+    return [
+        instance(kind, doc, (prompt(doc), answer), index, task=task, number=number)
+        for number, doc in enumerate(docs)
+        for index, answer in enumerate(answers)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def make(alpha=0.7, contexts=None, name="contrast"):
+        contents = ArtifactContents(
+            contrast=Contrast(alpha, contexts or {"reading": "{{c}}"}), provenance={"method": "contrastive"}
+        )
+        return str(save_artifact(contents, tmp_path / name))
+
+    return make
+
+
+@pytest.fixture
+def open_lm(tiny_text):
+    def make(family="llama", **arguments):
+        given = {"pretrained": str(tiny_text(family)), "dtype": "float32", "device": "cpu", "batch_size": 3}
+        return GrainsHF(**{**given, **arguments})
+
+    return make
+
+
+def answers(lm, asked):
+    return getattr(lm, asked[0].request_type)(asked, disable_tqdm=True)
+
+
+def test_scores_on_a_linear_model_follow_from_the_equation():
+    """Logits at position `t` are `U M (x_1 + ... + x_t)`, so those of both prompts can be written down."""
+    model = linear_model().model
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings().weight.detach()
+    product = model.decoder.layers[1].weight.detach() @ model.decoder.layers[0].weight.detach()
+    lm = SimpleNamespace(
+        model=model, batch_size=2, rank=0, device="cpu", max_length=50, softmax_dtype=None,
+        _model_call=lambda ids: model(inputs_embeds=embedding(ids)).logits,
+    )  # fmt: skip
+    pairs = [Pair((1, 2, 3), (1, 3), (5, 6)), Pair((1, 2, 3), (1, 3), (5, 7)), Pair((4,), (4,), (2,))]
+    found = score_contrasted(lm, pairs, [0.0, 1.5], disable_tqdm=True)
+    for row, alpha in enumerate((0.0, 1.5)):
+        for column, pair in enumerate(pairs):
+            total, greedy = 0.0, True
+            for step, token in enumerate(pair.answer):
+                full, bare = (
+                    head @ product @ embedding.weight.detach()[[*ids, *pair.answer[:step]]].sum(dim=0)
+                    for ids in (pair.full, pair.bare)
+                )
+                logits = (1 + alpha) * full - alpha * bare
+                total += float(logits[token] - logits.exp().sum().log())
+                greedy = greedy and int(logits.argmax()) == token
+            assert found[row][column] == (pytest.approx(total, abs=1e-4), greedy)
+
+
+@torch.no_grad()
+def score_by_hand(lm, doc, choice, alpha):
+    """With whatever else steers the model, in its prompts or in its layers."""
+    without = prompt(doc).replace(doc["c"], "", 1) if doc["c"] else prompt(doc)
+    pair = encode_pair(lm, prompt(doc), without, choice)
+    inserted, rows = lm.insertion, [list(pair.full), list(pair.bare)]
+    rows = rows if inserted is None else [inserted.into(row) for row in rows]
+    count = len(pair.answer)
+    with lm.steering(), nullcontext() if inserted is None else inserted.known_to(lm.model):
+        full, bare = (lm.model(torch.tensor([[*row, *pair.answer[:-1]]])).logits[0, -count:] for row in rows)
+    mixed = ((1 + alpha) * full - alpha * bare).log_softmax(-1)
+    return float(mixed.gather(-1, torch.tensor(pair.answer)[:, None]).sum())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
+def test_loglikelihoods_with_contexts_and_without_in_their_order(family, folder, open_lm):
+    lm, plain = open_lm(family, vectors=folder()), open_lm(family)
+    asked = [*requests(), *requests(task="other")]
+    found, before = answers(lm, asked), answers(plain, asked)
+    for index, (request, (value, _)) in enumerate(zip(asked, found, strict=True)):
+        if request.task_name == "other" or not request.doc["c"]:
+            assert value == pytest.approx(before[index][0], abs=1e-4)
+        else:
+            assert value == pytest.approx(score_by_hand(lm, request.doc, request.args[1], 0.7), abs=2e-3)
+            assert abs(value - before[index][0]) > 1e-3
+
+
+@torch.no_grad()
+def generated_by_hand(lm, doc, alpha):
+    texts = [prompt(doc), prompt(doc).replace(doc["c"], "", 1) if doc["c"] else prompt(doc)]
+    rows = [lm.tok_encode(text) for text in texts]
+    new = []
+    for _ in range(SETTINGS["max_gen_toks"]):
+        full, bare = (lm.model(torch.tensor([[*row, *new]])).logits[0, -1] for row in rows)
+        new.append(int(contrasted(full, bare, alpha).argmax()))
+    return lm.tok_decode(new)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_generation_is_greedy_in_the_contrast_alone_and_in_a_padded_batch(family, batch_size, folder, open_lm):
+    lm = open_lm(family, vectors=folder(alpha=2.0), batch_size=batch_size)
+    found = answers(lm, requests("generate_until"))
+    assert found == [generated_by_hand(lm, doc, 2.0) for doc in DOCS]
+    assert found != answers(open_lm(family), requests("generate_until"))
+
+
+def test_alpha_zero_is_the_plain_model_and_strength_overrides(folder, open_lm):
+    for kind in ("loglikelihood", "generate_until"):
+        off = answers(open_lm(vectors=folder(name=kind), strength=0), requests(kind))
+        assert off == answers(open_lm(), requests(kind))
+    lm = open_lm(vectors=folder(), strength=1.5)
+    assert lm.contrast == Contrast(1.5, {"reading": "{{c}}"})
+    assert lm.describe_steering()[0]["contrast"] == {"alpha": 1.5, "contexts": {"reading": "{{c}}"}}
+    assert lm.cache_fingerprint() != open_lm(vectors=folder(name="b")).cache_fingerprint()
+
+
+def test_it_acts_together_with_vectors_and_found_tokens(folder, open_lm, tmp_path, loaded_text):
+    model = loaded_text("llama").model
+    moved = str(save_vectors(vectors_for(model), tmp_path / "v"))
+    tokens = str(save_artifact(ArtifactContents(tokens=some_found(model)), tmp_path / "t"))
+    contrast, asked = folder(), requests(docs=DOCS[:1])
+    seen = []
+    for other, extra in ((moved, {}), (tokens, {}), (tokens, {"form": "text"}), (tokens, {"form": "embedding"})):
+        lm = open_lm(vectors=f"{contrast}+{other}", **extra)
+        seen.append([value for value, _ in answers(lm, asked)])
+        assert seen[-1] == pytest.approx([score_by_hand(lm, one.doc, one.args[1], 0.7) for one in asked], abs=2e-3)
+    assert all(seen[i] != pytest.approx(seen[j], abs=1e-2) for i in range(4) for j in range(i))
+    generated = [answers(open_lm(vectors=v, batch_size=4), requests("generate_until")) for v in (contrast, moved)]
+    together = answers(open_lm(vectors=f"{contrast}+{moved}", batch_size=4), requests("generate_until"))
+    assert together == answers(open_lm(vectors=f"{contrast}+{moved}", batch_size=1), requests("generate_until"))
+    assert together not in generated
+
+
+def test_what_cannot_be_contrasted_is_refused_in_one_line(folder, open_lm, tmp_path, loaded_text):
+    moved = str(save_vectors(vectors_for(loaded_text("llama").model), tmp_path / "v"))
+    contrast = folder()
+    with pytest.raises(GrainsError, match="document 0: the declared context is not in its prompt"):
+        answers(open_lm(vectors=folder(contexts={"reading": "rome {{c}}"}, name="other")), requests())
+    with pytest.raises(GrainsError, match="unknown field of the data 'd'"):
+        answers(open_lm(vectors=folder(contexts={"reading": "d"}, name="field")), requests())
+    with pytest.raises(GrainsError, match="only one contrast"):
+        open_lm(vectors=f"{contrast}+{contrast}")
+    with pytest.raises(GrainsError, match="holds a contrast; 'layers' does not apply"):
+        open_lm(vectors=contrast, layers=1)
+    with pytest.raises(GrainsError, match="no weight of a contrast"):
+        open_lm(vectors=contrast, strength=-1)
+    with pytest.raises(GrainsError, match="positions=last cannot be followed"):
+        answers(open_lm(vectors=f"{contrast}+{moved}", positions="last"), requests())
+    beams = instance("generate_until", DOCS[0], (prompt(DOCS[0]), {**SETTINGS, "num_beams": 2}), task="reading")
+    with pytest.raises(GrainsError, match="drop num_beams"):
+        answers(open_lm(vectors=contrast), [beams])
+    lm = open_lm(vectors=contrast)
+    with pytest.raises(GrainsError, match="which a sweep cannot switch"):
+        evaluate_settings(lm, [lm.applied], ["whatever"])
+
+
+def test_the_artifact_comes_back_with_its_card(folder, tmp_path):
+    held = open_artifact(folder())
+    assert held.contrast == Contrast(0.7, {"reading": "{{c}}"}) and held.vectors is None and held.tokens is None
+    assert "alpha 0.7" in (tmp_path / "contrast" / "README.md").read_text()
