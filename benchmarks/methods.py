@@ -132,15 +132,15 @@ def pool(report: ReportData, recipe: Recipe, vectors: Path, seed: int, into: dic
 
 
 def setting(folder: Path) -> str:
-    """Blocks and strength of an artifact, as chosen."""
+    """Layers and strength of an artifact, as chosen."""
     if not folder.is_dir():
         return "–"
     artifact = open_artifact(folder)
     if artifact.vectors is None:
         return "–"
     chosen = artifact.vectors.recommended
-    blocks = "all" if chosen.layers is None else "/".join(map(str, chosen.layers))
-    return f"{blocks}: {chosen.strength:.3g}"
+    layers = "all" if chosen.layers is None else "/".join(map(str, chosen.layers))
+    return f"{layers}: {chosen.strength:.3g}"
 
 
 def table(world: str, pools: Mapping[str, Pool]) -> list[dict[str, Any]]:
@@ -160,7 +160,7 @@ def table(world: str, pools: Mapping[str, Pool]) -> list[dict[str, Any]]:
                 "beyond tuned vocabulary": "" if name == RIVAL else beyond["gain"],
                 "over worlds ": "" if name == RIVAL else beyond["over worlds"],
                 "skills": round(statistics.mean(mine.skills), 3),
-                "blocks: strength": ", ".join(mine.settings) if set(mine.settings) != {"–"} else "–",
+                "layers: strength": ", ".join(mine.settings) if set(mine.settings) != {"–"} else "–",
             }
         )
     return rows
