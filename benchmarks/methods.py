@@ -132,7 +132,7 @@ def pool(report: ReportData, recipe: Recipe, vectors: Path, seed: int, into: dic
 
 
 def setting(folder: Path) -> str:
-    """Blocks and strength of an artifact, as chosen."""
+    """Layers and strength of an artifact, as chosen."""
     if not folder.is_dir():
         return "–"
     artifact = open_artifact(folder)

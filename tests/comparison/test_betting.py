@@ -166,3 +166,18 @@ def test_detectable_effects_of_many_items_fall_with_their_standard_error() -> No
     values = np.clip(np.random.default_rng(6).normal(0, 0.1, 64_000), -1, 1)
     few, many = (BoundedMean(values[:n], 2.0, 0.05).detectable(0.05, 0.8) for n in (4_000, 64_000))
     assert many == pytest.approx(few / 4, rel=0.1) and few == pytest.approx(3.2 * 0.1 / math.sqrt(4_000), rel=0.15)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.05 / 40])
+def test_a_detectable_effect_is_that_of_the_sign_that_is_harder_to_find(level: float) -> None:
+    """One item in fifty loses almost everything: a gain hides behind such losses, a loss shows at once."""
+    generator = np.random.default_rng(3)
+
+    def drawn(*shape: int) -> np.ndarray:
+        return np.where(generator.random(shape) < 0.02, -0.9, 0.9 * 0.02 / 0.98)
+
+    effect = np.mean([BoundedMean(drawn(300), 1.0, 0.05).detectable(level, 0.8) for _ in range(4)])
+    gains, losses = np.clip(drawn(400, 300) + effect, -1, 1), np.clip(drawn(400, 300) - effect, -1, 1)
+    found = [log_capital(side, np.zeros((400, 1)), TARGET)[:, 0] >= math.log(2 / level) for side in (gains, -losses)]
+    assert min(np.mean(side) for side in found) == pytest.approx(0.8, abs=0.09)
+    assert np.mean(found[1]) > 0.95

@@ -98,3 +98,25 @@ def test_the_order_of_items_in_their_file_does_not_matter() -> None:
     assert found.test == "betting" and found.p > 0.1 and found.interval[0] < 0 < found.interval[1]
     swapped = paired(np.full(300, 0.5), steered[::-1])
     assert swapped.p > 0.1
+
+
+def test_bounds_are_known_only_where_all_that_a_row_holds_says_so(tmp_path: Path) -> None:
+    """A metric of one's own: 0 and 1 in one run, or in one subtask, do not bound the others."""
+    binary, graded = [0.0, 1.0] * 30, np.random.default_rng(0).random(60).tolist()
+    for name, first, second in (("later", binary, graded), ("before", graded, binary)):
+        (row,) = compare(*_folders(tmp_path / name, "mine", first, second))
+        assert not row.guaranteed and "seen here" in row.assumption
+    places: list[Path] = []
+    for name in ("baseline", "steered"):
+        tasks = {
+            task: TaskData(
+                {"mine": values[:: 1 if name == "baseline" else -1]}, docs=[f"{task} {i}" for i in range(60)]
+            )
+            for task, values in (("sharp", binary), ("soft", graded))
+        }
+        mean = (np.mean(binary) + np.mean(graded)) / 2
+        places.append(
+            write_run(tmp_path / "group" / name, tasks, groups={"g": (["sharp", "soft"], {"mine,none": mean})})
+        )
+    (row,) = compare(*places)
+    assert row.task == "g" and row.test == "betting" and not row.guaranteed

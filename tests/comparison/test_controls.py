@@ -110,3 +110,12 @@ def test_the_rivals_of_a_method_stand_at_its_own_setting_or_beside_none(tmp_path
         [tmp_path / name for name in names], question=Question(beside={"grains": (), "caa": ("own", "other")})
     )
     assert {item.method: item.control for item in report.against_controls}["grains"] == "words"
+
+
+def test_methods_against_their_controls_are_one_family(tmp_path: Path) -> None:
+    shares = {"grains": (60, 0), "caa": (55, 0), "words": (0, 45)}
+    found = [item.row.comparison for item in gaining(shares, tmp_path, words="control").against_controls]
+    assert [row.method for row in found] == ["grains", "caa"]
+    least, most = sorted(found, key=lambda row: row.p)
+    assert least.adjusted_p == pytest.approx(2 * least.p)
+    assert most.adjusted_p == pytest.approx(max(most.p, 2 * least.p))

@@ -11,9 +11,11 @@ import pytest
 from scipy import stats
 
 from grains_eval.comparison import Analysis, compare
+from grains_eval.comparison.estimates import adjust
 from grains_eval.comparison.intervals import paired
 from grains_eval.comparison.logs import read_run
 from grains_eval.comparison.noninferiority import judge
+from grains_eval.comparison.power import mcnemar_detectable_effect
 from grains_eval.comparison.proportions import lower_end
 from grains_eval.comparison.significance import mcnemar
 from grains_eval.comparison.two_runs import compare_pair
@@ -159,3 +161,29 @@ def test_group_of_unknown_weights_is_noted(tmp_path: Path) -> None:
     rows, notes = compare_pair(read_run(one), read_run(two), Analysis())
     assert len(rows) == 3
     assert any("weights could not be told" in note for note in notes)
+
+
+@pytest.mark.parametrize("metric", ["acc", "score"])
+def test_a_minimum_detectable_effect_is_that_of_holms_first_step_at_80_percent(metric: str, tmp_path: Path) -> None:
+    """Of three rows each has to pass a third of the level; a row without a p is none of them."""
+    generator = np.random.default_rng(11)
+    first, second = bits(300, 0.4, 0), bits(300, 0.5, 1)
+    if metric == "score":
+        first, second = generator.random(300).tolist(), generator.random(300).tolist()
+    tiny = {"few": TaskData({"loss": [5.0, 7.0, 9.0]})}
+    for folder, values in (("a", first), ("b", second)):
+        tasks = {name: TaskData({metric: values}, docs=[f"{name} {i}" for i in range(300)]) for name in "xyz"}
+        write_run(
+            tmp_path / folder,
+            {**tasks, **tiny} if folder == "a" else {**tasks, "few": TaskData({"loss": [6.0, 6.0, 9.5]})},
+        )
+    rows, _ = compare_pair(read_run(tmp_path / "a"), read_run(tmp_path / "b"), Analysis())
+    made = adjust(rows)
+    assert [math.isnan(each.comparison.p) for each in made] == [False, False, False, True]
+    for each in made[:3]:
+        found = each.comparison.minimum_detectable_effect
+        assert found == each.procedure.detectable(0.05 / 3, 0.8)
+        assert found > each.procedure.detectable(0.05, 0.8) and found > each.procedure.detectable(0.05 / 3, 0.78)
+    if metric == "acc":
+        changed = (made[0].comparison.helped + made[0].comparison.harmed) / 300
+        assert made[0].comparison.minimum_detectable_effect == mcnemar_detectable_effect(changed, 300, alpha=0.05 / 3)

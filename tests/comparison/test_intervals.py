@@ -120,3 +120,11 @@ def test_a_hundred_thousand_items_stay_within_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2e8
+
+
+def test_weighted_items_are_no_coins() -> None:
+    """McNemar's test counts items; where some weigh more it would test another difference than the one reported."""
+    before, after = [0.0] * 30 + [1.0] * 30, [1.0] * 15 + [0.0] * 15 + [1.0] * 30
+    heavy = paired(before, after, weights=[5.0] * 10 + [1.0] * 50)
+    assert heavy.test == "betting" and heavy.difference == pytest.approx(55 / 100)
+    assert paired(before, after, weights=[2.0] * 60).test == "exact McNemar"

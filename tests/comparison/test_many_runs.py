@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from grains_eval.comparison import Question
+from grains_eval.comparison.verdict import answer
 from grains_eval.errors import GrainsError
 from grains_eval.report import compare_runs
 from tests.comparison.folders import TaskData, write_run
@@ -41,3 +42,20 @@ def test_a_shown_loss_is_a_loss_though_the_margin_lies_in_its_interval(tmp_path:
     assert verdict.answer == "lost" and verdict.interval[0] < -verdict.margin < verdict.interval[1] < 0
     assert "t acc is lost, −1.2 (" in report.headline
     assert "whether it lost more than that cannot be told" in report.headline
+
+
+def test_a_shown_loss_within_the_margin_is_kept_and_said(tmp_path: Path) -> None:
+    for name, harmed in (("plain", 0), ("steered", 12)):
+        write_run(tmp_path / name, {"t": TaskData({"acc": [*[0.0] * harmed, *[1.0] * (6000 - harmed)]})})
+    report = compare_runs([tmp_path / "plain", tmp_path / "steered"], question=Question(preserve=["t"]))
+    (verdict,) = report.verdicts
+    assert verdict.answer == "kept" and -verdict.margin < verdict.interval[0] < verdict.interval[1] < 0
+    assert answer(report.rows[0].comparison, 0.05) == "worse"
+    assert "t acc is kept, −0.2 (" in report.headline and report.headline.count("a smaller loss is shown") == 1
+
+
+def test_a_loss_beyond_the_margin_is_not_put_in_doubt(tmp_path: Path) -> None:
+    for name, harmed in (("plain", 0), ("steered", 120)):
+        write_run(tmp_path / name, {"t": TaskData({"acc": [*[0.0] * harmed, *[1.0] * (1000 - harmed)]})})
+    report = compare_runs([tmp_path / "plain", tmp_path / "steered"], question=Question(preserve=["t"]))
+    assert "t acc is lost, −12.0 (" in report.headline and "cannot be told" not in report.headline

@@ -192,3 +192,11 @@ def test_an_answer_takes_an_adjusted_p_below_the_level() -> None:
         (0.01, False, -0.1, "better"), (0.01, True, -0.1, "worse"), (0.01, None, 0.1, "changed"),
     ):  # fmt: skip
         assert answer(row(difference, 0.02, adjusted_p=p, p=0.001, higher_is_better=higher), 0.05) == said
+
+
+def test_clusters_that_would_tell_are_counted_from_the_clusters_there_are() -> None:
+    """Twice the power's distance off: the interval's width falls with the root of the clusters, not of the items."""
+    wanted = ((1.959964 + 0.841621) / 1.959964 * 0.02 / 0.01) ** 2
+    clustered, independent = judge(row(0.0, 0.02, clusters=20), 0.01), judge(row(0.0, 0.02), 0.01)
+    assert clustered.clusters_needed == math.ceil(wanted * 20) and clustered.items_needed == math.ceil(wanted * 20) * 50
+    assert independent.items_needed == math.ceil(wanted * 1_000)

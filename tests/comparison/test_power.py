@@ -13,6 +13,7 @@ from statsmodels.stats.power import TTestPower
 from grains_eval.comparison.power import (
     betting_detectable_effect,
     betting_items_needed,
+    betting_power,
     items_needed,
     mcnemar_detectable_effect,
     mcnemar_items_needed,
@@ -163,3 +164,16 @@ def test_betting_power_is_confirmed_by_the_test_itself() -> None:
     assert np.mean(found) == pytest.approx(0.8, abs=0.1)
     assert betting_detectable_effect(0.3, n) == pytest.approx(0.05, rel=0.1)
     assert math.isnan(betting_detectable_effect(0.3, 4))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 40])
+def test_a_plan_for_betting_reaches_its_power_and_not_before(alpha: float) -> None:
+    n = betting_items_needed(0.05, 0.3, alpha=alpha)
+    assert betting_power(0.05, 0.3, n, alpha=alpha) >= 0.8 > betting_power(0.05, 0.3, n - 1, alpha=alpha)
+    effect = betting_detectable_effect(0.3, n, alpha=alpha)
+    # two hundred simulated samples
+    assert betting_power(effect, 0.3, n, alpha=alpha) == pytest.approx(0.8, abs=0.0051)
+    # the largest effect there is, of as few items as find it, and of fewer
+    few = next(k for k in range(4, 60) if betting_power(1.0, 0.0, k, alpha=alpha) >= 0.8)
+    assert betting_detectable_effect(1e-9, few, alpha=alpha) <= 1.0
+    assert math.isnan(betting_detectable_effect(1e-9, few - 1, alpha=alpha))

@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grains_eval.comparison.power import mcnemar_items_needed, mcnemar_power
+from grains_eval.comparison.power import (
+    betting_items_needed,
+    betting_power,
+    items_needed,
+    mcnemar_items_needed,
+    mcnemar_power,
+)
 from grains_eval.comparison.sample_size import Spread, plan, read_pilot
 from grains_eval.errors import GrainsError
 from grains_eval.report import compare_runs
@@ -112,3 +118,23 @@ def test_a_pilot_that_shows_nothing_says_so(folders: list[Path]) -> None:
     assert plan(graded).reason == ""
     assert plan(replace(graded, helped=2, harmed=0)).reason.startswith("only 2 of 120 items moved")
     assert plan(replace(graded, standard_error=math.nan)).reason == "the pilot's items did not vary"
+
+
+@pytest.mark.parametrize(("helped", "harmed", "doubted"), [(9, 0, True), (4, 5, True), (10, 0, False), (4, 6, False)])
+def test_a_spread_is_in_doubt_where_fewer_than_ten_items_moved(
+    helped: int, harmed: int, doubted: bool, folders: list[Path]
+) -> None:
+    graded = replace(read_pilot(folders)[1], helped=helped, harmed=harmed)
+    found = plan(graded)
+    assert (f"only {helped + harmed} of 120 items moved" in found.reason) is doubted
+    assert found.needed is not None, "the doubt is said beside the number"
+
+
+def test_bounded_scores_are_planned_for_the_betting_test_and_others_for_t(folders: list[Path]) -> None:
+    graded = replace(read_pilot(folders)[1], test="betting", scale=1.0, standard_error=0.3 / math.sqrt(ITEMS))
+    found = plan(graded, effect=0.05, n=500)
+    assert found.needed == betting_items_needed(0.05, 0.3) and found.power == betting_power(0.05, 0.3, 500)
+    # the test is about differences of shares
+    by_t = items_needed(0.05, 0.3)
+    assert found.needed > by_t == plan(replace(graded, scale=0.0), effect=0.05).needed
+    assert plan(replace(graded, test="studentised bootstrap"), effect=0.05).needed == by_t

@@ -117,3 +117,26 @@ def test_all_kept_is_said_as_one_claim() -> None:
     )
     mixed = judge_rows(preserved(near, (0, 0), (0, 60)), 0.01)
     assert "claim" not in headline([], mixed, 0.05)
+
+
+def test_methods_are_listed_from_the_largest_change() -> None:
+    def several(*gains: float, higher: bool = True) -> str:
+        rows = [row(x, 0.01, method=f"m{i}", adjusted_p=0.001, higher_is_better=higher) for i, x in enumerate(gains)]
+        return headline(rows, [], 0.05)
+
+    found = several(0.05, 0.1, 0.07, -0.03, -0.09, -0.06)
+    assert "improved by 3 of 6 methods: m1 +10.0 (+9.0 to +11.0), m2 +7.0 (+6.0 to +8.0), m0 +5.0" in found
+    assert "worsened by m4 −9.0 (−10.0 to −8.0), m5 −6.0 (−7.0 to −5.0), m3 −3.0" in found
+    turned = several(0.05, -0.1, -0.07, higher=False)
+    assert "improved by 2 of 3 methods: m1 −10.0 (−11.0 to −9.0), m2 −7.0" in turned and "worsened by m0 +5.0" in turned
+    none = [row(x, 0.2, method=f"m{i}", higher_is_better=False) for i, x in enumerate((0.05, -0.02))]
+    assert "the largest change is m1's −2.0" in headline(none, [], 0.05)
+
+
+def test_of_several_without_a_verdict_the_one_that_needs_most_is_named() -> None:
+    much = {**FEW, "units_needed": 45}
+    rows = [row(0.1, 0.0, method=m, **few) for m, few in (("a", FEW), ("b", much))]
+    said = "9 clusters are too few for a test, about 45 like them would do"
+    assert headline(rows, [], 0.05).startswith(f"No verdict on mmlu acc for any of 2 methods: {said}.")
+    text = headline([], [judge(one, 0.01) for one in rows], 0.05)
+    assert f"no verdict for a, b ({said})" in text
