@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parent
 PAGES = (
     *(
         ROOT.parent / "docs" / name
-        for name in ("method.md", "performance.md", "comparison.md", "models.md", "statistics.md", "vllm.md")
+        for name in (
+            *("method.md", "performance.md", "comparison.md", "models.md", "statistics.md", "vllm.md"),
+            "many-gpus.md",
+        )
     ),
     *(ROOT.parent / "tasks" / "demo" / name / "README.md" for name in ("text_split", "text_shared", "image")),
 )

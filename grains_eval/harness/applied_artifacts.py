@@ -12,6 +12,7 @@ from lm_eval.api.instance import Instance
 from grains_eval.examples.documents import doc_hash
 from grains_eval.harness.arguments import AppliedArtifact
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
+from grains_eval.types import FoundTokens, TokenConfig
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,14 @@ class AppliedMixin(PromptingMixin):
         """What prompting artifacts put in front of every prompt; None without any."""
         texts = [item.artifact.instruction for item in self.applied if item.artifact.instruction is not None]
         return SEPARATOR.join(texts) or None
+
+    def inserted_tokens(self) -> list[tuple[FoundTokens, TokenConfig]]:
+        """Found tokens that stand in the prompt itself, and how they are applied."""
+        return [
+            (item.artifact.tokens, item.config)
+            for item in self.applied
+            if item.is_inserted and item.artifact.tokens is not None and isinstance(item.config, TokenConfig)
+        ]
 
     def _observe(self, requests: Sequence[Instance]) -> None:
         """Remember which documents were evaluated, and say how many of them built the vectors."""
