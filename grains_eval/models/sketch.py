@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreT
 from transformers.initialization import no_init_weights
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import find_decoder, hidden_size, text_config
 from grains_eval.models.forward import fork, shares_prefix
+from grains_eval.models.layers import find_decoder, hidden_size, text_config
 from grains_eval.models.loading import check_names, is_vision_language, read_config
 
 _ATEN: Any = torch.ops.aten
@@ -140,7 +140,7 @@ class Sketch:
 
     @property
     def vision_parameters(self) -> int:
-        """Parameters outside the text decoder and its output embeddings: what sees pictures."""
+        """Parameters outside the text decoder and its output embeddings: what sees images."""
         text: list[Any] = [find_decoder(self.model), self.model.get_output_embeddings()]
         own = {id(each) for module in text if module is not None for each in module.parameters()}
         return sum(each.numel() for each in self.model.parameters() if id(each) not in own)

@@ -13,7 +13,7 @@ from grains_eval.models.sketch import Cost, Peak, Sketch, cache_per_token, cost,
 from grains_eval.models.vocabulary import PART_ACCELERATOR, PART_CPU
 from grains_eval.recipes import Recipe
 from grains_eval.study.lengths import Lengths, assumed, read_data
-from grains_eval.study.passes import BASELINE_PICTURES, Phase, phases
+from grains_eval.study.passes import BASELINE_IMAGES, Phase, phases
 
 _GIB = 2**30
 _USABLE = 0.94  # of a GPU's memory: the rest is taken by its context, workspaces and gaps
@@ -172,7 +172,7 @@ def estimate(
     part = PART_CPU if str(arguments.get("device")) == "cpu" else PART_ACCELERATOR
     notes = list(data.notes)
     if lengths is not None and drawn.vision_parameters:
-        notes.append("the passes of pictures through the vision tower are not counted: the data was not read")
+        notes.append("the passes of images through the vision tower are not counted: the data was not read")
     return Estimate(
         name=type(drawn.model).__name__,
         parameters=drawn.parameters,
@@ -193,11 +193,11 @@ def estimate(
 
 
 def _vision(drawn: Sketch, examples: Sequence[Lengths], recipe: Recipe) -> float:
-    """Operations of the vision tower, about: two for every parameter and patch of a picture."""
+    """Operations of the vision tower, about: two for every parameter and patch of an image."""
     config = getattr(drawn.model.config, "vision_config", None)
     merged = int(getattr(config, "spatial_merge_size", 1)) ** 2  # patches of a token in Qwen-VL
     side, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
     whole = (side // patch) ** 2 if isinstance(side, int) and isinstance(patch, int) else 0
-    times = 1 + BASELINE_PICTURES.get(recipe.attribution.visual_baseline, 0)
-    patches = sum(max(one.visual * merged, one.pictures * whole) for one in examples)
+    times = 1 + BASELINE_IMAGES.get(recipe.attribution.visual_baseline, 0)
+    patches = sum(max(one.visual * merged, one.images * whole) for one in examples)
     return 2.0 * drawn.vision_parameters * times * patches

@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 
 from grains_eval.errors import GrainsError
 from grains_eval.examples import load_examples
-from grains_eval.models import EncodedExample, LoadedModel, images, prompt_text
+from grains_eval.models import EncodedExample, LoadedModel, image_inputs, prompt_text
 from grains_eval.models.loading import is_vision_language
 from grains_eval.models.sketch import Sketch
 from grains_eval.models.text import encode_responses
@@ -26,17 +26,17 @@ class Lengths:
     """Tokens of one example.
 
     Attributes:
-        prompt: Those of pictures included.
+        prompt: Those of images included.
         chosen: Of `y+`.
         rejected: Of `y-`.
-        pictures: In the prompt.
+        images: In the prompt.
         visual: Tokens of the prompt that stand for them.
     """
 
     prompt: int
     chosen: int
     rejected: int
-    pictures: int = 0
+    images: int = 0
     visual: int = 0
 
     @property
@@ -47,7 +47,7 @@ class Lengths:
     def stand_in(self, dtype: torch.dtype = torch.float32) -> EncodedExample:
         """An example of these lengths without numbers, whose embeddings have this dtype."""
         prompt, chosen, rejected = (torch.empty(n, device="meta", dtype=dtype) for n in (self.prompt, *self.responses))
-        example = PreferenceExample("", "", "", "", "", images=(None,) * self.pictures)  # pyright: ignore
+        example = PreferenceExample("", "", "", "", "", images=(None,) * self.images)  # pyright: ignore
         return EncodedExample(example, prompt, (), prompt, prompt, prompt, chosen, rejected)
 
 
@@ -105,7 +105,7 @@ def read_data(recipe: Recipe, arguments: Mapping[str, Any], drawn: Sketch, inclu
         if (pairs := [loaded.lm._encode_pair(*request.args[:2]) for request in item.requests])
     ]
     pictured = any(one.images for one in examples.build)
-    notes = (*development.notes, *(("pictures of preserved items are not counted",) * bool(pictured and preserved)))
+    notes = (*development.notes, *(("images of preserved items are not counted",) * bool(pictured and preserved)))
     return Data(
         [_lengths(loaded, one) for one in examples.build],
         [_lengths(loaded, one) for one in development.preference],
@@ -133,12 +133,12 @@ def _lengths(loaded: LoadedModel, example: PreferenceExample) -> Lengths:
         prompt, chosen, rejected = encode_responses(loaded, example, text)
         return Lengths(len(prompt), len(chosen), len(rejected))
     where = f"example {example.id}"
-    shown = images.check_pictures(loaded.lm, example.images, where)
-    kept = images.strip_context(text, "")[0]
-    ids = images.process(loaded.lm, [kept], [shown], where)["input_ids"][0]
-    visual = int((ids == images.image_token_id(loaded.lm)).sum())
+    shown = image_inputs.check_images(loaded.lm, example.images, where)
+    kept = image_inputs.strip_context(text, "")[0]
+    ids = image_inputs.process(loaded.lm, [kept], [shown], where)["input_ids"][0]
+    visual = int((ids == image_inputs.image_token_id(loaded.lm)).sum())
     found = [
-        images.continuation_ids(loaded.lm, *images.strip_context(text, response), shown, where)
+        image_inputs.continuation_ids(loaded.lm, *image_inputs.strip_context(text, response), shown, where)
         for response in (example.chosen, example.rejected)
     ]
-    return Lengths(len(ids), *(len(each or ()) for each in found), pictures=len(shown), visual=visual)
+    return Lengths(len(ids), *(len(each or ()) for each in found), images=len(shown), visual=visual)

@@ -1,7 +1,7 @@
 """The forward and backward passes of a build, counted without making them.
 
-Follows `attribution.attribute`, `models.forward`, `models.parity` and the methods in `vectors`; a test holds the counts
-against those of real builds.
+Follows `attribution.attribute`, `models.forward`, `models.embedding_check` and the methods in `vectors`; a test holds the
+counts against those of real builds.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import find_blocks, mentioned_lengths, text_config
+from grains_eval.models.embedding_check import representative
 from grains_eval.models.forward import shares_prefix, together
-from grains_eval.models.parity import representative
+from grains_eval.models.layers import find_layers, mentioned_lengths, text_config
 from grains_eval.models.sketch import Cost, Sketch
 from grains_eval.recipes import Recipe
 from grains_eval.study.lengths import Data, Lengths
@@ -22,8 +22,8 @@ from grains_eval.study.methods import leaves_open
 from grains_eval.study.tune import grid
 from grains_eval.types import SteeringVectors
 
-# pictures that a visual baseline encodes besides the prompt's own
-BASELINE_PICTURES = {"blank": 1, "position_mean": 8}
+# images that a visual baseline encodes besides the prompt's own
+BASELINE_IMAGES = {"blank": 1, "position_mean": 8}
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class _Counter:
     def logprobs(self, one: Lengths, rows: int, backward: bool = False) -> list[Run]:
         """`models.forward.response_logprobs` on so many rows of prompt embeddings."""
         if not self.shared:
-            cut = 0 if one.pictures else 1
+            cut = 0 if one.images else 1
             return [Run(rows, one.prompt + n - cut, reads=n, backward=backward) for n in one.responses]
         runs = [Run(rows, one.prompt, reads=sum(one.responses) - 1, backward=backward)]
         if max(one.responses) == 1:
@@ -112,10 +112,10 @@ class _Counter:
         return [run for n in one.responses for run in (Run(rows, one.prompt, reads=1), Run(rows, n, one.prompt))]
 
     def checked(self, one: Lengths) -> list[Run]:
-        """`models.parity.encode_all` on one of the examples that it compares."""
+        """`models.embedding_check.encode_all` on one of the examples that it compares."""
         plain = [Run(1, one.prompt, reads=one.prompt)]
         for n in one.responses:
-            plain += [Run(1, one.prompt + n - cut, reads=one.prompt) for cut in ((0,) if one.pictures else (0, 1))]
+            plain += [Run(1, one.prompt + n - cut, reads=one.prompt) for cut in ((0,) if one.images else (0, 1))]
         return [*plain, *self.logprobs(one, 1), *self.after(one, 1), *self.prompt(one, 1)]
 
 
@@ -134,17 +134,17 @@ def phases(recipe: Recipe, data: Data, drawn: Sketch) -> list[Phase]:
         )
     found = [_encoding(recipe, data, count, drawn), *method(recipe, data.build, count)]
     if leaves_open(recipe):
-        found.append(_tuning(recipe, data, len(find_blocks(drawn.model))))
+        found.append(_tuning(recipe, data, len(find_layers(drawn.model))))
     return [phase for phase in found if phase.most]
 
 
 def _encoding(recipe: Recipe, data: Data, count: _Counter, drawn: Sketch) -> Phase:
-    """Pictures into embeddings, and some examples compared with the plain model."""
+    """Images into embeddings, and some examples compared with the plain model."""
     chosen = representative([one.stand_in() for one in data.build], mentioned_lengths(text_config(drawn.model)))
     runs: list[Run] = []
     for one in data.build:
-        if one.pictures:
-            runs.append(Run(1 + BASELINE_PICTURES.get(recipe.attribution.visual_baseline, 0), one.prompt, reads=1))
+        if one.images:
+            runs.append(Run(1 + BASELINE_IMAGES.get(recipe.attribution.visual_baseline, 0), one.prompt, reads=1))
     for index in chosen:
         runs += count.checked(data.build[index])
     return Phase("encoding and check", tuple(runs), tuple(runs))
@@ -200,7 +200,7 @@ def _grains(recipe: Recipe, examples: Sequence[Lengths], count: _Counter) -> lis
         contrast += count.prompt(one, 3)
         if recipe.vectors.at == "response":
             contrast += count.after(one, 3)
-        if recipe.vectors.mask == "pixel" and one.pictures:
+        if recipe.vectors.mask == "pixel" and one.images:
             greyed.append(Run(2, one.prompt, reads=1))
     found = [_attribution(recipe, examples, count), _selection(recipe, examples, count)]
     return [*found, Phase("masked contrast", tuple(contrast), (*contrast, *greyed))]

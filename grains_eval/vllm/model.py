@@ -357,7 +357,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
     def _observe(self, requests: Sequence[Instance]) -> None:
         shown = next((request for request in requests if shows_images(request)), None)
         if shown is not None:
-            raise GrainsError(f"task {shown.task_name} shows pictures but {NAME} reads text only; use grains_hf")
+            raise GrainsError(f"task {shown.task_name} shows images but {NAME} reads text only; use grains_hf")
         super()._observe(requests)
 
 

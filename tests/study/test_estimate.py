@@ -15,7 +15,7 @@ from PIL import Image
 
 from grains_eval import cli
 from grains_eval.errors import GrainsError
-from grains_eval.models.blocks import find_decoder
+from grains_eval.models.layers import find_decoder
 from grains_eval.models.sketch import sketch
 from grains_eval.recipes import parse_recipe
 from grains_eval.study.estimate import Devices, estimate, parse_devices
