@@ -1,7 +1,7 @@
 """The forward and backward passes of a build, counted without making them.
 
-Follows `attribution.attribute`, `models.forward`, `models.embedding_check` and the methods in `vectors`; a test holds the
-counts against those of real builds.
+Follows `attribution.attribute`, `models.forward`, `models.embedding_check` and the methods in `vectors`; a test holds
+the counts against those of real builds.
 """
 
 from __future__ import annotations
