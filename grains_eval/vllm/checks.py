@@ -13,6 +13,7 @@ from grains_eval.harness.arguments import number
 _HF_ALONE = ("plugins", "share_context")
 # in the signature of `grains_vllm` itself
 _OWN = ("vectors", "strength", "layers", "unit", "operator", "positions", "tokens", "distance", "form")
+_IGNORED = ("device", "swap_space")  # lm-eval takes them and warns that they do nothing
 _ROOM = ("max_settings", "max_vectors")
 
 
@@ -29,7 +30,7 @@ def check_arguments(given: Mapping[str, Any], known: Collection[str]) -> None:
     for name in given:
         if name in _HF_ALONE:
             raise GrainsError(f"{name}= is an argument of grains_hf alone; leave it out, or use grains_hf")
-        if name not in known:
+        if name not in known and name not in _IGNORED:
             raise unknown(name, {*known, *_OWN, *_ROOM} - {"self", "kwargs"}, "model argument")
 
 

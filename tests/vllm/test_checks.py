@@ -28,7 +28,7 @@ def test_unknown_arguments(given, message):
     with pytest.raises(GrainsError) as error:
         check_arguments({"dtype": "float32", **given}, KNOWN)
     assert message in str(error.value)
-    check_arguments({"dtype": "float32"}, KNOWN)
+    check_arguments({"dtype": "float32", "device": "cuda:0"}, KNOWN)
 
 
 @pytest.mark.parametrize(
