@@ -20,7 +20,7 @@ PAGES = (
         ROOT.parent / "docs" / name
         for name in (
             *("method.md", "performance.md", "comparison.md", "found-tokens.md", "models.md"),
-            *("statistics.md", "vllm.md"),
+            *("statistics.md", "vllm.md", "many-gpus.md"),
         )
     ),
     *(ROOT.parent / "tasks" / "demo" / name / "README.md" for name in ("text_split", "text_shared", "image")),

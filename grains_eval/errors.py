@@ -53,9 +53,14 @@ def under_lm_eval() -> bool:
     return words[-1:] in (("lm_eval",), ("lm-eval",)) or words[-2:] == ("lm_eval", "__main__.py")
 
 
-def one_line_errors(model: str = "grains_hf") -> None:
-    """Under lm-eval's own command line, let an expected error of `model` end in one line instead of a traceback."""
-    if not under_lm_eval():
+def one_line_errors(model: str = "grains_hf", *, anywhere: bool = False) -> None:
+    """Under lm-eval's own command line, let an expected error of `model` end in one line instead of a traceback.
+
+    Args:
+        model: What the line begins with.
+        anywhere: Under another program's command line too.
+    """
+    if not (anywhere or under_lm_eval()):
         return
     inherited = sys.excepthook
 

@@ -87,14 +87,16 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_output_flags(parser: argparse.ArgumentParser, what: str, default: str | None = None) -> None:
+def add_output_flags(
+    parser: argparse.ArgumentParser, what: str, default: str | None = None, *, required: bool = True
+) -> None:
     """`--output_path` and `--overwrite`."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "--output_path",
         "-o",
         type=Path,
-        required=default is None,
+        required=required and default is None,
         metavar="FOLDER",
         default=None if default is None else Path(default),
         help=what if default is None else f"{what} (default {default})",

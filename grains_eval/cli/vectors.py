@@ -14,19 +14,25 @@ from grains_eval.cli.command import (
     model_arguments,
     recipe_file,
 )
+from grains_eval.cli.estimate import add_estimate_flags, check_estimate_flags, print_estimate
 
 
 def _build_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_flags(parser)
     add_model_flags(parser)
-    add_output_flags(parser, "the artifact folder to write")
+    add_output_flags(parser, "the artifact folder to write", required=False)
+    add_estimate_flags(parser)
 
 
 def _build(options: argparse.Namespace) -> None:
     from grains_eval.recipes import load_recipe
 
+    check_estimate_flags(options)
     recipe = load_recipe(recipe_file(options.config), options.overrides)
     model_args = model_arguments(options, recipe.model_args)
+    if options.estimate:
+        print_estimate(recipe, model_args, options)
+        return
 
     from grains_eval.cli.terminal import bars, output
     from grains_eval.report.show import show_folder
@@ -63,7 +69,9 @@ COMMANDS = (
         _build,
         "Build steering vectors from a recipe into an artifact folder.\n\n"
         "A build that was interrupted goes on "
-        "where it stopped when\nthe same command is run again. Nothing is replaced without --overwrite.",
+        "where it stopped when\nthe same command is run again. Nothing is replaced without --overwrite.\n\n"
+        "--estimate prints what a build would take, before any weights are loaded:\n"
+        "memory, passes, operations, and which devices it fits.",
     ),
     Command(
         "show",

@@ -13,7 +13,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.examples.documents import doc_hash
 from grains_eval.harness.arguments import AppliedArtifact
 from grains_eval.harness.prompting import SEPARATOR, PromptingMixin
-from grains_eval.types import Contrast
+from grains_eval.types import Contrast, FoundTokens, TokenConfig
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,14 @@ class AppliedMixin(PromptingMixin):
         if len(found) > 1:
             raise GrainsError("only one contrast can be applied; drop all but one")
         return found[0] if found and found[0].alpha else None
+
+    def inserted_tokens(self) -> list[tuple[FoundTokens, TokenConfig]]:
+        """Found tokens that stand in the prompt itself, and how they are applied."""
+        return [
+            (item.artifact.tokens, item.config)
+            for item in self.applied
+            if item.is_inserted and item.artifact.tokens is not None and isinstance(item.config, TokenConfig)
+        ]
 
     def _observe(self, requests: Sequence[Instance]) -> None:
         """Remember which documents were evaluated, and say how many of them built the vectors."""

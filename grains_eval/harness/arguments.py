@@ -202,7 +202,7 @@ def _apply(source: str, artifact: Artifact, given: dict[str, Any]) -> AppliedArt
         return AppliedArtifact(source, artifact, None, None)
     changes: dict[str, Any] = {}
     if given["strength"] is not None:
-        changes["strength"] = _number("strength", given["strength"], float)
+        changes["strength"] = number("strength", given["strength"], float)
     if given["layers"] is not None:
         changes["layers"] = parse_layers(given["layers"])
     changes |= {name: str(given[name]) for name in _OF_VECTORS if given[name] is not None}
@@ -218,7 +218,7 @@ def _apply_tokens(source: str, artifact: Artifact, found: FoundTokens, given: di
     changes: dict[str, Any] = {}
     for name, kind in (("strength", float), ("tokens", int), ("distance", int)):
         if given[name] is not None:
-            changes[name] = _number(name, given[name], kind)
+            changes[name] = number(name, given[name], kind)
     if given["form"] is not None:
         changes["form"] = str(given["form"])
     if given["layers"] is not None:
@@ -231,7 +231,12 @@ def _apply_tokens(source: str, artifact: Artifact, found: FoundTokens, given: di
     return AppliedArtifact(source, artifact, config, resolve_tokens(found, config))
 
 
-def _number(name: str, value: Any, kind: Callable[[Any], Any]) -> Any:
+def number(name: str, value: Any, kind: Callable[[Any], Any]) -> Any:
+    """Read an argument as an `int` or a `float`.
+
+    Raises:
+        GrainsError: it is no number, or no whole one.
+    """
     try:
         found = kind(value)
     except (TypeError, ValueError, OverflowError) as error:

@@ -97,13 +97,16 @@ class Insertion:
                 handle.remove()
 
 
-def insertion(model: PreTrainedModel, items: Sequence[tuple[FoundTokens, TokenConfig]]) -> Insertion | None:
+def insertion(vocabulary: int, items: Sequence[tuple[FoundTokens, TokenConfig]]) -> Insertion | None:
     """What found tokens of the forms `embedding` and `text` put into every prompt; None for none.
+
+    Args:
+        vocabulary: Rows of the input embeddings; ids from here on are soft tokens.
+        items: Found tokens and how they are applied.
 
     Raises:
         GrainsError: tokens that are not words of the vocabulary, such as parts of an image.
     """
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])  # pyright: ignore[reportIndexIssue, reportArgumentType]
     placed: list[tuple[int, int]] = []
     soft: list[Tensor] = []
     for found, config in items:

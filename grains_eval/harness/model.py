@@ -37,7 +37,6 @@ from grains_eval.models.loading import check_names, is_vision_language, read_con
 from grains_eval.models.processes import expect_cpu_processes
 from grains_eval.plugins import load_plugins
 from grains_eval.steering import applied
-from grains_eval.types import TokenConfig
 
 
 class SteeringMixin(AppliedMixin, ContrastMixin, SharedContextMixin):
@@ -180,12 +179,8 @@ class SteeringMixin(AppliedMixin, ContrastMixin, SharedContextMixin):
     @property
     def insertion(self) -> Insertion | None:
         """What found tokens put into every prompt; None for none."""
-        items = [
-            (item.artifact.tokens, item.config)
-            for item in self.applied
-            if item.is_inserted and item.artifact.tokens is not None and isinstance(item.config, TokenConfig)
-        ]
-        return insertion(self.model, items) if items else None
+        items = self.inserted_tokens()
+        return insertion(self.model.get_input_embeddings().weight.shape[0], items) if items else None
 
     def _loglikelihood_tokens(self, requests: list[Request], *arguments: Any, **keywords: Any) -> list[Score]:
         inserted = self.insertion

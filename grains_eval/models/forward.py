@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -164,14 +164,14 @@ def _branching(model: PreTrainedModel, encoded: EncodedExample, prompt: Tensor, 
     prefix = prefill(model, encoded, prompt)
     last, owners = prefix.last, list(range(len(responses)))
     scores = torch.zeros(len(responses), batch, device=last.device)
-    for together in _together(responses):
-        width = max(len(responses[i]) for i in together) - 1
+    for group in together(responses):
+        width = max(len(responses[i]) for i in group) - 1
         # padded on the right, where no token that counts sees it
-        fed = [functional.pad(each[:-1], (0, width - len(each) + 1)) for each in (responses[i] for i in together)]
-        places = len(last) + torch.arange(len(together) * batch * width).view(len(together), batch, width)
-        reads += [(places[n, :, : len(responses[i]) - 1], responses[i][1:]) for n, i in enumerate(together)]
+        fed = [functional.pad(each[:-1], (0, width - len(each) + 1)) for each in (responses[i] for i in group)]
+        places = len(last) + torch.arange(len(group) * batch * width).view(len(group), batch, width)
+        reads += [(places[n, :, : len(responses[i]) - 1], responses[i][1:]) for n, i in enumerate(group)]
         found = response_sums(_reader(model, encoded, prefix, last, torch.stack(fed)), reads)
-        scores = scores.index_add(0, torch.tensor(owners + together, device=scores.device), found.to(scores.device))
+        scores = scores.index_add(0, torch.tensor(owners + group, device=scores.device), found.to(scores.device))
         last, reads, owners = last[:0], [], []
     return scores
 
@@ -190,8 +190,8 @@ def _reader(
         return partial(picked_logprobs, _run_responses(model, encoded, prefix.cache, tokens)[0])
 
 
-def _together(responses: Sequence[Tensor]) -> list[list[int]]:
-    """Responses of more than one token: all in one pass, unless padding costs more than a fifth of it."""
+def together(responses: Sequence[Sized]) -> list[list[int]]:
+    """Indices of responses that run in one pass: all of more than one token, unless padding is over a fifth of it."""
     lengths = {index: len(response) - 1 for index, response in enumerate(responses) if len(response) > 1}
     if sum(lengths.values()) < 0.8 * len(lengths) * max(lengths.values()):
         return [[index] for index in lengths]

@@ -17,7 +17,7 @@ from grains_eval.models.layers import text_config
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_SHARE = 0.5  # of free memory that a pass may take
+SHARE = 0.5  # of free memory that a pass may take
 
 
 def free_bytes(device: torch.device) -> int:
@@ -55,7 +55,7 @@ def rows_that_fit(model: PreTrainedModel, encoded: EncodedExample, most: int) ->
     """Rows of embeddings with gradient that half of the free memory holds, between 1 and `most`."""
     free = free_bytes(encoded.embeddings.device)
     each = bytes_per_row(model, encoded)
-    rows = max(1, min(most, int(_SHARE * free / each)))
+    rows = max(1, min(most, int(SHARE * free / each)))
     logger.info(
         "example %s: about %.0f MiB per node, %.0f MiB free: %d of %d nodes per pass",
         encoded.example.id, each / 2**20, free / 2**20, rows, most,

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from grains_eval.errors import GrainsError
 
 # elements of one part's logits, of which two are there at a time; a part is one token of the vocabulary at least
-_PART_CPU, _PART_ACCELERATOR = 2**21, 2**25
+PART_CPU, PART_ACCELERATOR = 2**21, 2**25
 
 
 def plain_head(model: PreTrainedModel, hidden: Tensor, logits: Tensor) -> nn.Linear | None:
@@ -51,7 +51,7 @@ class _Read(torch.autograd.Function):
         ctx: Any, hidden: Tensor, head: nn.Linear, rows: Tensor, tokens: Tensor, slope: bool
     ) -> Tensor:
         weight, bias = head.weight, cast(Tensor | None, head.bias)
-        elements = _PART_CPU if hidden.device.type == "cpu" else _PART_ACCELERATOR
+        elements = PART_CPU if hidden.device.type == "cpu" else PART_ACCELERATOR
         width = max(1, elements // len(hidden))
         lowest = torch.finfo(torch.float32).min
         top = torch.full((len(hidden), 1), lowest, device=hidden.device)

@@ -9,6 +9,7 @@ from typing import Any
 from grains_eval.errors import GrainsError, pick
 from grains_eval.harness.applied_artifacts import AppliedMixin
 from grains_eval.harness.cache_key import HARMLESS
+from grains_eval.vllm.checks import check_one_process
 
 HF, VLLM = "hf", "vllm"
 BACKENDS = {HF: "the model that vectors are built on", VLLM: "a vLLM engine with the same weights"}
@@ -39,6 +40,8 @@ class Backend:
 
     def __post_init__(self) -> None:
         pick(BACKENDS, self.name, "backend")
+        if self.name == VLLM:
+            check_one_process()
         if self.name == HF and self.arguments:
             raise GrainsError(
                 f"backend_args has '{next(iter(self.arguments))}' but the backend is hf; give backend=vllm"

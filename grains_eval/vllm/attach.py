@@ -1,18 +1,21 @@
-"""Find the decoder blocks of a model that vLLM has loaded, and give them their tables."""
+"""Find the decoder layers of a model that vLLM has loaded, and give them their tables."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from grains_eval.vllm.layers import Tables, new_tables, wrap
+from grains_eval.vllm.settings import Setting
 
 CONFIG_KEY = "grains_eval"  # in vLLM's `additional_config`, which is part of the key of its compiled code
 ATTRIBUTE = "grains_tables"
+V2_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 
 
 def engine_config(rows: int, stages: int, served: bool = False) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def steering_config(vllm_config: Any) -> Mapping[str, Any] | None:
 
 
 def attach(model: nn.Module, vllm_config: Any) -> Tables | None:
-    """Give the decoder blocks of a loaded model their tables; None where the engine is not to be steered.
+    """Give the decoder layers of a loaded model their tables; None where the engine is not to be steered.
 
     Whatever is in the way is noted in `Tables.obstacle`, since an error here would end a rank with a traceback.
     """
@@ -49,22 +52,42 @@ def attach(model: nn.Module, vllm_config: Any) -> Tables | None:
         return tables
     text = vllm_config.model_config.hf_text_config
     depth, hidden = int(text.num_hidden_layers), int(text.hidden_size)
-    found = find_blocks(model, depth)
+    found = find_layers(model, depth)
     if len(found) != 1:
-        tables.obstacle = f"found {len(found)} lists of {depth} decoder blocks where one is needed"
+        tables.obstacle = f"found {len(found)} lists of {depth} decoder layers where one is needed"
         return tables
-    for index, block in enumerate(found[0]):
-        if type(block).__name__ != "PPMissingLayer":  # another pipeline rank's
-            wrap(block, index, hidden, tables)
+    for index, layer in enumerate(found[0]):
+        if type(layer).__name__ != "PPMissingLayer":  # another pipeline rank's
+            wrap(layer, index, hidden, tables)
     if wanted["served"]:
         from grains_eval.vllm.serve import registered
 
-        tables.load([each.setting for each in registered().values()])
+        settings = [each.setting for each in registered().values()]
+        tables.obstacle = _misfit(settings, depth, hidden)
+        if not tables.obstacle:
+            tables.load(settings)
     return tables
 
 
-def find_blocks(model: Any, depth: int) -> list[nn.ModuleList]:
-    """The shallowest lists of `depth` modules under the language model: its decoder blocks, where it is one list."""
+def _misfit(settings: Sequence[Setting], depth: int, hidden: int) -> str:
+    """What of the served vectors does not go into layers of this model; empty where all of it does."""
+    for setting in settings:
+        for stage in setting.stages:
+            for layer, delta in stage.deltas.items():
+                if layer >= depth:
+                    return (
+                        f"the served vectors steer layer {layer} but it has {depth}; they were built for another model"
+                    )
+                if delta.shape[-1] != hidden:
+                    return (
+                        f"the served vectors have width {delta.shape[-1]} at layer {layer} but it needs {hidden}; "
+                        "they were built for another model"
+                    )
+    return ""
+
+
+def find_layers(model: Any, depth: int) -> list[nn.ModuleList]:
+    """The shallowest lists of `depth` modules under the language model: its decoder layers, where it is one list."""
     language = getattr(model, "get_language_model", None)
     level: list[nn.Module] = [model if language is None else language()]
     found: list[nn.ModuleList] = []
@@ -84,6 +107,8 @@ def _obstacle(vllm_config: Any) -> str:
         return "encoder-decoder models are not steered in vLLM; use grains_hf"
     if vllm_config.model_config.runner_type != "generate":
         return "only models that generate are steered; drop runner=pooling"
+    if getattr(vllm_config, "use_v2_model_runner", False) and os.environ.get(V2_VARIABLE) != "1":
+        return f"its configuration needs vLLM's V2 model runner; leave that out, or steer it with {V2_VARIABLE}=1"
     if vllm_config.speculative_config is not None:
         return "speculative decoding drafts with another, unsteered model; drop speculative_config"
     parallel = vllm_config.parallel_config

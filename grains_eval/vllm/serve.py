@@ -15,7 +15,7 @@ from math import isfinite
 from pathlib import PurePath
 from typing import Any, cast
 
-from grains_eval.errors import GrainsError, unknown
+from grains_eval.errors import GrainsError, one_line_errors, unknown
 from grains_eval.harness.arguments import parse_steering
 from grains_eval.steering import resolve
 from grains_eval.types import SteeringConfig
@@ -197,6 +197,7 @@ def _configured(inner: Any) -> Any:
         # an offline engine in the same environment, a baseline for instance, is nobody's server
         usage = keywords.get("usage_context", arguments[0] if arguments else None)
         if CONFIG_KEY not in additional and getattr(usage, "name", "") == "OPENAI_API_SERVER":
+            one_line_errors(VARIABLE, anywhere=True)
             if self.worker_extension_cls and self.worker_extension_cls != WORKER:
                 raise GrainsError("worker_extension_cls is what the steering is loaded through; leave it out")
             prefer_first_runner()
@@ -244,7 +245,7 @@ def _is_served(vllm_config: Any) -> bool:
 
 
 async def check_server(engine: Any) -> None:
-    """Before a server takes requests: see every rank report its blocks, and a canary text change as it should.
+    """Before a server takes requests: see every rank report its layers, and a canary text change as it should.
 
     Raises:
         GrainsError: see `verify`.

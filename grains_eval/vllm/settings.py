@@ -44,7 +44,7 @@ class Setting:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Blocks that it moves."""
+        """Layers that it moves."""
         return tuple(sorted({layer for stage in self.stages for layer in stage.deltas}))
 
     @property

@@ -21,7 +21,7 @@ _ROUNDING: Mapping[int, float] = {4: 2e-3, 2: 0.25}
 
 
 def check_reports(reports: Sequence[Mapping[str, Any]], settings: Sequence[Setting], loaded: bool = False) -> None:
-    """Refuse an engine in which a rank steers nothing, or settings that its blocks cannot hold.
+    """Refuse an engine in which a rank steers nothing, or settings that its layers cannot hold.
 
     Args:
         reports: Of every rank.
@@ -37,12 +37,12 @@ def check_reports(reports: Sequence[Mapping[str, Any]], settings: Sequence[Setti
                 f"{report['model']} on rank {report['rank']} cannot be steered in vLLM: {report['obstacle']}"
             )
     name = reports[0]["model"]
-    blocks = {index for report in reports for index in report["blocks"]}
+    layers = {index for report in reports for index in report["layers"]}
     for setting in settings:
         for stage in setting.stages:
             for layer, delta in stage.deltas.items():
-                if layer not in blocks:
-                    raise GrainsError(f"layer {layer} is out of range; {name} has blocks 0 to {max(blocks)}")
+                if layer not in layers:
+                    raise GrainsError(f"layer {layer} is out of range; {name} has layers 0 to {max(layers)}")
                 widths = {width for report in reports for width in report["widths"]}
                 if widths != {delta.shape[-1]}:
                     raise GrainsError(
@@ -61,7 +61,7 @@ class Canary:
     Attributes:
         usual: As requests are run.
         plain: By plain arithmetic, outside compiled code.
-        shifted: The plain model's, with part of every block's output moved between the two tensors that it returns.
+        shifted: The plain model's, with part of every layer's output moved between the two tensors that it returns.
     """
 
     usual: Sequence[Sequence[float]]
@@ -81,7 +81,9 @@ def check_canary(engine: SteeredEngine) -> None:
     def logprobs(tried: Sequence[Setting]) -> list[list[float]]:
         count = len(tried)
         parameters = [canary_parameters()] * count
-        found = engine.generate([tokens] * count, parameters, tried, [CANARY_PROMPT] * count, use_tqdm=False)
+        found = engine.generate(
+            [{"prompt_token_ids": tokens}] * count, parameters, tried, [CANARY_PROMPT] * count, use_tqdm=False
+        )
         return [canary_logprobs(tokens, each) for each in found]
 
     usual = logprobs(settings)
@@ -104,11 +106,11 @@ def judge(
     Args:
         canary: What was measured.
         settings: What steered it, in order.
-        reports: Of every rank, after blocks ran outside compiled code.
+        reports: Of every rank, after layers ran outside compiled code.
         bytes_per_number: Of the model's precision.
 
     Raises:
-        GrainsError: a block's output is not understood, its two tensors do not add up to the residual stream, or
+        GrainsError: a layer's output is not understood, its two tensors do not add up to the residual stream, or
             steering does not change the text as plain arithmetic on the stream does.
     """
     name = reports[0]["model"]
@@ -117,11 +119,11 @@ def judge(
     for layer in sorted({layer for setting in settings for layer in setting.layers}):
         if layouts.get(layer) not in ("stream", "pair"):
             raise GrainsError(
-                f"{name} cannot be steered in vLLM: block {layer} returns {layouts.get(layer, 'nothing that was seen')}"
+                f"{name} cannot be steered in vLLM: layer {layer} returns {layouts.get(layer, 'nothing that was seen')}"
             )
     if _furthest(canary.shifted, canary.plain[0]) > tolerance:
         raise GrainsError(
-            f"{name} cannot be steered in vLLM: the two tensors that its blocks return do not add up to the residual "
+            f"{name} cannot be steered in vLLM: the two tensors that its layers return do not add up to the residual "
             "stream; use grains_hf"
         )
     for setting, usual, plain in zip(settings, canary.usual[1:], canary.plain[1:], strict=True):
@@ -138,29 +140,29 @@ def judge(
 
 
 def check_counts(counts: Sequence[Mapping[str, Any]], settings: Sequence[Setting]) -> dict[str, dict[int, int]]:
-    """Tokens moved per setting and steered block, the same on every rank that holds it.
+    """Tokens moved per setting and steered layer, the same on every rank that holds it.
 
     Args:
-        counts: Of every rank, per block what it moved and what each row was to move.
+        counts: Of every rank, per layer what it moved and what each row was to move.
         settings: What the rows hold.
 
     Raises:
-        GrainsError: a block that moved other tokens than were sent to it, or that no rank has.
+        GrainsError: a layer that moved other tokens than were sent to it, or that no rank has.
     """
     found: dict[str, dict[int, int]] = {setting.digest(): {} for setting in settings}
     for rank, report in enumerate(counts):
-        for block, (moved, due) in report.items():
+        for layer, (moved, due) in report.items():
             if moved != sum(due):
                 raise GrainsError(
-                    f"block {block} on rank {rank} moved {moved} tokens where {sum(due)} were to be moved"
+                    f"layer {layer} on rank {rank} moved {moved} tokens where {sum(due)} were to be moved"
                 )
             for setting, count in zip(settings, due[1:], strict=False):
-                if int(block) in setting.layers and found[setting.digest()].setdefault(int(block), count) != count:
-                    raise GrainsError(f"the ranks moved different numbers of tokens at block {block}")
+                if int(layer) in setting.layers and found[setting.digest()].setdefault(int(layer), count) != count:
+                    raise GrainsError(f"the ranks moved different numbers of tokens at layer {layer}")
     for setting in settings:
         missing = [layer for layer in setting.layers if layer not in found[setting.digest()]]
         if missing:
-            raise GrainsError(f"no rank steers block {missing[0]}")
+            raise GrainsError(f"no rank steers layer {missing[0]}")
     return found
 
 

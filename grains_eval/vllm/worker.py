@@ -37,19 +37,19 @@ class SteeringWorker:
         return {
             **found,
             "obstacle": tables.obstacle,
-            "blocks": sorted(tables.blocks),
-            "widths": sorted({int(block.grains_table.shape[-1]) for block in tables.blocks.values()}),
+            "layers": sorted(tables.layers),
+            "widths": sorted({int(layer.grains_table.shape[-1]) for layer in tables.layers.values()}),
             "rows": [setting.digest() for setting in tables.settings],
             "layouts": {str(index): layout for index, layout in sorted(tables.layouts.items())},
         }
 
     def grains_counts(self) -> dict[str, tuple[int, list[int]]]:
-        """Per block of this rank, tokens that were moved and tokens that each row was to move."""
+        """Per layer of this rank, tokens that were moved and tokens that each row was to move."""
         tables = _tables(self)
         return {} if tables is None else {str(index): found for index, found in tables.counts().items()}
 
     def grains_reference(self, on: bool, shift: float = 0.0) -> None:
-        """Run the model outside compiled code, with plain arithmetic in its blocks, or as usual again."""
+        """Run the model outside compiled code, with plain arithmetic in its layers, or as usual again."""
         tables = _tables(self)
         if tables is None:
             return

@@ -114,7 +114,7 @@ def test_bad_input_is_one_line_and_writes_nothing(words, line, tmp_path, monkeyp
         ),
         (
             ["build"],
-            "the following arguments are required: --config/-C, --output_path/-o; see grains-eval build --help",
+            "the following arguments are required: --config/-C; see grains-eval build --help",
         ),
         ([], "the following arguments are required: COMMAND; see grains-eval --help"),
     ],

@@ -44,7 +44,7 @@ def head(bias: bool = False, dtype: torch.dtype = torch.float32) -> nn.Linear:
 @pytest.mark.parametrize("elements", [1, 20, 4 * 36, 4 * 37, 10_000])
 @pytest.mark.parametrize("order", [1, -1], ids=["rising", "falling"])
 def test_values_and_gradients_whatever_the_parts(monkeypatch, elements, bias, order):
-    monkeypatch.setattr(vocabulary, "_PART_CPU", elements)
+    monkeypatch.setattr(vocabulary, "PART_CPU", elements)
     plain = head(bias)
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(5, 16, generator=generator)
@@ -62,7 +62,7 @@ def test_values_and_gradients_whatever_the_parts(monkeypatch, elements, bias, or
 
 
 def test_no_more_logits_are_made_than_a_part_holds(monkeypatch):
-    monkeypatch.setattr(vocabulary, "_PART_CPU", 4 * 10)
+    monkeypatch.setattr(vocabulary, "PART_CPU", 4 * 10)
     made = []
     linear = functional.linear
     monkeypatch.setattr(functional, "linear", lambda *given: made.append(linear(*given)) or made[-1])
@@ -72,7 +72,7 @@ def test_no_more_logits_are_made_than_a_part_holds(monkeypatch):
 
 
 def test_a_first_part_of_impossible_tokens(monkeypatch):
-    monkeypatch.setattr(vocabulary, "_PART_CPU", 4 * 5)
+    monkeypatch.setattr(vocabulary, "PART_CPU", 4 * 5)
     plain = head(bias=True)
     plain.bias[:5] = -torch.inf
     hidden, tokens = torch.randn(5, 16, requires_grad=True), TOKENS.clamp(5)
@@ -85,7 +85,7 @@ def test_a_first_part_of_impossible_tokens(monkeypatch):
 @pytest.mark.parametrize("elements", [4 * 10, 10_000])
 def test_confident_tokens_keep_their_gradient_in_half_precision(monkeypatch, dtype, elements):
     """The embedding of a token that is nearly certain cancels; what is left must not be rounding."""
-    monkeypatch.setattr(vocabulary, "_PART_CPU", elements)
+    monkeypatch.setattr(vocabulary, "PART_CPU", elements)
     half = head(dtype=dtype)
     half.weight += 1.0  # embeddings have much in common
     hidden = (40 * (half.weight[:5] - 1.0)).requires_grad_(True)

@@ -37,19 +37,19 @@ def applied(seed: int, layers: Sequence[int], **changes: Any) -> AppliedArtifact
 
 
 def settings() -> dict[str, tuple[AppliedArtifact, ...]]:
-    """Operators × units × positions, and what composition can do: one block twice, two rules, two operators."""
+    """Operators × units × positions, and what composition can do: one layer twice, two rules, two operators."""
     found: dict[str, tuple[AppliedArtifact, ...]] = {}
     for operator in ("add", "add_renormalised"):
         for rule in ("all", "prompt", "generated", "last"):
             found[f"{operator}, {rule}"] = (applied(1, (1, 3), strength=0.8, operator=operator, positions=rule),)
     found["absolute"] = (applied(2, (0, 2), strength=0.3, unit="absolute", operator="add"),)
     found["negative"] = (applied(3, (0, 1, 2, 3), strength=-0.4),)
-    found["same block twice"] = (applied(1, (2,), strength=0.7), applied(2, (2,), strength=0.5, operator="add"))
+    found["same layer twice"] = (applied(1, (2,), strength=0.7), applied(2, (2,), strength=0.5, operator="add"))
     found["prompt and answer"] = (
         applied(1, (1,), strength=0.9, positions="prompt"),
         applied(2, (1, 2), strength=0.6, operator="add", positions="generated"),
     )
-    found["other blocks"] = (applied(1, (0,), strength=0.5), applied(2, (3,), strength=0.5, operator="add"))
+    found["other layers"] = (applied(1, (0,), strength=0.5), applied(2, (3,), strength=0.5, operator="add"))
     return found
 
 

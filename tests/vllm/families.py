@@ -44,7 +44,7 @@ FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**{**_BASE, "tie_word_embeddings": True})),
 }
 
-# those whose blocks vLLM lets one steer; Cohere's are refused
+# those whose layers vLLM lets one steer; Cohere's are refused
 COMPARED = tuple(name for name in FAMILIES if name != "cohere")
 
 

@@ -115,11 +115,11 @@ def test_more_settings_than_rows_take_turns(ours, theirs):
 
 def test_counts_that_do_not_add_up_end_the_run(ours):
     ours.steer((checks.applied(1, (1,), strength=0.5),))
-    block = next(iter(_tables(ours).blocks.values()))
-    block.grains_moved.add_(3)
-    with pytest.raises(GrainsError, match=r"block 0 on rank 0 moved 3 tokens where 0 were to be moved"):
+    layer = next(iter(_tables(ours).layers.values()))
+    layer.grains_moved.add_(3)
+    with pytest.raises(GrainsError, match=r"layer 0 on rank 0 moved 3 tokens where 0 were to be moved"):
         ours.get_model_info()
-    block.grains_moved.zero_()
+    layer.grains_moved.zero_()
     ours.steer(())
 
 
@@ -133,10 +133,10 @@ def test_requests_that_moved_nothing_end_the_run(ours):
     ours.steer(setting)
     ours.loglikelihood(checks.requests("loglikelihood", 2), disable_tqdm=True)
     assert ours.get_model_info()["steered_tokens"]["1"] > 0
-    for block in _tables(ours).blocks.values():
-        block.grains_moved.zero_()
+    for layer in _tables(ours).layers.values():
+        layer.grains_moved.zero_()
     _tables(ours).sent.zero_()
-    with pytest.raises(GrainsError, match="block 1 moved no token of 4 requests"):
+    with pytest.raises(GrainsError, match="layer 1 moved no token of 4 requests"):
         ours.get_model_info()
     ours.steer(())
 
@@ -160,10 +160,10 @@ def broken_arithmetic(monkeypatch):
 
     steer = layers.steer
 
-    def halfway(block, hidden, residual):
-        block.grains_strengths.mul_(0.5)
-        found = steer(block, hidden, residual)
-        block.grains_strengths.mul_(2)
+    def halfway(layer, hidden, residual):
+        layer.grains_strengths.mul_(0.5)
+        found = steer(layer, hidden, residual)
+        layer.grains_strengths.mul_(2)
         return found
 
     monkeypatch.setattr(layers, "steer", halfway)
@@ -203,7 +203,7 @@ def test_refusals(ours, tmp_path):
 
     with pytest.raises(GrainsError, match="vectors have width 5 at layer 1 but LlamaForCausalLM needs 64"):
         ours.steer((other({1: torch.ones(5)}),))
-    with pytest.raises(GrainsError, match="layer 9 is out of range; LlamaForCausalLM has blocks 0 to 3"):
+    with pytest.raises(GrainsError, match="layer 9 is out of range; LlamaForCausalLM has layers 0 to 3"):
         ours.steer((other({9: torch.ones(WIDTH)}),))
     with pytest.raises(GrainsError, match="site attention_heads cannot be steered in vLLM"):
         ours.steer((other({1: torch.ones(WIDTH)}, "attention_heads"),))
@@ -214,11 +214,17 @@ def test_refusals(ours, tmp_path):
         ours.steer((AppliedArtifact("lora", adapter, None, None),))
     from grains_eval.vllm.model import GrainsVLLM
 
+    with pytest.raises(
+        GrainsError, match="unknown model argument 'tensor_paralel_size': did you mean 'tensor_parallel"
+    ):
+        GrainsVLLM(pretrained="x", tensor_paralel_size=2)
+    with pytest.raises(GrainsError, match="max_settings=two is not a whole number"):
+        GrainsVLLM(pretrained="x", max_settings="two")
     with pytest.raises(GrainsError, match="data_parallel_size starts engines that cannot be reached"):
         GrainsVLLM(pretrained="x", max_settings=1, data_parallel_size=2)
 
 
-def test_blocks_that_return_their_stream_in_another_way_are_refused_by_name(tmp_path, monkeypatch):
+def test_layers_that_return_their_stream_in_another_way_are_refused_by_name(tmp_path, monkeypatch):
     checks.in_one_process(monkeypatch.setenv)
     folder = build("cohere", tmp_path)
     with (
@@ -234,8 +240,8 @@ from tests.vllm import checks
 if __name__ == "__main__":
     kind = sys.argv[2]
     if kind == "vllm":
-        from grains_eval.vllm.model import _harness_class
-        lm = _harness_class()(pretrained=sys.argv[1], **checks.ENGINE, **checks.ALONE)
+        from grains_eval.vllm.library import harness_class
+        lm = harness_class()(pretrained=sys.argv[1], **checks.ENGINE, **checks.ALONE)
     else:
         from grains_eval.vllm.model import GrainsVLLM
         lm = GrainsVLLM(pretrained=sys.argv[1], **checks.ENGINE, **checks.ALONE)
@@ -294,7 +300,7 @@ def test_lm_eval_runs_it_by_name(folder, tmp_path):
     config = json.loads(file.read_text())["config"]
     assert config["steering"][0]["strength"] == 0.8
     assert set(config["steered_tokens"]) == {"1", "3"} and min(config["steered_tokens"].values()) > 50
-    assert config["steered_ranks"] == [{"rank": 0, "runner": "V1", "blocks": [0, 1, 2, 3]}]
+    assert config["steered_ranks"] == [{"rank": 0, "runner": "V1", "layers": [0, 1, 2, 3]}]
     done = subprocess.run(
         [*command, "--model_args", f"{arguments},vectors={tmp_path / 'none'}"], env=variables, capture_output=True,
         text=True, check=False,

@@ -1,4 +1,4 @@
-"""What blocks do with their tables, and which tokens a step is placed for; needs no vLLM."""
+"""What layers do with their tables, and which tokens a step is placed for; needs no vLLM."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.vllm.families import LAYERS, WIDTH
 LOADED = [setting_of([item.resolved for item in each]) for each in settings().values()]
 
 
-class Block(nn.Module):
-    """A block that adds its input to itself and returns what its kind returns."""
+class Layer(nn.Module):
+    """A layer that adds its input to itself and returns what its kind returns."""
 
     def __init__(self, kind):
         super().__init__()
@@ -37,7 +37,7 @@ class Block(nn.Module):
 def tables():
     made = new_tables(len(LOADED), 2, 32, torch.device("cpu"))
     for index in range(LAYERS):
-        wrap(Block("pair"), index, WIDTH, made)
+        wrap(Layer("pair"), index, WIDTH, made)
     made.load(LOADED)
     return made
 
@@ -67,9 +67,9 @@ def placed(tables, rows, prompts, starts, computed):
 def test_tables_do_what_the_operators_do(tables, row, dtype):
     placed(tables, [row, 0], [5, 3], [0, 8, 12], [0, 0])
     hidden, residual = (torch.randn(12, WIDTH).to(dtype) for _ in range(2))
-    for index, block in tables.blocks.items():
+    for index, layer in tables.layers.items():
         for rest in (residual, None):
-            new, left = steer(block, hidden, rest)
+            new, left = steer(layer, hidden, rest)
             wanted, kept = steer_plainly(tables, index, hidden, rest)
             torch.testing.assert_close(new, wanted)
             assert (left is None) == (rest is None)
@@ -91,33 +91,33 @@ def test_rules_count_from_the_start_of_the_request(tables, rule, moved):
     assert found == [row if 2 + at - 3 in moved and at < 9 else 0 for at in range(10)]
 
 
-def test_counts_are_those_of_the_blocks(tables):
+def test_counts_are_those_of_the_layers(tables):
     placed(tables, [1, 2], [5, 5], [0, 8, 12], [0, 0])
-    for block in tables.blocks.values():
-        steer(block, torch.randn(12, WIDTH), None)
+    for layer in tables.layers.values():
+        steer(layer, torch.randn(12, WIDTH), None)
     for index, (moved, due) in tables.counts().items():
         assert moved == sum(due)
         assert (moved > 0) == (index in (1, 3))
-    tables.blocks[1].grains_moved.add_(1)
+    tables.layers[1].grains_moved.add_(1)
     moved, due = tables.counts()[1]
     assert moved != sum(due)
 
 
 @pytest.mark.parametrize("kind", ["pair", "stream", "none"])
-def test_blocks_of_every_layout(kind):
+def test_layers_of_every_layout(kind):
     made = new_tables(1, 1, 16, torch.device("cpu"))
-    block = Block(kind)
-    wrap(block, 0, WIDTH, made)
+    layer = Layer(kind)
+    wrap(layer, 0, WIDTH, made)
     made.load([setting_of([settings()["absolute"][0].resolved])])
     hidden = torch.randn(4, WIDTH)
-    plain = Block(kind)(hidden)
-    found = block(hidden)
+    plain = Layer(kind)(hidden)
+    found = layer(hidden)
     for one, other in zip(_tensors(found), _tensors(plain), strict=True):
         assert torch.equal(one, other)
     made.slots[0, :2] = 1
     made.strengths[0, :2] = 1.0
     delta = made.settings[0].stages[0].deltas[0]
-    change = sum(_tensors(block(hidden))) - sum(_tensors(plain))
+    change = sum(_tensors(layer(hidden))) - sum(_tensors(plain))
     torch.testing.assert_close(change, torch.cat([delta.expand(2, -1), torch.zeros(2, WIDTH)]), atol=1e-5, rtol=1e-5)
     assert made.layouts == {0: "pair" if kind == "pair" else "stream"}
 
@@ -125,10 +125,10 @@ def test_blocks_of_every_layout(kind):
 @pytest.mark.parametrize("kind", ["list", "wide"])
 def test_another_layout_is_left_alone_and_named(kind):
     made = new_tables(1, 1, 16, torch.device("cpu"))
-    block = Block(kind)
-    wrap(block, 0, WIDTH, made)
+    layer = Layer(kind)
+    wrap(layer, 0, WIDTH, made)
     hidden = torch.randn(4, WIDTH)
-    assert torch.equal(block(hidden)[0], Block(kind)(hidden)[0])
+    assert torch.equal(layer(hidden)[0], Layer(kind)(hidden)[0])
     assert made.layouts[0] not in ("pair", "stream")
 
 

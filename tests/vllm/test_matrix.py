@@ -26,7 +26,7 @@ def test_split_over_two_processes(family, split, tmp_path):
     folder = build(family, tmp_path / family)
     wanted = checks.measure(checks.reference(folder), checks.settings())
     with checks.engine(folder, max_settings=20, max_vectors=2, **{split: 2}) as ours:
-        ranks = {each["rank"]: each["blocks"] for each in ours.engine.reports}
+        ranks = {each["rank"]: each["layers"] for each in ours.engine.reports}
         assert sorted(ranks) == [0, 1]
         assert ranks[0] == ([0, 1, 2, 3] if split.startswith("tensor") else [0, 1])
         check(checks.measure(ours, checks.settings()), wanted)

@@ -15,9 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from grains_eval.artifacts.save import save_vectors
 from grains_eval.errors import GrainsError
+from grains_eval.types import SteeringVectors
 from grains_eval.vllm import serve
 from tests.vllm import checks
 from tests.vllm.families import build
@@ -91,6 +93,12 @@ def test_rows_cannot_be_asked_for_directly(names):
         serve.place(request(extra_args={"steering": {"vectors": "other"}}, prompt_logprobs=1))
 
 
+def _command(folder, port):
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    command += ["--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
+    return [*command, "--host", "127.0.0.1", "--port", str(port), "--distributed-executor-backend", "uni"]
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     place = tmp_path_factory.mktemp("served")
@@ -99,12 +107,9 @@ def server(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    command += ["--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--distributed-executor-backend", "uni"]
     variables = {**os.environ, serve.VARIABLE: f"{one},other={two}", "PYTHONPATH": str(ROOT)}
     with (place / "log").open("w") as log:
-        process = subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(_command(folder, port), env=variables, stdout=log, stderr=subprocess.STDOUT)
     try:
         for _ in range(900):
             if process.poll() is not None:
@@ -127,6 +132,29 @@ def ask(server, **body):
         return json.loads(urllib.request.urlopen(sent, timeout=120).read())["choices"][0]
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())["error"]["message"]
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_vectors_of_another_model_end_the_start_in_one_line(tmp_path):
+    folder = build("llama", tmp_path / "llama")
+    vectors = SteeringVectors({1: torch.ones(5)}, {1: 1.0}, provenance={"method": "x"})
+    wrong = save_vectors(vectors, tmp_path / "wrong")
+    done = subprocess.run(
+        _command(folder, 0),
+        env={**os.environ, serve.VARIABLE: str(wrong), "PYTHONPATH": str(ROOT), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    said = done.stderr.strip().splitlines()
+    assert done.returncode == 2
+    assert said[-1] == (
+        f"{serve.VARIABLE}: LlamaForCausalLM on rank 0 cannot be steered in vLLM: the served vectors have width 5 at "
+        "layer 1 but it needs 64; they were built for another model"
+    )
+    assert not any(line.startswith("Traceback") or "Traceback" in line for line in [*said, *done.stdout.splitlines()])
 
 
 @pytest.mark.vllm

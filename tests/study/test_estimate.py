@@ -1,0 +1,244 @@
+"""What is told before a build against what the build does: passes to the last one, memory by the kernel's mark."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+from PIL import Image
+
+from grains_eval import cli
+from grains_eval.errors import GrainsError
+from grains_eval.models.layers import find_decoder
+from grains_eval.models.sketch import sketch
+from grains_eval.recipes import parse_recipe
+from grains_eval.study.estimate import Devices, estimate, parse_devices
+from grains_eval.study.passes import tokens, total
+from tests.study.studies import build
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = "paris rome london red blue green cat dog".split()  # noqa: SIM905
+
+
+def recipe(folder, *overrides, images=False):
+    rows = [
+        {
+            "prompt": f"Question what is {' hello'.join(WORDS[: index % 5])} {word} Answer",
+            "chosen": "yes hello world" if index % 2 else "yes",
+            "rejected": "no" if index % 3 else "no red green blue cat dog",
+        }
+        for index, word in enumerate(WORDS)
+    ]
+    if images:
+        Image.new("RGB", (28, 28), (200, 30, 30)).save(folder / "red.png")
+        rows = [{**row, "images": ["red.png"]} for row in rows]
+    (folder / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"path": str(folder / "d.jsonl"), "examples": 6, "development": 2}
+    raw = {
+        "name": "t",
+        "data": {**data, "images": "images"} if images else data,
+        "attribution": {"top_k": 1, "steps": 4, "max_steps": 4, "max_document_frequency": 1.0},
+        "steering": {"layers": [1], "strength": 0.5},
+    }
+    made = parse_recipe(raw, overrides)
+    return made.model_copy(update={"data": made.data.beside(folder)})
+
+
+@contextmanager
+def counted(model):
+    """Rows that begin a prompt, with gradient and without, and all tokens."""
+    found = {"with": 0, "without": 0, "tokens": 0}
+
+    def note(module, arguments, keywords):
+        given = keywords.get("inputs_embeds")
+        given = given if given is not None else (arguments[0] if arguments else keywords["input_ids"])
+        past = keywords.get("past_key_values")
+        found["tokens"] += given.shape[0] * given.shape[1]
+        if past is None or not past.get_seq_length():
+            found["with" if given.requires_grad else "without"] += given.shape[0]
+
+    handle = find_decoder(model).register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def told(recipe, folder):
+    found = estimate(recipe, {"pretrained": str(folder), "dtype": "float32", "device": "cpu"})
+    runs = [run for phase in found.phases for run in phase.most]
+    assert all(phase.least == phase.most for phase in found.phases)
+    return {"with": total(runs, backward=True), "without": total(runs, backward=False), "tokens": tokens(runs)}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("vectors.at=response",),
+        ("attribution.share_prefix=false",),
+        ("attribution.method=gradient",),
+        ("attribution.method=smoothgrad", "attribution.samples=3"),
+        ("attribution.internal_batch_size=3",),
+        ("vectors.method=random_tokens",),
+        ("vectors.method=negated",),
+        ("vectors.method=caa",),
+        ("vectors.method=icv",),
+        ("vectors.method=random",),
+        ("vectors.method=vocabulary",),
+    ],
+)
+def test_passes_are_those_of_the_build(overrides, tmp_path, tiny_text, loaded_text):
+    fixed = ("steering.strength=0.5", "vectors.options.steering={layers: [1], strength: 0.5}")
+    given = recipe(
+        tmp_path, *overrides, *(fixed[1:] if any("caa" in o or "icv" in o for o in overrides) else fixed[:1])
+    )
+    loaded = loaded_text("llama")
+    with counted(loaded.model) as done:
+        build(given, {"pretrained": str(tiny_text("llama")), "dtype": "float32"}, tmp_path / "v", loaded=loaded)
+    assert told(given, tiny_text("llama")) == done
+
+
+def test_passes_of_a_model_that_cannot_share_prompts(tmp_path, tiny_text, loaded_text):
+    given, loaded = recipe(tmp_path), loaded_text("mamba")
+    with counted(loaded.model) as done:
+        build(given, {"pretrained": str(tiny_text("mamba")), "dtype": "float32"}, tmp_path / "v", loaded=loaded)
+    assert told(given, tiny_text("mamba")) == done
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3"])
+def test_passes_with_images(family, tmp_path, tiny_vision, loaded_vision):
+    given, loaded = recipe(tmp_path, images=True), loaded_vision(family)
+    with counted(loaded.model) as done:
+        build(given, {"pretrained": str(tiny_vision(family)), "dtype": "float32"}, tmp_path / "v", loaded=loaded)
+    assert told(given, tiny_vision(family)) == done
+    found = estimate(given, {"pretrained": str(tiny_vision(family)), "dtype": "float32", "device": "cpu"})
+    assert found.vision > 0
+
+
+MEASURED = """
+import json, sys, torch
+from pathlib import Path
+from benchmarks import build, common
+from grains_eval.attribution import attribute
+from grains_eval.models import LoadedModel
+from grains_eval.recipes import AttributionConfig
+
+def mark():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(sys.argv[1]))
+
+torch.set_num_threads(1)
+layers, width, vocabulary, prompt, response, rows = map(int, sys.argv[2:8])
+model = common.llama(layers, width, vocabulary, 1024)
+model.save_pretrained(sys.argv[8])
+loaded = LoadedModel(lm=None, model=model, tokenizer=None)
+config = AttributionConfig(steps=rows, max_steps=rows, internal_batch_size=rows, tolerance=1e3)
+small = build.example(model, 8, (2, 2), 1)
+attribute(loaded, small, config)  # libraries take their own memory at first
+one = build.example(model, prompt, (response, response), 0)
+sys.argv[1] = "VmRSS"
+before = mark()
+Path("/proc/self/clear_refs").write_text("5")  # the kernel's mark begins anew
+attribute(loaded, one, config)
+sys.argv[1] = "VmHWM"
+print("bytes", 1024 * (mark() - before))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's mark of memory is Linux's")
+@pytest.mark.parametrize("size", [(6, 256, 4096, 160, 8, 12), (8, 512, 8192, 200, 20, 6)])
+def test_memory_is_what_the_kernel_saw(size, tmp_path):
+    command = [sys.executable, "-c", MEASURED, "VmHWM", *map(str, size), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    measured = int(done.stdout.split("bytes ")[1])
+    raw = {"name": "t", "data": {"path": "x", "development": 0}, "steering": {"layers": [1], "strength": 1.0}}
+    given = parse_recipe(raw, [f"attribution.steps={size[5]}", f"attribution.internal_batch_size={size[5]}"])
+    found = estimate(given, {"pretrained": str(tmp_path), "device": "cpu"}, lengths=(size[3], size[4]))
+    loaded = hf.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert found.weights == sum(each.nbytes for each in (*loaded.parameters(), *loaded.buffers()))
+    assert found.needed(size[5]) - found.weights == pytest.approx(measured, rel=0.15)
+
+
+@pytest.fixture
+def big(tmp_path):
+    """The configuration of an 8B model, and nothing else."""
+    config = hf.LlamaConfig(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+        vocab_size=128256, dtype="bfloat16",
+    )  # fmt: skip
+    config.save_pretrained(tmp_path / "8b")
+    return tmp_path / "8b"
+
+
+def test_the_command_prints_every_number_from_a_configuration_alone(big, capsys):
+    words = ["build", "--config", "truthfulqa", "--model_args", f"pretrained={big}", "--estimate"]
+    words += ["--prompt_tokens", "128", "--device_memory", "8,24,80,4x8,4x24", "--device_tflops", "100"]
+    assert cli.main(words) == 0
+    text = capsys.readouterr().out
+    printed = {line[:40].strip(): line[40:] for line in text.splitlines()}
+    assert printed["model"] == "LlamaForCausalLM, 8.03 billion parameters, bfloat16"
+    assert printed["weights"] == "15 GiB"
+    assert printed["attribution"].startswith("1,000 passes with gradient, 100 passes without gradient, ")
+    assert printed["attribution, at most"].startswith("15,000 passes with gradient, ")
+    assert printed["fits 8 GB"].startswith("no: the weights alone are larger; use ")
+    assert printed["fits 24 GB"].startswith("yes, ") and printed["fits 80 GB"].startswith("yes, ")
+    assert printed["fits 4 x 8 GB"].endswith("parallelize=True: the weights are split")
+    assert "torchrun --nproc_per_node 4" in printed["fits 4 x 24 GB"]
+    # two operations for every weight and token, forward and once more backward
+    passed = printed["attribution"].split(" tokens, ")[0].rsplit(" ", 1)[1]
+    rough = 2 * 2 * 7.0e9 * int(passed.replace(",", "")) / 1e15
+    assert float(printed["attribution"].rsplit(" ", 2)[1]) == pytest.approx(rough, rel=0.1)
+    assert {"activations", "gradients", "peak, one row", "peak, 20 rows", "operations", "evaluation", "time"} <= set(
+        printed
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--estimate"], "has no tokenizer that can be loaded"),
+        (["--prompt_tokens", "9"], "--prompt_tokens is for --estimate; add it"),
+        ([], "no folder to write; add --output_path FOLDER, or --estimate"),
+        (["--estimate", "--response_tokens", "9"], "--response_tokens needs --prompt_tokens"),
+        (["--estimate", "--prompt_tokens", "0"], "--prompt_tokens 0 is not a number above 0"),
+        (["--estimate", "--prompt_tokens", "9", "--device_memory", "big"], "device memory 'big' is not understood"),
+        (
+            ["--estimate", "--prompt_tokens", "9", "--set", "vectors.method=lora"],
+            "the passes of method 'lora' are not known",
+        ),
+    ],
+)
+def test_errors_are_one_line(words, message, big, capsys):
+    given = ["build", "--config", "truthfulqa", "--model_args", f"pretrained={big}", *words]
+    assert cli.main(given) == 2
+    text = capsys.readouterr().err
+    assert message in text and text.count("\n") == 1
+
+
+def test_weights_of_unknown_size_are_refused(big):
+    with pytest.raises(GrainsError, match="the size of weights with load_in_4bit is not in the model's configuration"):
+        sketch({"pretrained": str(big), "load_in_4bit": True})
+    config = json.loads((big / "config.json").read_text())
+    (big / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq"}}))
+    with pytest.raises(GrainsError, match="the checkpoint is quantised"):
+        sketch({"pretrained": str(big)})
+
+
+def test_devices():
+    assert parse_devices("24") == Devices(1, 24.0) and parse_devices("4x80") == Devices(4, 80.0)
+    assert str(Devices(4, 80.0)) == "4 x 80 GB"
+
+
+def test_half_precision_takes_half(big):
+    half, whole = (sketch({"pretrained": str(big), "dtype": dtype}) for dtype in ("bfloat16", "float32"))
+    assert half.dtype == torch.bfloat16
+    assert half.weights == pytest.approx(whole.weights / 2, rel=1e-3)
