@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lm_eval.api.task import ConfigurableTask
-
 from grains_eval.errors import GrainsError
 from grains_eval.examples.files import field
 
 KEY = "context_key"
 
 
-def declared_context(task: ConfigurableTask) -> str | None:
+def declared_context(task: Any) -> str | None:
     """A task's `metadata.context_key`: a field, or a Jinja template over the document; None where it has none."""
     found = (task.get_config("metadata") or {}).get(KEY)
     return None if found is None else str(found)

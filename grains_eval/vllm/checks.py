@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from grains_eval.errors import GrainsError, unknown
 from grains_eval.harness.arguments import number
@@ -72,7 +72,7 @@ def refused_in_one_line() -> Generator[None, None, None]:
         raise
     except ValueError as error:
         found: Any = getattr(error, "errors", None)  # pydantic's, whose text begins with how many there are
-        said = str(found()[0]["msg"]) if callable(found) else str(error)
+        said = str(cast(Any, found)()[0]["msg"]) if callable(found) else str(error)
         raise GrainsError(f"vLLM starts no such engine: {' '.join(said.split())[:300]}") from error
 
 
