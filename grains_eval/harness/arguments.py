@@ -191,7 +191,7 @@ def _apply(source: str, artifact: Artifact, given: dict[str, Any]) -> AppliedArt
     if artifact.tokens is not None:
         return _apply_tokens(source, artifact, artifact.tokens, given)
     if artifact.contrast is not None:
-        alpha = artifact.contrast.alpha if given["strength"] is None else _number("strength", given["strength"], float)
+        alpha = artifact.contrast.alpha if given["strength"] is None else number("strength", given["strength"], float)
         return AppliedArtifact(source, replace(artifact, contrast=replace(artifact.contrast, alpha=alpha)), None, None)
     if artifact.vectors is None:
         extra = [name for name, value in given.items() if value is not None]
