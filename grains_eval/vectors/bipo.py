@@ -152,7 +152,7 @@ def _loss_and_gradient(
 @contextmanager
 def added(model: PreTrainedModel, layers: Sequence[int], vectors: Tensor) -> Generator[None, None, None]:
     """Add vector `r` of `[R, H]` to the output of layer `layers[r]` in row `r` of every `R` rows, at every token."""
-    blocks = find_layers(model)
+    modules = find_layers(model)
 
     def move(hidden: Tensor, row: int) -> Tensor:
         own = torch.zeros_like(vectors)
@@ -162,5 +162,5 @@ def added(model: PreTrainedModel, layers: Sequence[int], vectors: Tensor) -> Gen
 
     with ExitStack() as stack:
         for row, layer in enumerate(layers):
-            stack.callback(hook_site(blocks[layer], "block_output", partial(move, row=row)).remove)
+            stack.callback(hook_site(modules[layer], "block_output", partial(move, row=row)).remove)
         yield

@@ -321,7 +321,7 @@ def _prompt(given: Any, attachments: Log) -> str:
 
 
 def _content(content: Any) -> str:
-    """A message's text; pictures and the like by their kind."""
+    """A message's text; images and the like by their kind."""
     if isinstance(content, list):
         return "\n".join(str(part.get("text") or f"<{part.get('type')}>") for part in _mappings(content))
     return str(content or "")
