@@ -138,10 +138,12 @@ class WithoutContext(LogitsProcessor):
 
     def __init__(self, model: PreTrainedModel, ids: Tensor, mask: Tensor, alpha: float) -> None:
         self._model: Any = model
-        self._alpha, self._ids, self._mask = alpha, ids, mask
+        self._alpha = alpha
+        self._ids, self._mask = ids, mask
         self._cache: Any = None
         self._begun = False
-        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # of an adapter
+        wrapped: Any = model
+        base: Any = wrapped.get_base_model() if hasattr(model, "get_base_model") else model  # of an adapter
         self._takes_positions = "position_ids" in inspect.signature(base.forward).parameters
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -211,8 +213,8 @@ class ContrastMixin(_Base):
         if rest:
             plain = super().loglikelihood([requests[index] for index in rest], disable_tqdm=disable_tqdm)
             answers.update(zip(rest, plain, strict=True))
-        asked: dict[int, Any] = {index: requests[index].args for index in bare}
-        pairs = [encode_pair(self, asked[i][0], text, asked[i][1]) for i, text in bare.items()]
+        asked: dict[int, tuple[Any, ...]] = {index: requests[index].args for index in bare}
+        pairs = [encode_pair(self, asked[index][0], text, asked[index][1]) for index, text in bare.items()]
         self._check_contrast()
         check_text_causal(self.model, [(pair.full, pair.answer) for pair in pairs], self.max_length)
         inserted = self.insertion

@@ -7,8 +7,9 @@ with and without its context. What a prompt's context is, its task declares.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
+from lm_eval.api.task import ConfigurableTask
 from pydantic import Field
 
 from grains_eval.errors import GrainsError, NotApplicable
@@ -54,7 +55,7 @@ def declared_contexts(recipe: Recipe, include_path: Sequence[str] = ()) -> dict[
         manager = task_manager(names, include_path, recipe.data.metadata)
         for name in names:
             try:
-                tasks = manager.load([name])["tasks"]
+                tasks = cast("dict[str, ConfigurableTask]", manager.load([name])["tasks"])
             except Exception as error:  # datasets raises many kinds for offline hubs
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise GrainsError(f"task '{name}' cannot be asked for its context: {reason}") from error
