@@ -19,8 +19,9 @@ from benchmarks import common
 from grains_eval.recipes import parse_recipe
 from grains_eval.study.estimate import Devices, Estimate, estimate
 
-# GPUs, GB of each, TFLOP/s in bfloat16 by the maker's data sheet
-GPUS = (("24 GB", Devices(1, 24), 125), ("80 GB", Devices(1, 80), 989), ("4 x 24 GB", Devices(4, 24), 125))
+# TFLOP/s by the maker's data sheet
+A10, H100 = {"bfloat16": 125.0, "float32": 31.2}, {"bfloat16": 989.0, "float32": 67.0}
+GPUS = (("A10, 24 GB", Devices(1, 24), A10), ("H100, 80 GB", Devices(1, 80), H100), ("4 x A10", Devices(4, 24), A10))
 _ITEMS, _CONTEXT = 1000, 256
 
 
@@ -38,10 +39,10 @@ def shape() -> transformers.PretrainedConfig:
     )
 
 
-def row(found: Estimate, dtype: str, gpu: tuple[str, Devices, float], share: float) -> Mapping[str, Any]:
+def row(found: Estimate, dtype: str, gpu: tuple[str, Devices, Mapping[str, float]], share: float) -> Mapping[str, Any]:
     """One precision on one kind of machine."""
     name, devices, peak = gpu
-    fit, rate = found.fit(devices), peak * 1e12 * share
+    fit, rate = found.fit(devices), peak[dtype] * 1e12 * share
     least, most = found.operations()
     # layers on several devices run one after another; copies run at the same time
     copies = 1 if fit.split else devices.count

@@ -16,6 +16,7 @@ from grains_eval.study.lengths import Lengths, assumed, read_data
 from grains_eval.study.passes import BASELINE_IMAGES, Phase, phases
 
 _GIB = 2**30
+_HELD = 1.2  # what allocators hold beyond tensors that live: freed pieces that nothing fits into
 _USABLE = 0.94  # of a GPU's memory: the rest is taken by its context, workspaces and gaps
 
 
@@ -105,7 +106,7 @@ class Estimate:
 
     def needed(self, rows: int) -> int:
         """Bytes at the peak of a pass of so many rows."""
-        return self.weights + self.peak.fixed + rows * self.peak.row
+        return self.weights + int(_HELD * (self.peak.fixed + rows * self.peak.row))
 
     def operations(self) -> tuple[float, float]:
         """Floating-point operations, at least and at most."""
@@ -121,9 +122,7 @@ class Estimate:
             if devices.count > 1:
                 advice = f"torchrun --nproc_per_node {devices.count}: the examples are shared, the weights copied"
             return Fit(devices, self._rows(usable), False, advice)
-        # whole layers go to a device, so that one may hold a part more than its share
-        split = (self.weights + self.peak.row) / devices.count + self.largest_part + self.peak.fixed
-        if devices.count > 1 and split <= usable:
+        if devices.count > 1 and self._splits(devices.gigabytes, devices.count):
             free = (usable - self.largest_part) * devices.count - self.weights
             return Fit(devices, self._rows(self.weights + free), True, "parallelize=True: the weights are split")
         count = next((n for n in range(2, 65) if self._splits(devices.gigabytes, n)), None)
@@ -133,7 +132,8 @@ class Estimate:
         return Fit(devices, 0, False, f"{what}; use {smaller}{many}")
 
     def _splits(self, gigabytes: float, count: int) -> bool:
-        share = (self.weights + self.peak.row) / count + self.largest_part + self.peak.fixed
+        # whole layers go to a device, so that one may hold a part more than its share
+        share = (self.weights + _HELD * self.peak.row) / count + self.largest_part + _HELD * self.peak.fixed
         return share <= gigabytes * _GIB * _USABLE
 
     def _rows(self, usable: float) -> int:
