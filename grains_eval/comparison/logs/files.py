@@ -19,7 +19,11 @@ _LOCAL_HEADER = 30  # bytes, before name and extra field
 
 def digest(file: Path) -> str:
     """First 16 hex digits of a file's SHA-256."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    found = hashlib.sha256()
+    with file.open("rb") as content:
+        while piece := content.read(1 << 20):  # logs can be large
+            found.update(piece)
+    return found.hexdigest()[:16]
 
 
 def text_hash(value: Any) -> str:
