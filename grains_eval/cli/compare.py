@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grains_eval.cli.command import (
     Command,
@@ -23,6 +23,14 @@ from grains_eval.errors import GrainsError
 if TYPE_CHECKING:
     from grains_eval.recipes import Recipe
     from grains_eval.study.session import OutputFolder, Session
+
+
+def _add_all_metrics(parser: Any) -> None:
+    parser.add_argument(
+        "--all_metrics",
+        action="store_true",
+        help="a row for every metric of a task (default: its headline metric, or those of --metrics)",
+    )
 
 
 def _study(options: argparse.Namespace) -> tuple[Recipe, Session, OutputFolder]:
@@ -105,6 +113,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     report = parser.add_argument_group("report")
     report.add_argument("--alpha", type=float, metavar="SHARE", help="level of tests and intervals (default 0.05)")
     report.add_argument("--subtasks", action="store_true", help="also a row for each task of an aggregated group")
+    _add_all_metrics(report)
     report.add_argument("--title", help="heading of the report")
     add_recipe_flags(parser, required=False)
     parser.add_argument("--methods", type=names, metavar="A,B", help="with --config: methods to build and evaluate")
@@ -124,7 +133,11 @@ def _compare(options: argparse.Namespace) -> None:
     from grains_eval.comparison import Analysis, Question
     from grains_eval.report import Supplement, compare_runs
 
-    alpha = 0.05 if options.alpha is None else options.alpha
+    shown: dict[str, Any] = {
+        "alpha": 0.05 if options.alpha is None else options.alpha,
+        "subtasks": options.subtasks,
+        "all_metrics": options.all_metrics,
+    }
     supplement = Supplement(title=options.title)
     if options.config:
         for flag, instead in _OF_RUNS.items():
@@ -133,8 +146,7 @@ def _compare(options: argparse.Namespace) -> None:
         study = _study(options)
         from grains_eval.study.compare import compare_methods
 
-        analysis = Analysis(alpha=alpha, subtasks=options.subtasks)
-        compare_methods(*study, options.methods, analysis, supplement)
+        compare_methods(*study, options.methods, Analysis(**shown), supplement)
         return
     for flag in _OF_RECIPES:
         if _given(options, flag):
@@ -153,14 +165,13 @@ def _compare(options: argparse.Namespace) -> None:
         options.output_path,
         output(),
         analysis=Analysis(
-            alpha=alpha,
             tasks=options.tasks,
             metrics=options.metrics,
             clusters=_pairs("clusters", "TASK=FIELD", options.clusters, "mmlu_anatomy=subject"),
             higher_is_better=_directions(options.higher_is_better),
-            subtasks=options.subtasks,
             groups=options.groups or "fixed",
             leaderboard=options.leaderboard,
+            **shown,
         ),
         question=Question(
             targets=options.targets,
@@ -239,6 +250,7 @@ def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=A,B",
         help="values of one key of the recipe; repeated, the grid is their product",
     )
+    _add_all_metrics(grid)
     add_output_flags(parser, "where runs and the report go", "runs/ablate")
 
 
@@ -246,7 +258,7 @@ def _ablate(options: argparse.Namespace) -> None:
     study = _study(options)
     from grains_eval.study.ablate import ablate
 
-    ablate(*study, grid=options.grid)
+    ablate(*study, grid=options.grid, all_metrics=options.all_metrics)
 
 
 COMMANDS = (

@@ -32,6 +32,7 @@ class Findings:
         controls: Names of the control runs.
         verdicts: Whether preserved tasks were kept.
         against_controls: Methods that improved, against their strongest control.
+        further_metrics: Metrics by task that could be compared and have no row.
         failures: Reason by name of runs that could not be compared.
         notes: What a careful reader should know.
         subtasks: Rows of the subtasks of a leaderboard's benchmarks, adjusted among themselves.
@@ -44,6 +45,7 @@ class Findings:
     controls: frozenset[str]
     verdicts: tuple[CapabilityVerdict, ...]
     against_controls: tuple[AgainstControl, ...]
+    further_metrics: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     failures: Mapping[str, str] = field(default_factory=dict[str, str])
     notes: tuple[str, ...] = ()
     subtasks: tuple[Row, ...] = ()
@@ -76,6 +78,9 @@ def compare_all(
     rows, subtasks = ([row for row in found if bool(row.within) is inner] for inner in (False, True))
     roles = task_roles(runs, list(dict.fromkeys(row.comparison.task for row in rows)), question)
     controls = control_names(runs[1:], question.controls, strict=not keep_going)
+    measured = rows
+    if not analysis.all_metrics and analysis.metrics is None:
+        rows = headline_rows(rows, question.headline_metrics)
     rows = adjust(_ordered(rows, roles), controls, alpha=analysis.alpha)
     chosen = headline_rows(rows, question.headline_metrics)
     undirected = [row.comparison for row in chosen if row.comparison.higher_is_better is None]
@@ -89,6 +94,7 @@ def compare_all(
         controls=frozenset(controls),
         verdicts=_judged(chosen, roles, question.margin, analysis.alpha),
         against_controls=rivals,
+        further_metrics=_without_row(measured, rows),
         failures=failures,
         notes=tuple(dict.fromkeys(notes)),
         subtasks=tuple(adjust(subtasks, controls, alpha=analysis.alpha)),
@@ -139,6 +145,15 @@ def headline_rows(rows: Sequence[Row], wanted: Mapping[str, str]) -> list[Row]:
         found = next((named.get(m) or bare[m] for m in order if m in named or m in bare), candidates[0])
         chosen.append(found)
     return chosen
+
+
+def _without_row(measured: Sequence[Row], rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+    shown = {row.key for row in rows}
+    found: dict[str, list[str]] = {}
+    for task, metric in dict.fromkeys(row.key for row in measured):
+        if (task, metric) not in shown:
+            found.setdefault(task, []).append(metric)
+    return {task: tuple(metrics) for task, metrics in found.items()}
 
 
 def _judged(rows: Sequence[Row], roles: TaskRoles, margin: float, alpha: float) -> tuple[CapabilityVerdict, ...]:

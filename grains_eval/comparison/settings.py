@@ -23,11 +23,12 @@ class Analysis:
     Attributes:
         alpha: One minus the confidence level, and the level of "better" and "worse" after adjustment.
         tasks: Tasks or groups to restrict to; None for all.
-        metrics: Metrics to restrict to, without filter; None for all.
+        metrics: Metrics to restrict to, without filter; each has a row. None for all.
         clusters: Document field that names the cluster, by task or group; default: the task's `cluster_key`.
         higher_is_better: Direction by metric, for those that no task declares one for; without one there is no verdict.
         exclude: Document hashes to leave out, on top of those that built or tuned the runs' vectors.
         subtasks: Also give a row to each task of an aggregated group.
+        all_metrics: Of several runs: give a row to every metric of a task, not to its headline metric alone.
         groups: What a group's row is about: "fixed", these subtasks; "sampled", subtasks like these, which makes them
             the clusters.
         prompts_may_differ: Accept other prompts for the same documents, of all runs or of those named; prompting
@@ -47,6 +48,7 @@ class Analysis:
     higher_is_better: Mapping[str, bool] = field(default_factory=dict[str, bool])
     exclude: Collection[str] = ()
     subtasks: bool = False
+    all_metrics: bool = False
     groups: Groups = "fixed"
     prompts_may_differ: bool | Collection[str] = False
     leaderboard: str | None = None

@@ -16,6 +16,7 @@ from grains_eval.comparison.settings import Analysis, Question
 from grains_eval.errors import GrainsError
 from grains_eval.report.changed_items import changes
 from grains_eval.report.data import ReportData, Role, Supplement
+from grains_eval.report.grid import grid_curves
 from grains_eval.report.headline import headline
 from grains_eval.report.leaderboard import subtask_data, subtask_notes, subtask_tables
 from grains_eval.report.run_cards import run_card
@@ -81,6 +82,8 @@ def lay_out(findings: Findings, alpha: float, margin: float, supplement: Supplem
     roles, controls = findings.roles, findings.controls
     targets = [row for row in findings.headline if row.comparison.task in roles.targets]
     of_methods = [row for row in targets if row.comparison.method not in controls]
+    keys = tuple(dict.fromkeys(row.key for row in targets))
+    over_grid = grid_curves(supplement.grid, findings.headline, keys, alpha) if supplement.grid else []
     return ReportData(
         title=supplement.title or _title(findings.runs),
         headline=headline(
@@ -95,15 +98,16 @@ def lay_out(findings: Findings, alpha: float, margin: float, supplement: Supplem
         margin=margin,
         runs=tuple(run_card(run, _role(run, findings)) for run in findings.runs),
         rows=findings.rows,
-        targets=tuple(dict.fromkeys(row.key for row in targets)),
+        targets=keys,
         verdicts=findings.verdicts,
         against_controls=findings.against_controls,
+        further_metrics=findings.further_metrics,
         failures={**supplement.failures, **findings.failures},
         absent=supplement.absent,
         changes=tuple(changes(row, supplement.items) for row in of_methods),
         bands=draw_ranges(supplement.bands, findings.rows),
         tables=(*subtask_tables(findings.subtasks, controls, alpha), *supplement.tables),
-        curves=tuple(supplement.curves),
+        curves=(*over_grid, *supplement.curves),
         token_maps=tuple(supplement.token_maps),
         notes=(*subtask_notes(findings.subtasks, controls, alpha), *findings.notes, *supplement.notes),
         versions=package_versions(_PACKAGES),

@@ -50,7 +50,7 @@ def _item(place: tuple[PairedMetric, int], pushed: float) -> ItemChange:
         doc_id=before.doc_id,
         doc_hash=before.doc_hash,
         prompt=before.prompt or "(the prompt was not logged)",
-        target=_target(before),
+        target=target_of(before),
         before=answer_of(before),
         after=answer_of(after),
         baseline=float(metric.baseline[index]),
@@ -59,7 +59,8 @@ def _item(place: tuple[PairedMetric, int], pushed: float) -> ItemChange:
     )
 
 
-def _target(sample: Sample) -> str:
+def target_of(sample: Sample) -> str:
+    """What was right, as text."""
     right = right_choice(sample)
     if right is not None:
         return sample.choices[right].strip()

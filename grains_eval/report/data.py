@@ -115,6 +115,7 @@ class Curve:
         y_label: What is measured.
         series: Lines.
         chosen: Where the chosen setting lies, if it does.
+        chosen_line: Name of the line that it lies on; empty where it is a place of all.
         note: A sentence below.
     """
 
@@ -123,6 +124,7 @@ class Curve:
     y_label: str
     series: tuple[Series, ...]
     chosen: float | None = None
+    chosen_line: str = ""
     note: str = ""
 
 
@@ -144,6 +146,40 @@ class StudyTable:
 
 
 @dataclass(frozen=True)
+class CurvePage:
+    """A page of curves, with what they come to on top.
+
+    Attributes:
+        title: Heading.
+        headline: What was found, in a sentence or two.
+        summary: Tables above the curves.
+        curves: The figures.
+        notes: What a careful reader should know.
+        tables: Tables below them, folded.
+    """
+
+    title: str
+    headline: str
+    summary: tuple[StudyTable, ...]
+    curves: tuple[Curve, ...]
+    notes: tuple[str, ...] = ()
+    tables: tuple[StudyTable, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The points of an ablation.
+
+    Attributes:
+        points: Values by key of the recipe, by the name of the point's row.
+        own: The recipe's own values of these keys.
+    """
+
+    points: Mapping[str, Mapping[str, Any]]
+    own: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class TokenMap:
     """The signed scores of one prompt's tokens.
 
@@ -156,6 +192,7 @@ class TokenMap:
         boxes: `[T]` image index and box as fractions (left, top, right, bottom) of visual tokens, or empty.
         images: PNG files, one per image, or empty.
         note: What else is known: `F(x)`, completeness error.
+        doc_hash: Hash of the document behind the prompt, by which a compared item shows the map; or empty.
     """
 
     title: str
@@ -166,6 +203,7 @@ class TokenMap:
     boxes: Sequence[tuple[int, tuple[float, float, float, float]] | None] = ()
     images: tuple[bytes, ...] = ()
     note: str = ""
+    doc_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,7 +219,8 @@ class Supplement:
         failures: Reason by method, for methods without a run: each becomes a row.
         absent: Reason by method, for methods that do not apply here: each becomes a row too.
         bands: Control label to the runs that are its draws.
-        items: Most helped and most harmed items to show in full, each.
+        items: Most helped and most harmed items to show without JavaScript and in `report.json`, each.
+        grid: The points of an ablation, which are drawn over its numeric keys.
         extra: Anything else for `report.json`.
     """
 
@@ -194,6 +233,7 @@ class Supplement:
     absent: Mapping[str, str] = field(default_factory=dict[str, str])
     bands: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     items: int = 5
+    grid: Grid | None = None
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -212,6 +252,7 @@ class ReportData:
         targets: Task and metric pairs that were to improve.
         verdicts: Capability verdicts on the preservation tasks.
         against_controls: Methods against their strongest control.
+        further_metrics: Metrics by task that were measured too and have no row.
         failures: Reason by method, for methods that have no run.
         absent: Reason by method, for methods that do not apply here.
         changes: Per-item effects.
@@ -234,6 +275,7 @@ class ReportData:
     targets: tuple[tuple[str, str], ...] = ()
     verdicts: tuple[CapabilityVerdict, ...] = ()
     against_controls: tuple[AgainstControl, ...] = ()
+    further_metrics: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     failures: Mapping[str, str] = field(default_factory=dict[str, str])
     absent: Mapping[str, str] = field(default_factory=dict[str, str])
     changes: tuple[Changes, ...] = ()

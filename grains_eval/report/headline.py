@@ -87,9 +87,7 @@ def _single(row: Comparison, alpha: float) -> str:
     size = f"{change(row.difference, row.scale)} {unit(row.scale)}"
     if reason := no_verdict(row):
         return f"no verdict on {name}, {size}: {reason}"
-    items = counted(row.n, row.clusters)
-    if row.excluded:
-        items = items.replace(" items", " held-out items", 1)
+    items = _items(row)
     approximate = ", approximate" if row.assumption and not row.guaranteed else ""
     numbers = (
         f"{size} ({confidence(alpha)} interval {interval(row.interval, row.scale)}, "
@@ -122,23 +120,29 @@ def _several(rows: Sequence[Comparison], alpha: float) -> str:
         if not rows:
             return ending
         ending = f"; {ending}"
+    whole = f"{name} ({_items(rows[0])})"
     if rows[0].higher_is_better is None:
         moved = [row for row in rows if answer(row, alpha) == "changed"]
         listed = f": {_listed(moved)}" if moved else ""
-        return f"{name} is shown to change under {len(moved)} of {methods} methods{listed}{UNDECLARED}{ending}"
+        return f"{whole} is shown to change under {len(moved)} of {methods} methods{listed}{UNDECLARED}{ending}"
     better = sorted((r for r in rows if answer(r, alpha) == "better"), key=_gain, reverse=True)
     worse = sorted((r for r in rows if answer(r, alpha) == "worse"), key=_gain)
     best = max(rows, key=_gain)
     if not better:
         text = (
-            f"none of {methods} methods is shown to improve {name}: the largest change is {best.method}'s "
+            f"none of {methods} methods is shown to improve {whole}: the largest change is {best.method}'s "
             f"{_short(best)}"
         )
     else:
-        text = f"{name} is improved by {len(better)} of {methods} methods: {_listed(better)}"
+        text = f"{whole} is improved by {len(better)} of {methods} methods: {_listed(better)}"
     if worse:
         text += f"; worsened by {_listed(worse)}"
     return text + ending
+
+
+def _items(row: Comparison) -> str:
+    items = counted(row.n, row.clusters)
+    return items.replace(" items", " held-out items", 1) if row.excluded else items
 
 
 def _gain(row: Comparison) -> float:
@@ -210,7 +214,8 @@ def _by_answer(verdicts: Sequence[CapabilityVerdict]) -> str:
         most = max(few, key=lambda v: v.units_needed or 0)
         parts.append(f"no verdict for {', '.join(v.method for v in few)} ({would_tell(most)})")
     margin = f"{level(first.margin, first.scale)} {unit(first.scale)}"
-    return f"{first.task} {first.metric} (margin {margin}): {', '.join(parts)}"
+    items = counted(first.n, first.clusters)
+    return f"{first.task} {first.metric} ({items}, margin {margin}): {', '.join(parts)}"
 
 
 def capability(verdict: CapabilityVerdict) -> str:
@@ -219,13 +224,15 @@ def capability(verdict: CapabilityVerdict) -> str:
     if verdict.units_needed is not None:
         return f"has no verdict, {change(verdict.gain, verdict.scale)}, {margin}: {would_tell(verdict)}"
     numbers = f"{change(verdict.gain, verdict.scale)} ({interval(verdict.interval, verdict.scale)}), {margin}"
+    told = numbers
+    numbers += f", {counted(verdict.n, verdict.clusters)}"
     if verdict.answer == "kept":
         loss = "; a smaller loss is shown" if verdict.interval[1] < 0 else ""
         return f"is kept, {numbers}{loss}"
     if verdict.answer == "lost":
         size = "" if verdict.interval[1] < -verdict.margin else "; whether it lost more than that cannot be told"
         return f"is lost, {numbers}{size}"
-    return f"cannot be told with {counted(verdict.n, verdict.clusters)}, {numbers}; {would_tell(verdict)}"
+    return f"cannot be told with {counted(verdict.n, verdict.clusters)}, {told}; {would_tell(verdict)}"
 
 
 def would_tell(verdict: CapabilityVerdict) -> str:

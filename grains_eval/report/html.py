@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from hashlib import sha256
+from importlib.resources import files
 from typing import Any
 
 from grains_eval.comparison.verdict import answer
 from grains_eval.report import plots
-from grains_eval.report.data import Curve, ReportData, TokenMap
+from grains_eval.report.data import Curve, CurvePage, ReportData, TokenMap
 from grains_eval.report.formatting import level, number, share
+from grains_eval.report.items import item_tables
 from grains_eval.report.summary import HEADER, summary
 from grains_eval.report.tables import (
     COLUMNS,
@@ -47,6 +51,11 @@ def _environment() -> Any:
     return environment
 
 
+@lru_cache(maxsize=1)
+def _script() -> str:
+    return (files("grains_eval.report") / "templates" / "items.js").read_text(encoding="utf-8")
+
+
 def _breakable(text: str) -> Any:
     """A name that may break after `_` and `=`."""
     from markupsafe import Markup, escape
@@ -58,6 +67,8 @@ def render_html(report: ReportData) -> str:
     """The whole report; every text is escaped, every figure is part of the file."""
     rows = [row.comparison for row in report.rows]
     figures = _figures(report, rows)
+    tables = [_embedded(found) for found in item_tables(report)]
+    script = _script()
     table: list[dict[str, Any]] = [
         {
             "row": row,
@@ -92,14 +103,14 @@ def render_html(report: ReportData) -> str:
                 {"title": f"{task}, {metric}", "svg": _forest(report, rows, (task, metric), index)}
                 for index, (task, metric) in enumerate(figures)
             ],
-            curves=[
-                {"curve": drawn, "svg": plots.curve(drawn, f"curve{index}")}
-                for index, drawn in enumerate(report.curves)
-            ],
+            curves=_curves(report.curves),
             changes=[
-                {"changes": item, "svg": plots.sorted_changes(item, f"items{index}")}
+                {"changes": item, "svg": plots.on_both(partial(plots.sorted_changes, item), f"items{index}")}
                 for index, item in enumerate(report.changes)
             ],
+            item_tables=tables,
+            script=script,
+            script_hash=f"sha256-{b64encode(sha256(script.encode()).digest()).decode()}" if tables else "",
             heat_maps=[drawing(drawn) for drawn in report.token_maps],
         )
     )
@@ -110,10 +121,24 @@ def render_heat_maps(title: str, maps: Sequence[TokenMap]) -> str:
     return _environment().get_template("maps.html").render(title=title, heat_maps=[drawing(drawn) for drawn in maps])
 
 
-def render_curves(title: str, curves: Sequence[Curve], notes: Sequence[str] = ()) -> str:
+def render_curves(page: CurvePage) -> str:
     """Curves alone, as one HTML file."""
-    drawn = [{"curve": curve, "svg": plots.curve(curve, f"curve{index}")} for index, curve in enumerate(curves)]
-    return _environment().get_template("curves.html").render(title=title, curves=drawn, notes=notes)
+    return _environment().get_template("curves.html").render(page=page, curves=_curves(page.curves))
+
+
+def _curves(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    return [
+        {"curve": drawn, "svg": plots.on_both(partial(plots.curve, drawn), f"curve{index}")}
+        for index, drawn in enumerate(curves)
+    ]
+
+
+def _embedded(table: dict[str, Any]) -> dict[str, Any]:
+    """A table of items as JSON that no text in it can end."""
+    from jinja2.utils import htmlsafe_json_dumps
+
+    dumped = htmlsafe_json_dumps(table, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return {"title": f"{table['task']}, {table['metric']}", "json": dumped}
 
 
 def _grouped(table: Sequence[dict[str, Any]], report: ReportData | None = None) -> list[dict[str, Any]]:
@@ -141,9 +166,10 @@ def _figures(report: ReportData, rows: Sequence[Comparison]) -> list[tuple[str, 
     return list(dict.fromkeys(keys or [(row.task, row.metric) for row in rows]))
 
 
-def _forest(report: ReportData, rows: Sequence[Comparison], key: tuple[str, str], index: int) -> str:
+def _forest(report: ReportData, rows: Sequence[Comparison], key: tuple[str, str], index: int) -> dict[str, str]:
     chosen = [row for row in rows if (row.task, row.metric) == key]
-    return plots.forest(chosen, report.controls, report.bands, report.alpha, f"forest{index}")
+    draw = plots.forest(chosen, report.controls, report.bands, report.alpha)
+    return plots.on_both(draw, f"forest{index}")
 
 
 def _details(row: Comparison) -> str:

@@ -1,15 +1,20 @@
-"""Figures as SVG: told apart by marker, dash and hatch as well as by colour, and readable on dark paper."""
+"""Figures as SVG: told apart by marker, dash and hatch as well as by colour, and readable on dark paper.
+
+An SVG shrinks with the page, text included, so each figure is drawn twice and the style sheet shows the one that fits.
+"""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from grains_eval.comparison.controls import Band
+from grains_eval.comparison.significance import Array
 from grains_eval.comparison.verdict import answer
 from grains_eval.report.data import Changes, Curve
 from grains_eval.types import Comparison
@@ -24,6 +29,33 @@ INK = "#010203"
 # Colours that the page brightens on dark paper.
 _VARIABLES = {"#0072b2": "var(--blue)", "#d55e00": "var(--red)", "#009e73": "var(--green)"}
 POINTS_DRAWN = 300
+
+
+@dataclass(frozen=True)
+class Paper:
+    """How wide a figure is drawn.
+
+    Attributes:
+        name: `wide`, as wide as the page, or `narrow`, for a telephone.
+        width: Inches.
+    """
+
+    name: str
+    width: float
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether there is no room beside the axes."""
+        return self.width < 6
+
+
+WIDE, NARROW = Paper("wide", 10.5), Paper("narrow", 4.4)
+
+
+def on_both(draw: Callable[[str, Paper], str], name: str) -> dict[str, str]:
+    """A figure on either paper, by the paper's name; `draw` gets a prefix for ids."""
+    return {paper.name: draw(f"{name}-{paper.name}", paper) for paper in (WIDE, NARROW)}
+
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -78,16 +110,30 @@ def _attribute(text: str) -> str:
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
-def forest(rows: Sequence[Comparison], controls: frozenset[str], bands: Sequence[Band], alpha: float, name: str) -> str:
+def forest(
+    rows: Sequence[Comparison], controls: frozenset[str], bands: Sequence[Band], alpha: float
+) -> Callable[[str, Paper], str]:
     """Differences with intervals, one line per method, of one task and metric.
 
     Filled markers are differences shown after adjustment, open ones are not; squares are controls. Several draws of
     a control are one hatched bar over their range, with a line at their mean.
     """
+    key = (rows[0].task, rows[0].metric)
+    bands = [band for band in bands if key in band.low]
+    return lambda name, paper: _forest(rows, controls, bands, alpha, paper, name)
+
+
+def _forest(
+    rows: Sequence[Comparison],
+    controls: frozenset[str],
+    bands: Sequence[Band],
+    alpha: float,
+    paper: Paper,
+    name: str,
+) -> str:
     import matplotlib as mpl
 
     key = (rows[0].task, rows[0].metric)
-    bands = [band for band in bands if key in band.low]
     drawn = {member for band in bands for member in band.members}
     metric, higher = rows[0].metric, rows[0].higher_is_better
     runs = len(rows)
@@ -96,7 +142,8 @@ def forest(rows: Sequence[Comparison], controls: frozenset[str], bands: Sequence
     rows = [row for row in rows if row.method not in drawn]
     labels = [row.method for row in rows] + [band.heading for band in bands]
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(7.2, 0.9 + 0.34 * len(labels))
+        step = 0.5 if paper.is_narrow else 0.34
+        figure, axes = _figure(paper.width, 0.9 + step * len(labels))
         for place, row in enumerate(rows):
             control = row.method in controls
             colour = COLOURS[4] if control else HELPED
@@ -119,23 +166,28 @@ def forest(rows: Sequence[Comparison], controls: frozenset[str], bands: Sequence
                 place,
                 high - low,
                 left=low,
-                height=0.5,
+                height=0.17 / step,
                 facecolor="none",
                 edgecolor=INK,
                 hatch="////",
                 linewidth=0.8,
             )
-            axes.plot([mean, mean], [place - 0.34, place + 0.34], color=COLOURS[4], linewidth=3)
+            axes.plot([mean, mean], [place - 0.12 / step, place + 0.12 / step], color=COLOURS[4], linewidth=3)
         axes.axvline(0, color=INK, linewidth=1, linestyle=":")
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set_ylim(len(labels) - 0.5, -0.5)
+        if paper.is_narrow:  # names above their lines, which get the whole width
+            axes.set_yticks([])
+            for place, label in enumerate(labels):
+                axes.text(0, place - 0.24, label, transform=axes.get_yaxis_transform(), va="bottom", fontsize=9)
+        else:
+            axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.5, -0.9 if paper.is_narrow else -0.5)
         better = {True: "higher is better", False: "lower is better", None: "no direction declared"}[higher]
         axes.set_xlabel(f"change of {metric}{' in points' if scale else ''} ({better})")
         label = f"Change of {key[0]} {metric} with intervals for {runs} runs; as in the table."
         return _svg(figure, name, label)
 
 
-def sorted_changes(changes: Changes, name: str) -> str:
+def sorted_changes(changes: Changes, name: str, paper: Paper = WIDE) -> str:
     """Every item's push, sorted: helped items left, harmed ones right and hatched."""
     import matplotlib as mpl
 
@@ -145,7 +197,7 @@ def sorted_changes(changes: Changes, name: str) -> str:
         index = np.linspace(0, values.size - 1, POINTS_DRAWN).round().astype(int)
         values, places = values[index], places[index]
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(7.2, 2.6)
+        figure, axes = _figure(paper.width, 2.6)
         axes.fill_between(
             places,
             np.clip(values, 0, None),
@@ -184,34 +236,54 @@ def _are_shares(drawn: Curve) -> bool:
     return drawn.y_label.startswith(("accuracy", "share")) and all(value <= 1 for value in values)
 
 
-def curve(drawn: Curve, name: str) -> str:
-    """Lines with intervals; each has its own marker and dash, and the chosen setting is a vertical line."""
+def _beside(x: Array, index: int, count: int, others: Sequence[Sequence[float]]) -> Array:
+    """Places of one line's points, a little apart from those of the others, so that error bars do not overlap."""
+    places = np.unique(np.concatenate([np.asarray(other, dtype=float) for other in others]))
+    if count < 2 or places.size < 2:
+        return x
+    return x + (index - (count - 1) / 2) * min(0.012 * np.ptp(places), 0.5 * np.diff(places).min() / count)
+
+
+def curve(drawn: Curve, name: str, paper: Paper = WIDE) -> str:
+    """Lines with error bars, each with its own marker and dash; the chosen setting is ringed, on a vertical line."""
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(7.2, 3.2)
+        lines = len(drawn.series)
+        figure, axes = _figure(paper.width, 3.6 + (0.12 * lines if paper.is_narrow else 0))
         for index, series in enumerate(drawn.series):
-            colour = COLOURS[index % len(COLOURS)]
-            x = np.asarray(series.x, dtype=float)
-            axes.plot(
+            x = _beside(np.asarray(series.x, dtype=float), index, lines, [other.x for other in drawn.series])
+            y = np.asarray(series.y, dtype=float)
+            reach = None
+            if len(series.low) and len(series.high):
+                reach = np.abs(np.stack([y - np.asarray(series.low), np.asarray(series.high) - y]).astype(float))
+            axes.errorbar(
                 x,
-                np.asarray(series.y, dtype=float),
-                color=colour,
+                y,
+                yerr=reach,
+                color=COLOURS[index % len(COLOURS)],
                 marker=MARKERS[index % len(MARKERS)],
                 linestyle=DASHES[index % len(DASHES)],
+                elinewidth=1.1,
+                capsize=2.5,
                 label=series.name,
             )
-            if len(series.low) and len(series.high):
-                low, high = np.asarray(series.low, dtype=float), np.asarray(series.high, dtype=float)
-                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            if series.name == drawn.chosen_line and drawn.chosen in list(series.x):
+                place = list(series.x).index(drawn.chosen)
+                ring = {"marker": "o", "markersize": 15, "markerfacecolor": "none", "markeredgecolor": INK}
+                axes.plot(x[place], y[place], linestyle="none", markeredgewidth=1.8, zorder=5, **ring)
         if _are_shares(drawn) and axes.get_ylim()[1] > 1:
             axes.set_ylim(top=1.0)
             for line in axes.lines:
                 line.set_clip_on(False)  # markers at the end of the axis stay whole
         if drawn.chosen is not None:
-            axes.axvline(drawn.chosen, color=INK, linewidth=1.2, linestyle=":", label="chosen")
+            where = f"chosen: {drawn.chosen_line + ', ' if drawn.chosen_line else ''}{drawn.chosen:g}"
+            axes.axvline(drawn.chosen, color=INK, linewidth=1.2, linestyle=":", label=where)
         axes.set_xlabel(drawn.x_label)
         axes.set_ylabel(drawn.y_label)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        if paper.is_narrow:
+            figure.legend(loc="outside lower center", ncols=1 if lines < 3 else 2, fontsize=9)
+        else:
+            figure.legend(loc="outside right upper")
         names = ", ".join(series.name for series in drawn.series)
         return _svg(figure, name, f"{drawn.title}: {drawn.y_label} against {drawn.x_label} for {names}.")

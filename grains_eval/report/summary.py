@@ -65,10 +65,12 @@ def _loss(verdict: CapabilityVerdict) -> str:
 
 def _result(row: Comparison, alpha: float, *, named: bool, sized: bool = True) -> str:
     said = "no verdict" if no_verdict(row) else answer(row, alpha)
-    bounds = "" if no_verdict(row) else f" ({interval(row.interval, row.scale)})"
+    low, high = row.interval
+    turned = (-high, -low) if row.higher_is_better is False else (low, high)
+    bounds = "" if no_verdict(row) else f" ({interval(turned, row.scale)})"
     name = f"{row.task} {row.metric} " if named else ""
     size = f", {counted(row.n, row.clusters)}" if sized else ""
-    return f"{name}{change(row.difference, row.scale)}{bounds}, {said}{size}"
+    return f"{name}{change(gain(row.difference, row.higher_is_better), row.scale)}{bounds}, {said}{size}"
 
 
 def _listed(texts: Sequence[str]) -> str:

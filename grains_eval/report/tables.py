@@ -110,11 +110,16 @@ def caption(report: ReportData, *, whole: bool = True) -> str:
         if excluded
         else ""
     )
+    further = ""
+    if report.further_metrics:
+        listed = "; ".join(f"{task} {', '.join(names)}" for task, names in report.further_metrics.items())
+        further = f" One metric a task: {listed} also measured, with rows under --all_metrics."
     apart = ", and apart from them over all rows of controls" if report.controls else ""
     pushed = "; anti-steered: items pushed the wrong way" if whole else ""
     return (
         "Differences in points where the metric is a share or out of 100; "
-        f"{confidence(report.alpha)} intervals; p adjusted by Holm over all rows of methods{apart}{pushed}.{held_out}"
+        f"{confidence(report.alpha)} intervals; p adjusted by Holm over all rows of methods{apart}{pushed}."
+        f"{held_out}{further}"
     )
 
 

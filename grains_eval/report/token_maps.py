@@ -25,6 +25,7 @@ def token_map(
     selected: Sequence[int] = (),
     images: Sequence[bytes] = (),
     title: str | None = None,
+    doc_hash: str = "",
 ) -> TokenMap:
     """A heat map of an `Attribution`, or of anything with its attributes.
 
@@ -33,6 +34,7 @@ def token_map(
         selected: Positions that were masked.
         images: The prompt's images as PNG files.
         title: Heading; default: the example's id.
+        doc_hash: lm-eval's hash of the document, where compared items may be shown with the map.
     """
     patches = list(getattr(attribution, "patches", ()) or ())
     error = float(getattr(attribution, "completeness_error", math.nan))
@@ -52,6 +54,7 @@ def token_map(
         boxes=tuple(None if patch is None else (patch.image, tuple(patch.box)) for patch in patches),
         images=tuple(images),
         note=", ".join(parts),
+        doc_hash=doc_hash,
     )
 
 
@@ -117,6 +120,7 @@ def drawing(drawn: TokenMap) -> dict[str, Any]:
     return {
         "title": drawn.title,
         "note": drawn.note,
+        "doc_hash": drawn.doc_hash,
         "tokens": [mark for mark, visual in zip(marks, is_image, strict=True) if not visual],
         "images": [_image(drawn, image, marks) for image in images],
         "side": _SIDE,

@@ -52,6 +52,7 @@ def to_json(report: ReportData) -> str:
             {"method": a.method, "control": a.control, "comparison": asdict(a.row.comparison)}
             for a in report.against_controls
         ],
+        "further_metrics": report.further_metrics,
         "failures": report.failures,
         "absent": report.absent,
         "bands": [
@@ -80,6 +81,11 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | int):
         return value
     return _plain(value.item()) if hasattr(value, "item") else str(value)
+
+
+def _encodable(text: str) -> str:
+    """The text with a question mark for halves of surrogate pairs, which a model may answer and no UTF-8 file holds."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 FILES: Mapping[str, Callable[[ReportData], str]] = {
@@ -120,5 +126,5 @@ def write(report: ReportData, folder: str | Path, *, overwrite: bool = False) ->
     place = Path(folder)
     if not overwrite:
         refuse_existing(place)
-    write_together(place, {name: render(report) for name, render in FILES.items()})
+    write_together(place, {name: _encodable(render(report)) for name, render in FILES.items()})
     return place / "report.html"

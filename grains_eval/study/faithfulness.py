@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
+from scipy.stats import t
 from torch import Tensor
 
 from grains_eval.attribution import attribute
@@ -27,6 +28,7 @@ class FaithfulnessCurve:
         negative: The same for the top negative tokens; rises where it is.
         random: The same for candidates drawn at random, mean over draws.
         examples: Number of examples.
+        errors: Standard errors of these means over the examples, by name.
     """
 
     removed: tuple[int, ...]
@@ -34,6 +36,7 @@ class FaithfulnessCurve:
     negative: tuple[float, ...]
     random: tuple[float, ...]
     examples: int
+    errors: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
 
 
 @torch.no_grad()
@@ -48,18 +51,24 @@ def faithfulness(context: BuildContext, counts: Sequence[int], draws: int = 5) -
     config = context.recipe.attribution
     shared = shared_tokens(context.examples, config.max_document_frequency)
     removed = tuple(sorted({0, *counts}))
-    totals = {name: torch.zeros(len(removed), dtype=torch.float64) for name in ("positive", "negative", "random")}
+    changes: dict[str, list[Tensor]] = {"positive": [], "negative": [], "random": []}
     for example in context.progress(context.examples, "faithfulness"):
         found = context.attribute(example, config)
         blind = config.model_copy(update={"method": "random"})
         for name in ("positive", "negative"):
-            totals[name] += _changes(context, example, [rank(found, example, config, shared, k) for k in removed], name)
+            selections = [rank(found, example, config, shared, k) for k in removed]
+            changes[name].append(_changes(context, example, selections, name))
+        at_random: list[Tensor] = []
         for draw in range(draws):
             scores = attribute(context.loaded, example, blind, context.recipe.seed + 1 + draw)
             chosen = [rank(scores, example, config, shared, k) for k in removed]
-            totals["random"] += _changes(context, example, chosen, "positive") / draws
-    means = {name: tuple((total / len(context.examples)).tolist()) for name, total in totals.items()}
-    return FaithfulnessCurve(removed, means["positive"], means["negative"], means["random"], len(context.examples))
+            at_random.append(_changes(context, example, chosen, "positive"))
+        changes["random"].append(torch.stack(at_random).mean(0))
+    n = len(context.examples)
+    means = {name: tuple(torch.stack(rows).mean(0).tolist()) for name, rows in changes.items()}
+    spread = {name: torch.stack(rows).std(0, correction=min(1, n - 1)) / n**0.5 for name, rows in changes.items()}
+    errors = {name: tuple(values.tolist()) for name, values in spread.items()}
+    return FaithfulnessCurve(removed, means["positive"], means["negative"], means["random"], n, errors)
 
 
 def _changes(context: BuildContext, example: EncodedExample, selections: Sequence[TokenSelection], side: str) -> Tensor:
@@ -68,13 +77,25 @@ def _changes(context: BuildContext, example: EncodedExample, selections: Sequenc
     return values[1:] - values[0]
 
 
-def faithfulness_figure(name: str, curve: FaithfulnessCurve) -> Curve:
-    """The curve as a figure for the report."""
-    lines = (("top positive", curve.positive), ("random", curve.random), ("top negative", curve.negative))
+def faithfulness_figure(name: str, curve: FaithfulnessCurve, top_k: int | None = None) -> Curve:
+    """The curve as a figure for the report, with the number of tokens that the build masks marked."""
+
+    def line(label: str, side: str) -> Series:
+        means, errors = getattr(curve, side), curve.errors.get(side, ())
+        if curve.examples < 2 or not errors:
+            return Series(label, list(curve.removed), list(means))
+        halves = [float(t.isf(0.025, curve.examples - 1)) * error for error in errors]
+        low = [mean - half for mean, half in zip(means, halves, strict=True)]
+        high = [mean + half for mean, half in zip(means, halves, strict=True)]
+        return Series(label, list(curve.removed), list(means), low, high)
+
+    lines = (("top positive", "positive"), ("random", "random"), ("top negative", "negative"))
     return Curve(
         f"{name}: change of the preference when tokens are removed",
         "tokens removed",
         "F(x without them) − F(x), nats",
-        tuple(Series(label, list(curve.removed), list(values)) for label, values in lines),
-        note=f"Mean over {curve.examples} build examples; a faithful method separates the three lines.",
+        tuple(line(*one) for one in lines),
+        chosen=None if top_k is None else float(top_k),
+        note=f"Mean over {curve.examples} build examples with 95 % intervals (Student's t over examples); a faithful "
+        "method separates the three lines.",
     )

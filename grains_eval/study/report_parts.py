@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from scipy.stats import t
+from statsmodels.stats.proportion import proportion_confint
 
 from grains_eval.artifacts.layout import Artifact
 from grains_eval.artifacts.load import open_artifact
 from grains_eval.report import Curve, Series, StudyTable, TokenMap
 from grains_eval.report.formatting import number
 from grains_eval.report.token_maps import read_token_maps
+
+# Both ends of a point's interval, None where they are not known.
+_Bounds = Callable[[dict[str, Any]], tuple[float, float] | None]
 
 
 def development_curves(folders: Sequence[Path]) -> list[Curve]:
@@ -45,36 +51,68 @@ def strength_curves(name: str, points: Sequence[dict[str, Any]], whole: str = "e
         where = "all layers" if point["layers"] is None else f"layer {named}" if named else whole
         by_layer.setdefault(where, []).append(point)
 
-    def line(where: str, key: str, bounds: bool) -> Series:
+    def line(where: str, key: str, bounds: _Bounds) -> Series:
         # the unsteered model is at no finite strength of found tokens
         first = [] if unsteered["strength"] is None else [{**unsteered, "strength": 0.0}]
         row = sorted([*first, *by_layer[where]], key=lambda point: point["strength"])
-        return Series(
-            where,
-            [point["strength"] for point in row],
-            [point[key] for point in row],
-            [point["lower"] for point in row] if bounds else (),
-            [point["upper"] for point in row] if bounds else (),
-        )
+        found = [ends for point in row if (ends := bounds(point)) is not None]
+        known = found if len(found) == len(row) else []
+        strengths, values = [point["strength"] for point in row], [point[key] for point in row]
+        return Series(where, strengths, values, [low for low, _ in known], [high for _, high in known])
 
-    def figure(title: str, axis: str, key: str, note: str, bounds: bool = False) -> Curve:
+    mark, said = _chosen(points, by_layer)
+
+    def figure(title: str, axis: str, key: str, note: str, bounds: _Bounds) -> Curve:
         lines = tuple(line(where, key, bounds) for where in by_layer)
-        return Curve(f"{name}: {title}", across, axis, lines, note=note)
+        return Curve(f"{name}: {title}", across, axis, lines, note=note, **mark)
 
     unit = "log of a multiplicity" if unsteered["strength"] is None else settings[0].get("unit", "relative")
     across = f"strength ({unit})" if settings[0]["layers"] != [] else whole
-    note = f"{unsteered['n']} development examples, none of them reported."
+    note = f"{unsteered['n']} development examples, none of them reported; 95 % intervals.{said}"
     title = "preference accuracy on development examples"
-    drawn = [figure(title, "share preferring y+", "accuracy", note, bounds=len(by_layer) == 1)]
+    drawn = [figure(title, "share preferring y+", "accuracy", note, lambda point: (point["lower"], point["upper"]))]
     if "log_p_chosen" in unsteered:
         title = "log-likelihood of the preferred response on development examples"
         note = "Where it falls, y+ is preferred for being less unlikely than y-, not for being likely."
-        drawn.append(figure(title, "mean log p(y+ | x), nats", "log_p_chosen", note))
+        drawn.append(figure(title, "mean log p(y+ | x), nats", "log_p_chosen", note, _mean_interval))
     if unsteered.get("preserved") == unsteered.get("preserved") and unsteered.get("preserved") is not None:
         title = "accuracy on preserved development items"
-        note = "Items of the preserved tasks that are left out of the report."
-        drawn.append(figure(title, "accuracy", "preserved", note))
+        count = unsteered.get("preserved_n") or "Some"
+        note = f"{count} items of the preserved tasks that are left out of the report."
+        drawn.append(figure(title, "accuracy", "preserved", note, _preserved_interval))
     return drawn
+
+
+def _chosen(points: Sequence[dict[str, Any]], by_layer: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], str]:
+    """Where a curve shows the chosen setting, and a sentence where it cannot."""
+    place = next((index for index, point in enumerate(points) if point.get("is_chosen")), None)
+    if place is None:
+        return {}, ""
+    if place > 0:
+        line = next(where for where, found in by_layer.items() if any(point is points[place] for point in found))
+        return {"chosen": float(points[place]["strength"]), "chosen_line": line}, ""
+    off = {} if points[0]["strength"] is None else {"chosen": 0.0}
+    return off, " The unsteered model was chosen."
+
+
+def accuracy_interval(share: float, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share of `n` items."""
+    low, high = cast("tuple[float, float]", proportion_confint(round(share * n), n, method="wilson"))
+    return float(low), float(high)
+
+
+def _preserved_interval(point: dict[str, Any]) -> tuple[float, float] | None:
+    n, share = point.get("preserved_n"), point.get("preserved")
+    return accuracy_interval(share, n) if n and share is not None and share == share else None
+
+
+def _mean_interval(point: dict[str, Any]) -> tuple[float, float] | None:
+    """Student's t interval of a mean log-likelihood; artifacts of older builds do not hold its error."""
+    error, n = point.get("log_p_chosen_error"), point["n"]
+    if error is None or n < 2:
+        return None
+    half = float(t.isf(0.025, n - 1)) * error
+    return point["log_p_chosen"] - half, point["log_p_chosen"] + half
 
 
 def development_tables(folders: Sequence[Path]) -> list[StudyTable]:

@@ -6,9 +6,9 @@ import csv
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import StringIO
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ from grains_eval.study.cache import AttributionCache, build_context_with_cache
 from grains_eval.study.development_set import DevelopmentSet, development_set
 from grains_eval.study.methods import harmless
 from grains_eval.study.provenance import weights_fingerprint
-from grains_eval.study.report_parts import strength_curves
 from grains_eval.study.session import OutputFolder, Session
-from grains_eval.study.tune import Choice, CurvePoint, choose, curve, grid, measured
-from grains_eval.types import FoundTokens, SteeringConfig, TokenConfig
+from grains_eval.study.sweep_page import point_numbers, setting_values, sweep_page
+from grains_eval.study.tune import Choice, choose, curve, grid, measured
+from grains_eval.types import FoundTokens, TokenConfig
 from grains_eval.vectors import METHODS, BuildContext, run_method
 from grains_eval.vectors.found_tokens import BuiltTokens
 from grains_eval.virtual_tokens.merging import resolve_tokens
@@ -213,28 +213,16 @@ def table(name: str, choice: Choice) -> Table:
     return shown
 
 
-def _row(name: str, point: CurvePoint) -> dict[str, Any]:
-    return {"varied": name, **_setting(point.config), **point.numbers()}
-
-
-def _setting(config: SteeringConfig | TokenConfig) -> dict[str, Any]:
-    """As JSON values, which know no infinity: found tokens that are off have no strength."""
-    return {**asdict(config), "strength": config.strength if isfinite(config.strength) else None}
-
-
 def _write(output: Path, choices: Mapping[str, Choice], best: str, development: DevelopmentSet) -> None:
-    rows = [_row(name, point) for name, choice in choices.items() for point in choice.points]
+    rows = [
+        {"varied": name, **point_numbers(point, choice)} for name, choice in choices.items() for point in choice.points
+    ]
     summary = {
-        "chosen": {"varied": best, **_setting(choices[best].config), "reason": choices[best].reason},
+        "chosen": {"varied": best, **setting_values(choices[best].config), "reason": choices[best].reason},
         "notes": list(development.notes),
         "points": rows,
     }
-    figures = [
-        figure
-        for name, choice in choices.items()
-        for figure in strength_curves(name, [_row(name, point) for point in choice.points])
-    ]
-    page = render_curves("Sweep on development items", figures, [str(choices[best].reason), *development.notes])
+    page = render_curves(sweep_page(choices, best, development.notes))
     lines = StringIO()
     writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
     writer.writeheader()

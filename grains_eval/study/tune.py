@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from math import nan
 from typing import cast
 
 from statsmodels.stats.proportion import proportion_confint
@@ -40,6 +41,7 @@ class CurvePoint:
         n: Number of preference examples.
         preserved: Accuracy on the preserved items; NaN without any.
         preserved_n: Number of those.
+        log_p_chosen_error: Standard error of `log_p_chosen`; NaN of a single example.
     """
 
     config: SteeringConfig | TokenConfig
@@ -53,6 +55,7 @@ class CurvePoint:
     n: int
     preserved: float
     preserved_n: int = 0
+    log_p_chosen_error: float = nan
 
     @property
     def rank(self) -> tuple[float, float, float]:
@@ -208,6 +211,7 @@ def curve_points(
                 n=n,
                 preserved=kept,
                 preserved_n=len(development.preserved),
+                log_p_chosen_error=float(chosen.std() / n**0.5) if n > 1 else nan,
             )
         )
     return points

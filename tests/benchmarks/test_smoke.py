@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from benchmarks import page
 ROOT = Path(__file__).resolve().parents[2]
 
 
+BROWSER = shutil.which("chromium") and shutil.which("chromedriver")
 BENCHMARKS = [
     "build",
     "coverage",
@@ -27,6 +29,7 @@ BENCHMARKS = [
     "methods",
     "overhead",
     "proof",
+    pytest.param("report_items", marks=pytest.mark.skipif(not BROWSER, reason="no chromium and chromedriver here")),
     "sweep",
     "tokens",
 ]

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from grains_eval.comparison import Question
+from grains_eval.comparison import Analysis, Question
+from grains_eval.comparison.significance import holm
 from grains_eval.comparison.verdict import answer
 from grains_eval.errors import GrainsError
 from grains_eval.report import compare_runs
+from grains_eval.report.markdown import to_markdown
 from tests.comparison.folders import TaskData, write_run
 
 PLAIN = TaskData({"acc": [0.0, 1.0] * 6})
@@ -59,3 +61,24 @@ def test_a_loss_beyond_the_margin_is_not_put_in_doubt(tmp_path: Path) -> None:
         write_run(tmp_path / name, {"t": TaskData({"acc": [*[0.0] * harmed, *[1.0] * (1000 - harmed)]})})
     report = compare_runs([tmp_path / "plain", tmp_path / "steered"], question=Question(preserve=["t"]))
     assert "t acc is lost, −12.0 (" in report.headline and "cannot be told" not in report.headline
+
+
+def test_a_task_has_one_metric_unless_more_are_asked_for(tmp_path: Path) -> None:
+    for name in ("plain", "steered"):
+        better = [float(name == "steered" or place % 2) for place in range(12)]
+        write_run(tmp_path / name, {"t": TaskData({"acc_norm": better, "acc": better, "f1": better})})
+    paths = [tmp_path / "plain", tmp_path / "steered"]
+    one = compare_runs(paths)
+    assert [row.key for row in one.rows] == [("t", "acc")]
+    assert one.further_metrics == {"t": ("acc_norm", "f1")}
+    assert one.rows[0].comparison.adjusted_p == one.rows[0].comparison.p, "what has no row takes no share of Holm's"
+    recipe = compare_runs(paths, question=Question(headline_metrics={"t": "f1"}))
+    assert [row.key for row in recipe.rows] == [("t", "f1")]
+    whole = compare_runs(paths, analysis=Analysis(all_metrics=True))
+    assert [row.comparison.metric for row in whole.rows] == ["acc_norm", "acc", "f1"] and not whole.further_metrics
+    assert [row.comparison.adjusted_p for row in whole.rows] == holm([row.comparison.p for row in whole.rows])
+    assert whole.targets == (("t", "acc"),), "the headline still speaks of one"
+    named = compare_runs(paths, analysis=Analysis(metrics=["f1", "acc_norm"]))
+    assert {row.comparison.metric for row in named.rows} == {"f1", "acc_norm"}
+    assert "t acc_norm, f1 also measured, with rows under --all_metrics" in to_markdown(one)
+    assert "--all_metrics" not in to_markdown(whole)

@@ -85,7 +85,10 @@ def maps() -> list[TokenMap]:
     )  # fmt: skip
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), (200, 120, 40)).save(buffer, "PNG")
-    return [token_map(text, selected=[4]), token_map(picture, selected=[1], images=[buffer.getvalue()])]
+    return [
+        token_map(text, selected=[4], doc_hash=doc_hash(DOCS[57])),
+        token_map(picture, selected=[1], images=[buffer.getvalue()]),
+    ]
 
 
 def extras() -> Supplement:
@@ -98,7 +101,7 @@ def extras() -> Supplement:
             ),
             Series("layer 16", strengths, [0.36, 0.42, 0.55, 0.5]),
         ),
-        chosen=1.0, note="Chosen: layer 16.",
+        chosen=1.0, chosen_line="layer 16", note="Chosen: layer 16.",
     )  # fmt: skip
     return Supplement(
         bands={"random vectors": ["random 1", "random 2"]},

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from grains_eval.report import compare_runs
+from grains_eval.report import ReportData, compare_runs
+from grains_eval.report.items import item_tables
 from tests.comparison import world
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -26,10 +27,20 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReportData]:
     root = tmp_path_factory.mktemp("browser")
-    compare_runs(world.folders(root), root / "out", supplement=world.extras())
-    return root / "out" / "report.html"
+    report = compare_runs(world.folders(root), root / "out", supplement=world.extras())
+    return root / "out" / "report.html", report
+
+
+@pytest.fixture(scope="module")
+def page(made: tuple[Path, ReportData]) -> Path:
+    return made[0]
+
+
+@pytest.fixture(scope="module")
+def report_items(made: tuple[Path, ReportData]) -> dict[str, Any]:
+    return item_tables(made[1])[0]
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +103,7 @@ def test_a_telephone_shows_every_caption_without_scrolling(browser: Any, page: P
 
 
 def test_keyboard_reaches_the_table_and_opens_items(browser: Any, page: Path) -> None:
+    """Tab to the table of items, arrow keys to an item, Enter to read it, arrow keys to the next, Escape."""
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
@@ -103,14 +115,112 @@ def test_keyboard_reaches_the_table_and_opens_items(browser: Any, page: Path) ->
     assert browser.current_url.endswith("#table")
     for _ in range(80):
         ActionChains(browser).send_keys(Keys.TAB).perform()
-        active = browser.switch_to.active_element
-        if active.tag_name == "summary" and active.text.startswith("document"):
+        if browser.execute_script("return document.activeElement.dataset.part") == "grid":
             break
-    assert active.tag_name == "summary"
-    outline = browser.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
-    assert outline == "solid"
-    ActionChains(browser).send_keys(Keys.ENTER).perform()
-    assert browser.execute_script("return document.activeElement.parentElement.open")
+    row = "return getComputedStyle(document.querySelector('.items tr[aria-selected=true]'))"
+    assert browser.execute_script(f"{row}.outlineStyle") == "solid"
+    ActionChains(browser).send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ENTER).perform()
+    assert part(browser, "position") == "3 of 100"
+    ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
+    assert part(browser, "position") == "4 of 100"
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    assert not browser.execute_script("return document.querySelector('dialog').open")
+    assert browser.execute_script("return document.activeElement.dataset.part") == "grid"
+
+
+def part(browser: Any, name: str) -> str:
+    return browser.execute_script(f"return document.querySelector('[data-part={name}]').innerText")
+
+
+def choose(browser: Any, name: str, value: str) -> None:
+    """Set a control as a user does, and wait until the table follows."""
+    browser.execute_async_script(
+        "const [name, value, done] = arguments; const e = document.querySelector(`[data-part=${name}]`);"
+        "e.value = value; e.dispatchEvent(new Event('input')); e.dispatchEvent(new Event('change'));"
+        "setTimeout(done, 300);",
+        name,
+        value,
+    )
+
+
+def cells(browser: Any, column: str) -> list[str]:
+    return browser.execute_script(f"return [...document.querySelectorAll('td.c-{column}')].map(e => e.innerText)")
+
+
+def test_items_are_sorted_filtered_and_searched(browser: Any, page: Path, report_items: dict[str, Any]) -> None:
+    browser.get(page.as_uri())
+    grains = report_items["methods"][0]
+    gains = [after - before for before, after in zip(report_items["score"], grains["score"], strict=True)]
+    helped, harmed = (sum(sign * gain > 0 for gain in gains) for sign in (1, -1))
+    total = f"100 of 100 items: {helped} helped, {harmed} harmed, {100 - helped - harmed} the same"
+    assert part(browser, "count") == total
+    order = sorted(range(100), key=lambda i: -grains["push"][i])
+    assert cells(browser, "document")[:5] == [str(report_items["document"][i]) for i in order[:5]]
+    browser.find_element("css selector", "th.c-document button").click()
+    assert cells(browser, "document")[:3] == ["119", "118", "117"]
+    browser.find_element("css selector", "th.c-document button").click()
+    assert cells(browser, "document")[:3] == ["20", "21", "22"]
+    assert browser.execute_script("return document.querySelector('th.c-document').ariaSort") == "ascending"
+    choose(browser, "effect", "harmed")
+    assert part(browser, "count").startswith(f"{harmed} of 100 items") and set(cells(browser, "effect")) == {"harmed"}
+    choose(browser, "effect", "")
+    choose(browser, "cluster", "c1")
+    assert set(cells(browser, "cluster")) == {"c1"}, "a cluster's whole name means that cluster alone"
+    browser.find_element("css selector", "[data-part=reset]").click()
+    choose(browser, "search", "GUM 57?")
+    assert cells(browser, "document") == ["57"]
+    choose(browser, "search", "")
+    choose(browser, "task", "1")
+    assert part(browser, "count").startswith("600 of 600 items")
+    assert not browser.execute_script("return document.querySelector('[data-part=cluster]').checkVisibility()")
+
+
+def test_rows_are_made_as_they_are_scrolled_to(browser: Any, page: Path) -> None:
+    browser.get(page.as_uri())
+    choose(browser, "task", "1")
+    choose(browser, "method", "1")
+    assert len(cells(browser, "document")) < 60
+    browser.find_element("css selector", "th.c-document button").click()
+    browser.execute_async_script(
+        "document.querySelector('.view').scrollTop = 1e7; setTimeout(arguments[0], 200)",
+    )
+    assert cells(browser, "document")[-1] == "0" and len(cells(browser, "document")) < 60
+
+
+def test_an_item_is_shown_in_full_and_its_text_stays_text(browser: Any, page: Path) -> None:
+    browser.get(page.as_uri())
+    choose(browser, "search", "gum 57?")
+    browser.find_element("css selector", "td.c-prompt").click()
+    shown = part(browser, "item")
+    assert f"Q: {world.DOCS[57]['question']}" in shown and "truthfulqa_mc1, document 57" in shown
+    for text in ("It stays for <b>seven</b> years", "It passes through ✓ right", "cluster c17", "margin"):
+        assert text in shown
+    assert shown.count("What the tokens contributed") == 1, "a heat map was handed in for this document"
+    assert browser.execute_script("return document.querySelectorAll('dialog figure.heat .t').length") == 9
+    assert browser.execute_script("return document.querySelectorAll('dialog b, dialog script').length") == 0
+    assert browser.get_log("browser") == []
+
+
+def test_clusters_are_listed_and_lead_to_their_items(browser: Any, page: Path) -> None:
+    browser.get(page.as_uri())
+    browser.find_element("css selector", "[data-part=clusters] summary").click()
+    rows = browser.execute_async_script(
+        "const done = arguments[0];"
+        "const rows = () => [...document.querySelectorAll('[data-part=by-cluster] tbody tr')];"
+        "setTimeout(() => done(rows().map(e => [...e.cells].map(c => c.innerText))), 100)"
+    )
+    assert len(rows) == 20 and sum(int(row[1]) for row in rows) == 100
+    browser.find_element("css selector", "[data-part=by-cluster] tbody button").click()
+    assert set(cells(browser, "cluster")) == {rows[0][0]}
+
+
+def test_without_javascript_summary_tables_and_extreme_items_are_there(browser: Any, page: Path) -> None:
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.get(page.as_uri())
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    text = browser.find_element("css selector", "body").text
+    assert "against the strongest control" in text and "Most harmed" in text
+    assert not browser.find_element("css selector", "#explorer").is_displayed()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -20,7 +20,8 @@ def test_one_method_headline() -> None:
     text = headline([better], [judge(row(-0.001, 0.004), 0.01)], 0.05)
     assert text == (
         "grains: improves truthfulqa_mc1 acc from 34.1 to 46.5, +12.4 points (95 % interval +8.4 to +16.4, "
-        "adjusted p < .001, 767 held-out items). mmlu acc is kept, −0.1 (−0.5 to +0.3), margin 1.0 points."
+        "adjusted p < .001, 767 held-out items). mmlu acc is kept, −0.1 (−0.5 to +0.3), margin 1.0 points, "
+        "1,000 items."
     )
 
 
@@ -45,13 +46,15 @@ def test_many_methods_headline() -> None:
     ]
     text = headline(rows, verdicts, 0.05)
     assert text == (
-        "mmlu acc is improved by 2 of 4 methods: grains +10.0 (+8.0 to +12.0), caa +5.0 (+3.0 to +7.0); "
-        "worsened by icv −6.0 (−8.0 to −4.0). mmlu acc (margin 1.0 points): kept by grains, "
+        "mmlu acc (1,000 items) is improved by 2 of 4 methods: grains +10.0 (+8.0 to +12.0), caa +5.0 (+3.0 to +7.0); "
+        "worsened by icv −6.0 (−8.0 to −4.0). mmlu acc (1,000 items, margin 1.0 points): kept by grains, "
         f"lost by caa (−10.0), cannot tell for icv (about {rounded(verdicts[2].items_needed or 0)} "
         "items would)."
     )
     none = headline([row(0.01, 0.02, method=m) for m in ("a", "b")], [], 0.05)
-    assert none.startswith("None of 2 methods is shown to improve mmlu acc: the largest change is a's +1.0")
+    assert none.startswith(
+        "None of 2 methods is shown to improve mmlu acc (1,000 items): the largest change is a's +1.0"
+    )
     assert headline([], [], 0.05).startswith("No method was compared")
 
 
@@ -68,8 +71,9 @@ def test_too_few_clusters_are_no_verdict_and_say_how_many_would_do() -> None:
     verdicts = [judge(row(0.0, 0.0, method=m, **FEW), 0.01) for m in ("grains", "caa")]
     text = headline([row(0.1, 0.0, **FEW), other], verdicts, 0.05)
     assert text == (
-        f"mmlu acc is improved by 1 of 2 methods: caa +10.0 (+8.0 to +12.0); no verdict on mmlu acc for grains: {few}. "
-        f"mmlu acc (margin 1.0 points): no verdict for grains, caa ({few})."
+        "mmlu acc (1,000 items) is improved by 1 of 2 methods: caa +10.0 (+8.0 to +12.0); "
+        f"no verdict on mmlu acc for grains: {few}. "
+        f"mmlu acc (1,000 items in 9 clusters, margin 1.0 points): no verdict for grains, caa ({few})."
     )
     assert headline([row(0.1, 0.0, method=m, **FEW) for m in "ab"], [], 0.05).startswith(
         f"No verdict on mmlu acc for any of 2 methods: {few}."
@@ -95,7 +99,7 @@ def test_error_rates_and_their_assumption_are_said_once() -> None:
     text = headline([row(0.1, 0.02, adjusted_p=0.001, **RESAMPLED)], [sure, sure], 0.05)
     assert "adjusted p = .001, 1,000 items in 20 clusters, approximate)" in text
     assert text.count("error rates") == 1 and text.endswith(
-        "margin 1.0 points; error rates guaranteed, provided that items are independent."
+        "margin 1.0 points, 1,000 items; error rates guaranteed, provided that items are independent."
     )
     assert headline([], [sure, rough], 0.05).endswith(
         "; error rates guaranteed, provided that items are independent (mmlu acc); error rates approximate, provided "
@@ -113,7 +117,8 @@ def test_all_kept_is_said_as_one_claim() -> None:
     )
     both = [*kept, *(replace(v, method="caa") for v in kept), replace(kept[0], method="icv", together=False)]
     assert headline([], both, 0.05).partition(". ")[2] == (
-        "grains, caa: all 3 preserved tasks are kept, as one claim each; a acc (margin 1.0 points): kept by icv."
+        "grains, caa: all 3 preserved tasks are kept, as one claim each; "
+        "a acc (1,000 items, margin 1.0 points): kept by icv."
     )
     mixed = judge_rows(preserved(near, (0, 0), (0, 60)), 0.01)
     assert "claim" not in headline([], mixed, 0.05)

@@ -44,6 +44,14 @@ def test_gain_and_cost_are_those_of_the_table(tmp_path) -> None:
     assert row[3].startswith("lost: t −100.0 (")
 
 
+def test_gains_are_positive_where_lower_is_better(tmp_path) -> None:
+    for name, errors in (("plain", 1.0), ("moved", 0.0)):
+        write_run(tmp_path / name, {"t": TaskData({"wer": [errors] * 40}, higher={"wer": False})})
+    (row,) = summary(compare_runs([tmp_path / "plain", tmp_path / "moved"]))
+    low, high = row[1].removeprefix("+100.0 (").partition("), better")[0].split(" to ")
+    assert low.startswith("+") and high.startswith("+") and float(low) < float(high) == 100
+
+
 def test_it_stands_on_top_of_page_and_markdown_and_the_figures_before_the_table(report: ReportData) -> None:
     page, text = render_html(report), to_markdown(report)
     assert (
