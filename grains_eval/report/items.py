@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from grains_eval.comparison.estimates import Row
-from grains_eval.comparison.item_metrics import log_likelihoods, right_choice
-from grains_eval.comparison.samples import Sample
+from grains_eval.comparison.margins import log_likelihoods, right_choice
+from grains_eval.comparison.runs import Sample
 from grains_eval.report.changed_items import answer_of, target_of
 from grains_eval.report.data import ReportData
 
