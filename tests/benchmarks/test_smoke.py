@@ -27,6 +27,7 @@ BENCHMARKS = [
     "methods",
     "overhead",
     "proof",
+    "startup",
     "sweep",
     "tokens",
 ]

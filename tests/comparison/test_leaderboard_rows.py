@@ -146,9 +146,7 @@ def test_benchmarks_that_are_missing_are_said_and_no_mean_is_formed(tmp_path, pa
     assert "leaderboard_gpqa was not evaluated" in said and "leaderboard_ifeval was not evaluated" in said
     assert "leaderboard_bbh is left out: 1 of its 24 subtasks were not evaluated (leaderboard_bbh_snarks, …)" in said
     assert "leaderboard: no mean over 3 of 6 benchmarks is formed" in said
-    with pytest.raises(
-        GrainsError, match="no benchmark of the leaderboard is whole: leaderboard_bbh is left out: 23"
-    ):
+    with pytest.raises(GrainsError, match="no benchmark of the leaderboard is whole: leaderboard_bbh is left out: 23"):
         compare(*folders, leaderboard="open_llm_v2", tasks=["leaderboard_bbh_navigate"])
     other = write_run(tmp_path / "c", {"t": next(iter(tasks.values()))})
     with pytest.raises(GrainsError, match="share no task of the leaderboard; run lm_eval with --tasks leaderboard"):
