@@ -30,7 +30,8 @@ def folders(tiny_text, loaded_text, tmp_path_factory):
         "evaluation": {"tasks": [], "preserve": ["leaderboard"]},
     }  # fmt: skip
     setting = SteeringConfig((layer,), 8.0, "absolute", "add")
-    ge.save_vectors(SteeringVectors({layer: direction}, {layer: 1.0}, {}, setting, provenance), home / "vectors")
+    vectors = SteeringVectors({layer: direction}, {layer: 1.0}, recommended=setting, provenance=provenance)
+    ge.save_vectors(vectors, home / "vectors")
     plain = {"pretrained": str(tiny_text("llama")), "dtype": "float32"}
     settings = {"device": "cpu", "batch_size": 8, "gen_kwargs": {"max_gen_toks": 12}, "bootstrap_iters": 0}
     with pytest.MonkeyPatch.context() as patch:
