@@ -97,7 +97,7 @@ def _labels(row: Row) -> dict[str, int]:
 
 
 def _prompts(samples: Sequence[Sample], subtasks: Sequence[int]) -> dict[str, list[str]]:
-    """Prompts without what all of a subtask begin with, which few-shot examples make most of the text."""
+    """Prompts without the lines that all of a subtask begin with, which few-shot examples make most of the text."""
     grouped: dict[int, list[str]] = {}
     for sample, place in zip(samples, subtasks, strict=True):
         grouped.setdefault(place, []).append(sample.prompt)
@@ -107,13 +107,12 @@ def _prompts(samples: Sequence[Sample], subtasks: Sequence[int]) -> dict[str, li
 
 
 def _shared(prompts: Sequence[str]) -> str:
-    """The common beginning of several prompts, up to the last line or word that ends in it."""
+    """The lines that several prompts begin with."""
     if len(set(prompts)) < 2:
         return ""
     first, last = min(prompts), max(prompts)
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    found = first[:same]
-    return found[: max(found.rfind("\n"), found.rfind(" ")) + 1]
+    return first[: first.rfind("\n", 0, same) + 1]
 
 
 def _numbers(values: Iterable[Any]) -> list[float | None]:

@@ -279,6 +279,8 @@ def curve(drawn: Curve, name: str, paper: Paper = WIDE) -> str:
         if drawn.chosen is not None:
             where = f"chosen: {drawn.chosen_line + ', ' if drawn.chosen_line else ''}{drawn.chosen:g}"
             axes.axvline(drawn.chosen, color=INK, linewidth=1.2, linestyle=":", label=where)
+        if all(float(x).is_integer() for series in drawn.series for x in series.x):
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(drawn.x_label)
         axes.set_ylabel(drawn.y_label)
         if paper.is_narrow:

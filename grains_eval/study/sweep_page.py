@@ -29,12 +29,9 @@ def sweep_page(choices: Mapping[str, Choice], best: str, notes: Sequence[str]) -
     """
     chosen = choices[best]
     where = _setting(chosen.point, chosen.points[0])
-    items = f"{chosen.point.n} development examples"
-    if chosen.point.preserved_n:
-        items += f" and {chosen.point.preserved_n} preserved items"
     return CurvePage(
         title="Sweep on development items",
-        headline=f"Chosen: {best}, {where}, on {items}: {chosen.reason}.",
+        headline=f"Chosen: {best}, {where}: {chosen.reason}.",
         summary=(_summary(choices, best),),
         curves=tuple(
             figure

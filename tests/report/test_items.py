@@ -26,7 +26,6 @@ def test_every_item_of_every_method_is_there_in_full(report: ReportData) -> None
     assert len(goal["document"]) == 100 and len(skill["document"]) == 600
     place = goal["document"].index(57)
     assert goal["shared"][0] + goal["prompt"][place] == f"Q: {world.DOCS[57]['question']}\nA:"
-    assert goal["shared"] == ["Q: What if you swallow gum "], "what all prompts begin with is stored once"
     assert goal["clusters"][goal["cluster"][place]] == "c17"
     assert goal["choices"][place] == world.CHOICES and goal["right"][place] == 0
     rows = {r.comparison.method: r for r in report.rows if r.comparison.task == "truthfulqa_mc1"}
@@ -75,11 +74,11 @@ def test_values_that_json_does_not_know_become_null(tmp_path: Path) -> None:
 
 def test_prompts_that_differ_between_runs_are_both_there(tmp_path: Path) -> None:
     for name in ("plain", "prompt"):
-        lead = "be right: " if name == "prompt" else ""
+        lead = "be right:\nnow\n" if name == "prompt" else ""
         task = TaskData({"acc": [0.0, 1.0] * 20}, prompts=[f"{lead}question {n}" for n in range(40)])
         entry = [{"method": "prompt", "instruction": "be right", "kind": "method"}] if lead else None
         write_run(tmp_path / name, {"t": task}, steering=entry)
     (table,) = item_tables(compare_runs([tmp_path / "plain", tmp_path / "prompt"], question=Question(targets=["t"])))
     (method,) = table["methods"]
-    assert method["shared"] == ["be right: question "] and method["prompt"][3] == "3"
-    assert table["shared"] == ["question "]
+    assert method["shared"] == ["be right:\nnow\n"], "lines that all prompts begin with are stored once"
+    assert method["prompt"][3] == table["prompt"][3] == "question 3" and table["shared"] == [""]

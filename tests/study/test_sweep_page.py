@@ -31,7 +31,7 @@ def test_the_chosen_setting_is_marked_in_every_curve_and_every_line_has_interval
             assert all(low < y < high for low, y, high in zip(line.low, line.y, line.high, strict=True))
     likelihood = page.curves[1].series[0]
     assert likelihood.high[0] - likelihood.y[0] == pytest.approx(2.0096 * 0.25, abs=1e-3), "Student's t of 49"
-    assert page.headline.startswith("Chosen: top_k=1, layer 3, strength 2, on 50 development examples and 20 preserved")
+    assert page.headline == "Chosen: top_k=1, layer 3, strength 2: why."
     shown = render_curves(page)
     assert shown.index("What was chosen") < shown.index("<svg") < shown.index("Every setting of top_k=1")
     assert shown.count("chosen: layer 3, 2") == 6, "the legend of three figures, each wide and narrow"
