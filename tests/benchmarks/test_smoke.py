@@ -20,6 +20,7 @@ BENCHMARKS = [
     "evaluate",
     "exactness",
     "families",
+    "found_tokens",
     "gpu",
     "half",
     "images",
