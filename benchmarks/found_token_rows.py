@@ -18,19 +18,22 @@ import torch
 from benchmarks.demo_seeds import Trial, measure, open_trial, right, tuned
 from benchmarks.worlds.text_world import Item, Kind, fact_items, make_world
 from grains_eval.attribution import attribute
+from grains_eval.attribution.selections import shared_tokens
 from grains_eval.errors import GrainsError
 from grains_eval.examples import load_examples
 from grains_eval.models import EncodedExample
 from grains_eval.recipes import AttributionConfig
 from grains_eval.types import Attribution, FoundTokens, TokenConfig, TokenPool
 from grains_eval.vectors import BuildContext, build_context, run_method
-from grains_eval.vectors.found_tokens import BuiltTokens, Pool, found_tokens
+from grains_eval.vectors.found_tokens import BuiltTokens, Options, Pool, found_tokens
 from grains_eval.vectors.token_controls import other_side, random_like, vocabulary
 from grains_eval.virtual_tokens import ResolvedTokens, shown
 from grains_eval.virtual_tokens.merging import resolve_tokens
 
 UNSTEERED, FOUND, STRONGER, CUE = "unsteered", "found token", "found token, strength ln 3", "cue in the prompt"
 EVERY, TUNED_VOCABULARY = "every token, then transfer", "vocabulary vector, tuned"
+# what leaving out frequent tokens does by itself, without attribution
+CONTENTS = "every token but template words, then transfer"
 # method, and selection where it is not the recipe's
 VECTORS: dict[str, tuple[str, str | None]] = {
     "GrAInS vector": ("grains", None),
@@ -89,15 +92,23 @@ class Measured:
         self.one, self.closed_book, self.kept = one, closed_book, kept
         self.rows: dict[str, Row] = {}
 
+    def lacks(self, *names: str) -> bool:
+        """Whether one of these rows was not measured before."""
+        return not set(names) <= set(self.rows)
+
     def add(self, name: str, scorers: Sequence[Scorer], notes: Sequence[str] = ()) -> None:
-        """Add a row; a scorer per draw."""
+        """Add a row that is not there yet; a scorer per draw."""
+        if not self.lacks(name):
+            return
         draws = ["".join(str(int(value)) for value in score(self.one.test)) for score in scorers]
         skills = statistics.mean(statistics.mean(score(self.one.skills[1::2])) for score in scorers)
         book = [statistics.mean(score(self.closed_book)) for score in scorers] if self.closed_book else []
         self.rows[name] = Row(draws, skills, statistics.mean(book) if book else None, [n for n in notes if n])
 
     def add_tokens(self, name: str, draws: Sequence[Callable[[], FoundTokens]], setting: TokenConfig) -> None:
-        """Add a row of tokens; a draw that finds nothing leaves the model as it is."""
+        """Add a row of tokens that is not there yet; a draw that finds nothing leaves the model as it is."""
+        if not self.lacks(name):
+            return
         scorers: list[Scorer] = []
         notes: list[str] = []
         for make in draws:
@@ -152,7 +163,7 @@ def open_world(name: str, seed: int, folder: Path, items: Path, scratch: Path) -
 
 
 def measure_world(name: str, seed: int, measured: Measured, draws: int) -> dict[str, Any]:
-    """Measure every row of a world.
+    """Measure every row of a world that is not measured yet.
 
     Returns:
         JSON values: the rows, and CPU seconds of the parts of a build.
@@ -175,6 +186,8 @@ def measure_world(name: str, seed: int, measured: Measured, draws: int) -> dict[
     context = replace(build_context(one.loaded, examples, one.recipe), attribute=once)
 
     for label, (method, selection) in VECTORS.items():
+        if not measured.lacks(label, f"{label}, tuned"):
+            continue
         own = context if selection is None else context.with_attribution(selection=selection)
         section = one.recipe.vectors.model_copy(update={"method": method})
         vectors = run_method(replace(own, recipe=own.recipe.model_copy(update={"vectors": section}))).vectors
@@ -182,14 +195,20 @@ def measure_world(name: str, seed: int, measured: Measured, draws: int) -> dict[
             where = f"layer {'/'.join(map(str, setting.layers or ()))}, strength {setting.strength:g}"
             measured.add(row, [lambda items, v=vectors, s=setting: measure(one, v, s, items)], [where])
 
-    def pool(kind: Pool, draw: int = 0, tested: bool = True, both_sides: bool = False) -> BuiltTokens:
+    shared = shared_tokens(context.examples, Options().max_document_frequency)
+    contents = replace(context, examples=[_without(shared, example) for example in context.examples])
+
+    def pool(
+        kind: Pool, draw: int = 0, tested: bool = True, both_sides: bool = False, context: BuildContext = context
+    ) -> BuiltTokens:
         options = one.recipe.vectors.model_copy(update={"method": "found_tokens", "options": {"draw": draw}})
         own: BuildContext = replace(context, recipe=one.recipe.model_copy(update={"vectors": options}))
         before = process_time()
         try:
             return found_tokens(own, measured.harmless, kind, tested, both_sides)
         finally:
-            seconds.setdefault(kind if tested else "blind", process_time() - before)
+            part = kind if context is not contents else CONTENTS
+            seconds.setdefault(part if tested else "blind", process_time() - before)
 
     setting = TokenConfig()
     found, reason = None, ""
@@ -202,23 +221,34 @@ def measure_world(name: str, seed: int, measured: Measured, draws: int) -> dict[
         "blind tokens": [lambda d=d: pool("random", d, tested=False).tokens for d in numbers],
         "random pool, then transfer": [lambda d=d: pool("random", d).tokens for d in numbers],
         EVERY: [lambda: pool("every").tokens],
+        "blind tokens, template words left out": [
+            lambda d=d: pool("random", d, tested=False, context=contents).tokens for d in numbers
+        ],
+        CONTENTS: [lambda: pool("every", context=contents).tokens],
     }
     if found is None:
         for label in (FOUND, STRONGER):
             measured.add(label, [measured.right], [reason])
     else:
-        measured.add_tokens(FOUND, [lambda: found], setting)
-        measured.add_tokens(STRONGER, [lambda: found], replace(setting, strength=math.log(3)))
+        own_token = found
+        measured.add_tokens(FOUND, [lambda: own_token], setting)
+        measured.add_tokens(STRONGER, [lambda: own_token], replace(setting, strength=math.log(3)))
         rows |= {
-            "random keys and values": [lambda d=d: random_like(found, d) for d in numbers],
-            "found key, random value": [lambda d=d: random_like(found, d, keys=False) for d in numbers],
-            "vocabulary token": [lambda: vocabulary(context, found)],
-            "tokens of the other side": [lambda: other_side(found)],
+            "random keys and values": [lambda d=d: random_like(own_token, d) for d in numbers],
+            "found key, random value": [lambda d=d: random_like(own_token, d, keys=False) for d in numbers],
+            "vocabulary token": [lambda: vocabulary(context, own_token)],
+            "tokens of the other side": [lambda: other_side(own_token)],
         }
     for label, makers in rows.items():
         measured.add_tokens(label, makers, setting)
     seconds = {part: round(spent, 1) for part, spent in seconds.items()}
     return {"cpu_seconds": seconds, "rows": {label: asdict(row) for label, row in measured.rows.items()}}
+
+
+def _without(shared: frozenset[int], example: EncodedExample) -> EncodedExample:
+    """The same prompt with template words no candidates."""
+    common = torch.tensor([token in shared for token in example.input_ids.tolist()])
+    return replace(example, is_candidate=example.is_candidate & ~common)
 
 
 def said(pool: TokenPool) -> str:

@@ -28,6 +28,7 @@ from benchmarks.found_token_rows import (
     UNSTEERED,
     VECTORS,
     WORLDS,
+    Row,
     measure_world,
     open_world,
 )
@@ -47,10 +48,13 @@ Answers = Mapping[str, Any]
 
 
 def answers(name: str, seed: int, arguments: argparse.Namespace) -> Answers:
-    """What is measured in one world, or was before."""
+    """What is measured in one world, or was before; with `--complete`, rows that are missing are measured now."""
     file: Path = arguments.runs / f"{name}_{seed}.json"
+    known: dict[str, Any] = {}
     if file.is_file() and not arguments.smoke:
-        return json.loads(file.read_text(encoding="utf-8"))
+        known = json.loads(file.read_text(encoding="utf-8"))
+        if not arguments.complete:
+            return known
     kind = WORLDS[name].kind
     if arguments.smoke or (seed == 0 and kind in BUNDLED):
         folder, items = model_path(BUNDLED[kind]), task_directory() / "demo" / BUNDLED[kind] / "data"
@@ -65,8 +69,10 @@ def answers(name: str, seed: int, arguments: argparse.Namespace) -> Answers:
     if trained["gate_passed"]:
         with tempfile.TemporaryDirectory() as scratch:
             world = open_world(name, seed, folder, items, Path(scratch))
+            world.rows |= {label: Row(**row) for label, row in known.get("rows", {}).items()}
             found |= measure_world(name, seed, world, 1 if arguments.smoke else arguments.draws)
     if not arguments.smoke:
+        found["cpu_seconds"] = {**known.get("cpu_seconds", {}), **found.get("cpu_seconds", {})}
         arguments.runs.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
@@ -175,6 +181,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=RUNS, help="answers of each world, taken up again")
     parser.add_argument("--worlds", nargs="+", choices=sorted(WORLDS), default=["shared", "faithfulness"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--complete", action="store_true", help="measure what the answers in --runs lack")
     parser.add_argument("--draws", type=int, default=5, help="draws of each random control")
     arguments = parser.parse_args()
     common.start(arguments)
