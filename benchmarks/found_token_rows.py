@@ -162,8 +162,15 @@ def open_world(name: str, seed: int, folder: Path, items: Path, scratch: Path) -
     return Measured(one, fact_items(world, "test", context=False), kept)
 
 
-def measure_world(name: str, seed: int, measured: Measured, draws: int) -> dict[str, Any]:
+def measure_world(name: str, seed: int, measured: Measured, draws: int, pools: bool = True) -> dict[str, Any]:
     """Measure every row of a world that is not measured yet.
+
+    Args:
+        name: Which world.
+        seed: Its seed.
+        measured: The world; rows that it holds stay as they are.
+        draws: Draws of each random control.
+        pools: Whether tokens are built from other pools too, which takes most of the time.
 
     Returns:
         JSON values: the rows, and CPU seconds of the parts of a build.
@@ -226,6 +233,7 @@ def measure_world(name: str, seed: int, measured: Measured, draws: int) -> dict[
         ],
         CONTENTS: [lambda: pool("every", context=contents).tokens],
     }
+    later: dict[str, list[Callable[[], FoundTokens]]] = {}
     if found is None:
         for label in (FOUND, STRONGER):
             measured.add(label, [measured.right], [reason])
@@ -233,13 +241,13 @@ def measure_world(name: str, seed: int, measured: Measured, draws: int) -> dict[
         own_token = found
         measured.add_tokens(FOUND, [lambda: own_token], setting)
         measured.add_tokens(STRONGER, [lambda: own_token], replace(setting, strength=math.log(3)))
-        rows |= {
+        later = {
             "random keys and values": [lambda d=d: random_like(own_token, d) for d in numbers],
             "found key, random value": [lambda d=d: random_like(own_token, d, keys=False) for d in numbers],
             "vocabulary token": [lambda: vocabulary(context, own_token)],
             "tokens of the other side": [lambda: other_side(own_token)],
         }
-    for label, makers in rows.items():
+    for label, makers in {**later, **(rows if pools else {})}.items():
         measured.add_tokens(label, makers, setting)
     seconds = {part: round(spent, 1) for part, spent in seconds.items()}
     return {"cpu_seconds": seconds, "rows": {label: asdict(row) for label, row in measured.rows.items()}}

@@ -32,7 +32,7 @@ from benchmarks.found_token_rows import (
     measure_world,
     open_world,
 )
-from benchmarks.worlds.text_world import fact_items, make_world
+from benchmarks.worlds.text_world import Item, fact_items, make_world
 from benchmarks.worlds.train_text import train_to_folder
 from grains_eval.demo import model_path
 from grains_eval.tasks_path import task_directory
@@ -70,7 +70,8 @@ def answers(name: str, seed: int, arguments: argparse.Namespace) -> Answers:
         with tempfile.TemporaryDirectory() as scratch:
             world = open_world(name, seed, folder, items, Path(scratch))
             world.rows |= {label: Row(**row) for label, row in known.get("rows", {}).items()}
-            found |= measure_world(name, seed, world, 1 if arguments.smoke else arguments.draws)
+            draws = 1 if arguments.smoke else arguments.draws
+            found |= measure_world(name, seed, world, draws, not arguments.no_pools)
     if not arguments.smoke:
         found["cpu_seconds"] = {**known.get("cpu_seconds", {}), **found.get("cpu_seconds", {})}
         arguments.runs.mkdir(parents=True, exist_ok=True)
@@ -84,29 +85,25 @@ def scores(row: Mapping[str, Any]) -> list[float]:
 
 
 def table(name: str, worlds: Sequence[Answers]) -> list[dict[str, Any]]:
-    """One row per method, with how far the found token is beyond it."""
-    labels = [label for label in worlds[0]["rows"] if all(label in each["rows"] for each in worlds)]
-    names: list[str] = []
-    clusters: list[str] = []
-    ours: list[float] = []
-    for each in worlds:
-        items = fact_items(make_world(WORLDS[name].kind, each["seed"]), "test")
-        names += [str(each["seed"])] * len(items)
-        clusters += [f"{each['seed']} {item['cluster']}" for item in items]
-        ours += scores(each["rows"][FOUND])
+    """One row per method, with how far the found token is beyond it in the worlds where both were measured."""
     rows: list[dict[str, Any]] = []
-    for label in labels:
-        found = [each["rows"][label] for each in worlds]
+    for label in _labels(worlds):
+        those = [each for each in worlds if label in each["rows"]]
+        found = [each["rows"][label] for each in those]
         theirs = [value for row in found for value in scores(row)]
+        ours = [value for each in those for value in scores(each["rows"][FOUND])]
+        names = [str(each["seed"]) for each in those for _ in _test(name, each["seed"])]
+        clusters = [f"{each['seed']} {item['cluster']}" for each in those for item in _test(name, each["seed"])]
         draws = [statistics.mean(map(int, draw)) for row in found for draw in row["draws"]]
-        ahead = dict(common.change(theirs, ours, names, clusters)) if label != FOUND else {}
+        ahead = common.change(theirs, ours, names, clusters) if label != FOUND else {}
         books = [row["closed_book"] for row in found if row["closed_book"] is not None]
+        seeds = [f"{statistics.mean(scores(each['rows'][label])):.2f}" if each in those else "–" for each in worlds]
         rows.append(
             {
                 "world": name,
                 "method": label,
                 "accuracy": round(statistics.mean(theirs), 3),
-                "per seed": " ".join(f"{statistics.mean(scores(row)):.2f}" for row in found),
+                "per seed": " ".join(seeds),
                 "draws": f"{min(draws):.2f} to {max(draws):.2f}" if len(draws) > len(found) else "",
                 "found token beyond it": ahead.get("gain", ""),
                 "in these worlds": ahead.get("in these worlds", ""),
@@ -116,6 +113,14 @@ def table(name: str, worlds: Sequence[Answers]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _labels(worlds: Sequence[Answers]) -> list[str]:
+    return list(dict.fromkeys(label for each in worlds for label in each["rows"]))
+
+
+def _test(name: str, seed: int) -> list[Item]:
+    return fact_items(make_world(WORLDS[name].kind, seed), "test")
 
 
 def goal(name: str, worlds: Sequence[Answers]) -> list[dict[str, Any]]:
@@ -130,10 +135,10 @@ def goal(name: str, worlds: Sequence[Answers]) -> list[dict[str, Any]]:
         return {"world": name, "goal": what, "figure": figure, "over worlds": interval, "reached": verdict}
 
     rows: list[dict[str, Any]] = []
-    for label in worlds[0]["rows"]:
-        if label in METHODS or not all(label in each["rows"] for each in worlds):
+    for label in _labels(worlds):
+        if label in METHODS:
             continue
-        beyond = [mean(each, FOUND) - mean(each, label) for each in worlds]
+        beyond = [mean(each, FOUND) - mean(each, label) for each in worlds if label in each["rows"]]
         low, high = common.over_worlds(beyond)
         reached = statistics.mean(beyond) >= LEAST_BEYOND and low > 0
         shown = f"[{low:+.3f}, {high:+.3f}]" if low == low else "–"
@@ -182,6 +187,7 @@ def main() -> None:
     parser.add_argument("--worlds", nargs="+", choices=sorted(WORLDS), default=["shared", "faithfulness"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--complete", action="store_true", help="measure what the answers in --runs lack")
+    parser.add_argument("--no-pools", action="store_true", help="build no tokens from random pools or every token")
     parser.add_argument("--draws", type=int, default=5, help="draws of each random control")
     arguments = parser.parse_args()
     common.start(arguments)
