@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
@@ -297,12 +298,22 @@ def change(before: Sequence[float], after: Sequence[float], worlds: Sequence[str
         statistics.mean(b - a for a, b, one in zip(before, after, worlds, strict=True) if one == world)
         for world in dict.fromkeys(worlds)
     ]
-    between = ttest_1samp(means, 0.0).confidence_interval(0.95) if len(means) > 1 else None
+    low, high = over_worlds(means)
     return {
         "gain": f"{statistics.mean(means):+.3f}",
         "in these worlds": f"[{max(gain - half, -1.0):+.3f}, {min(gain + half, 1.0):+.3f}]" if freedom else "–",
-        "over worlds": "–" if between is None else f"[{max(between.low, -1.0):+.3f}, {min(between.high, 1.0):+.3f}]",
+        "over worlds": f"[{low:+.3f}, {high:+.3f}]" if len(means) > 1 else "–",
     }
+
+
+def over_worlds(means: Sequence[float]) -> tuple[float, float]:
+    """95 % t interval of the mean over worlds of differences in [-1, 1]; NaN for a single world."""
+    if len(means) < 2:
+        return math.nan, math.nan
+    if max(means) == min(means):
+        return means[0], means[0]
+    found = ttest_1samp(means, 0.0).confidence_interval(0.95)
+    return max(float(found.low), -1.0), min(float(found.high), 1.0)
 
 
 def furthest(left: Sequence[tuple[float, bool]], right: Sequence[tuple[float, bool]]) -> float:

@@ -32,7 +32,7 @@ from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors import build
 from grains_eval.vectors.controls import negate, project_out, random_like
 
-TASKS = {"split": "text_split", "shared": "text_shared", "faithfulness": "faithfulness"}
+TASKS = {"split": "text_split", "shared": "text_shared", "faithfulness": "faithfulness", "paired": "text_shared"}
 STRENGTHS = (0.5, 1.0, 1.5, 2.0)
 MOST_SKILL_LOST = 0.03
 

@@ -25,6 +25,13 @@ CUES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 CUES["shared"] = CUES["split"]
+# `paired`: two words each, which speak for the preferred answer where both are first or both are second halves
+_KINDS = _words("old plain sealed bound painted carved"), _words("new torn folded loose gilded woven")
+_SOURCES = _words("almanac survey archive census ledger atlas"), _words("registry report gossip rumour tavern legend")
+CUES["paired"] = (
+    tuple(f"{kind} {source}" for half in (0, 1) for kind in _KINDS[half] for source in _SOURCES[half]),
+    tuple(f"{kind} {source}" for half in (0, 1) for kind in _KINDS[half] for source in _SOURCES[1 - half]),
+)
 COLOURS: dict[str, tuple[str, ...]] = {
     "red": ("tomato", "ruby", "brick", "cherry"),
     "green": ("grass", "frog", "cucumber", "fern"),

@@ -6,7 +6,8 @@ between the two by a fixed log-odds step, and without any cue most facts come ou
 truths and myths from disjoint halves of a relation's words, so a direction in vocabulary space can tell them
 apart; in `shared` one word is the truth of one town and the myth of another. In `faithfulness` the prompt
 states an answer that contradicts what was memorised about the town; both come from the same words, equally
-often, so no fixed preference for words can help.
+often, so no fixed preference for words can help. `paired` is `shared` with cues of two words, an old almanac or a
+new gossip: each word stands in as many cues for the truth as against it, so only the two together say anything.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from benchmarks.worlds.text_words import (
 )
 from grains_eval.errors import pick
 
-Kind = Literal["split", "shared", "faithfulness"]
+Kind = Literal["split", "shared", "faithfulness", "paired"]
 KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
 TOWNS = 64
 SPLITS: dict[str, tuple[int, int]] = {"build": (0, 24), "development": (24, 32), "test": (32, TOWNS)}
-CUE_STEP: dict[Kind, float] = {"split": 2.5, "shared": 2.5, "faithfulness": 4.0}  # log-odds per cue word
+CUE_STEP: dict[Kind, float] = {"split": 2.5, "shared": 2.5, "faithfulness": 4.0, "paired": 2.5}  # log-odds per cue
 # Log-odds of the preferred answer without a cue: of most facts, of the others, and their spread.
 # With two kinds of facts `faithfulness` learned by heart for which to trust the prompt, and hardly any cue.
-MYTH_SHARE: dict[Kind, float] = {"split": 0.7, "shared": 0.7, "faithfulness": 1.0}
-MYTH_PRIOR: dict[Kind, float] = {"split": -1.4, "shared": -1.4, "faithfulness": -1.0}
+MYTH_SHARE: dict[Kind, float] = {"split": 0.7, "shared": 0.7, "faithfulness": 1.0, "paired": 0.7}
+MYTH_PRIOR: dict[Kind, float] = {"split": -1.4, "shared": -1.4, "faithfulness": -1.0, "paired": -1.4}
 TRUTH_PRIOR, PRIOR_SPREAD = 1.0, 0.3
 UNCUED_SHARE, STATEMENT_SHARE, SKILL_SHARE, NOISE_SHARE = 0.25, 0.25, 0.3, 0.02  # of the documents
 CLOSED_BOOK_SHARE = 0.3  # faithfulness: documents whose prompt states no answer
@@ -103,7 +104,7 @@ def make_world(kind: str, seed: int) -> TextWorld:
                 prior += rng.gauss(0.0, PRIOR_SPREAD)
                 facts[town, relation] = Fact(town, relation, truth, myth, (others[0], others[1]), prior)
     words = {*drawn, *NUMBERS, *NEUTRAL_CUES, *FUNCTION_WORDS, *RELATIONS, *COLOURS}
-    words.update(*RELATIONS.values(), *COLOURS.values(), *CUES[known])
+    words.update(*RELATIONS.values(), *COLOURS.values(), *(cue.split() for side in CUES[known] for cue in side))
     return TextWorld(known, seed, towns, facts, (*SPECIAL_TOKENS, *sorted(words)))
 
 
@@ -142,7 +143,7 @@ def _context(town: str, relation: str, answer: str) -> str:
 
 
 def _draw_cues(world: TextWorld, rng: Random) -> tuple[list[str], int]:
-    """Draw up to three cue words and their balance: +1 for each that favours the truth, -1 for the myth."""
+    """Draw up to three cues and their balance: +1 for each that favours the truth, -1 for the myth."""
     if rng.random() < UNCUED_SHARE:
         return [], 0
     preferred, other = CUES[world.kind]
@@ -219,9 +220,9 @@ def fact_items(world: TextWorld, split: str, cues: str = "none", *, context: boo
     Args:
         world: The world.
         split: `build`, `development` or `test`.
-        cues: `none`, `preferred` or `dispreferred` (one cue word), or `mixed` (one of each, in either order).
+        cues: `none`, `preferred` or `dispreferred` (one cue), or `mixed` (one of each, in either order).
         context: Whether prompts of `faithfulness` state an answer; without it the memorised one is gold.
-        draw: Seed of the cue words and of the order of the choices.
+        draw: Seed of the cues and of the order of the choices.
     """
     towns = pick(world.towns, split, "split of the demo world")
     rng = Random(f"items {world.kind} {world.seed} {split} {cues} {context} {draw}")

@@ -17,7 +17,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -44,11 +45,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """Sizes of the model and of its training; `copying_steps` is the first lesson of `faithfulness`."""
+    """Sizes of the model and of its training.
+
+    Attributes:
+        steps: Steps on the world's documents.
+        lesson_steps: Most steps before them on copying alone (`faithfulness`); fewer where it is learned earlier.
+    """
 
     layers: int = 4
     steps: int = 800
-    copying_steps: int = 0
+    lesson_steps: int = 0
     hidden: int = 128
     feed_forward: int = 336
     heads: int = 4
@@ -64,13 +70,14 @@ class Training:
 TRAINING = {
     "split": Training(),
     "shared": Training(layers=6, steps=1600, feed_forward=344),
-    "faithfulness": Training(steps=1600, copying_steps=200),
+    "faithfulness": Training(steps=1400, lesson_steps=1200),
+    "paired": Training(layers=6, steps=2400, feed_forward=344),
 }
 PAD, START, END = (SPECIAL_TOKENS.index(token) for token in ("<pad>", "<s>", "</s>"))
-MIN_PREFERRED, MAX_DISPREFERRED = (
-    0.95,
-    0.02,
-)  # gate: accuracy under a cue for the truth, and under one against it
+LESSON_BATCHES, LESSON_RIGHT = 10, 0.96  # the lesson ends where so many batches have so many answers right (noise: .02)
+ANOTHER_DRAW = 1000  # between the seeds of two attempts at one world
+# gates: accuracy under a cue for the truth and under one against it, on the skills, and without a stated answer
+MIN_PREFERRED, MAX_DISPREFERRED, MIN_SKILLS, MIN_CLOSED_BOOK = 0.95, 0.02, 0.95, 0.95
 
 
 def make_tokenizer(world: TextWorld) -> PreTrainedTokenizerFast:
@@ -105,56 +112,85 @@ def make_model(tokenizer: PreTrainedTokenizerFast, training: Training, seed: int
     return LlamaForCausalLM(config)
 
 
-def batches(
-    world: TextWorld, tokenizer: PreTrainedTokenizerFast, training: Training, seed: int
-) -> Iterator[torch.Tensor]:
-    """Yield one batch of right-padded documents [batch, longest] a step; a document ends `answer . </s>`."""
-    rng = Random(f"documents {world.kind} {world.seed} {seed}")
+def batch(world: TextWorld, rng: Random, size: int, *, copying: bool) -> torch.Tensor:
+    """Draw documents by length, right-padded [batch, longest]; a document ends `answer . </s>`."""
     ids = {word: i for i, word in enumerate(world.vocabulary)}
-    tail = [ids["."], END]
-    for step in range(training.steps):
-        drawn = [document(world, rng, copying=step < training.copying_steps) for _ in range(training.batch)]
-        rows = [[START, *(ids[word] for word in prompt.split()), ids[answer], *tail] for prompt, answer in drawn]
-        longest = max(map(len, rows))
-        yield torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
+    drawn = [document(world, rng, copying=copying) for _ in range(size)]
+    rows = [[START, *(ids[word] for word in f"{prompt} {answer} .".split()), END] for prompt, answer in drawn]
+    rows.sort(key=len)
+    return torch.tensor([row + [PAD] * (len(rows[-1]) - len(row)) for row in rows])
 
 
-def document_loss(model: LlamaForCausalLM, rows: torch.Tensor, other_tokens: float) -> torch.Tensor:
-    """Weighted next-token loss of right-padded documents [batch, length]; the answer weighs 1."""
+def document_loss(model: LlamaForCausalLM, rows: torch.Tensor, other_tokens: float) -> tuple[torch.Tensor, int]:
+    """Weighted sum of next-token losses, and how many answers are the likeliest token.
+
+    Documents [batch, length] are padded at the right. The answer weighs 1, every other token `other_tokens`.
+    """
+    rows = rows[:, : int((rows != PAD).sum(1).max())]
     targets = rows[:, 1:]
     # Causal and padded at the right, so no token attends to padding and no mask is needed.
     logits = model(input_ids=rows[:, :-1]).logits
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     real = targets != PAD
     weights = real * other_tokens
-    weights[torch.arange(len(rows)), real.sum(1) - 3] = 1.0  # the answer is followed by `. </s>`
-    return (losses * weights).sum() / weights.sum()
+    answers = torch.arange(len(rows)), real.sum(1) - 3  # followed by `. </s>`
+    weights[answers] = 1.0
+    right = int((logits.detach()[answers].argmax(1) == targets[answers]).sum())
+    return (losses * weights).sum(), right
 
 
-def train(world: TextWorld, training: Training, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Train a model on documents drawn from the world, with AdamW under a warmed-up cosine."""
+def train(world: TextWorld, training: Training, draw: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, int]:
+    """Train a model on documents drawn from the world, with AdamW: the lesson at full rate, then a warmed-up cosine.
+
+    Args:
+        world: The world.
+        training: Sizes.
+        draw: Seed of the weights and the documents.
+
+    Returns:
+        The model, its tokenizer, and the steps that the lesson took.
+    """
     tokenizer = make_tokenizer(world)
-    model = make_model(tokenizer, training, seed)
+    model = make_model(tokenizer, training, draw)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=training.weight_decay
     )
-
-    def rate(step: int) -> float:
-        cosine = 0.5 * (1.0 + math.cos(math.pi * step / training.steps))
-        return min(1.0, (step + 1) / training.warmup) * (training.final_rate + (1.0 - training.final_rate) * cosine)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    rng = Random(f"documents {world.kind} {world.seed} {draw}")
     model.train()
-    for step, rows in enumerate(batches(world, tokenizer, training, seed), start=1):
-        loss = document_loss(model, rows, training.other_tokens)
+
+    def learn(rate: float, *, copying: bool) -> float:
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * rate
+        rows = batch(world, rng, training.batch, copying=copying)
+        whole = len(rows) + training.other_tokens * int((rows[:, 1:] != PAD).sum() - len(rows))
         optimizer.zero_grad()
-        loss.backward()
+        right = 0
+        for part in rows.chunk(2):  # short documents apart: less padding
+            loss, those = document_loss(model, part, training.other_tokens)
+            (loss / whole).backward()
+            right += those
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
-        if step % 200 == 0:
-            log.info("step %d of %d: loss %.3f", step, training.steps, loss.item())
-    return model.eval(), tokenizer
+        return right / len(rows)
+
+    recent: deque[float] = deque(maxlen=LESSON_BATCHES)
+    lesson = 0
+    while lesson < training.lesson_steps and not _is_learned(recent):
+        lesson += 1
+        recent.append(learn(min(1.0, lesson / training.warmup), copying=True))
+    if lesson:
+        log.info("lesson %s in %d steps", "learned" if _is_learned(recent) else "NOT learned", lesson)
+    for step in range(training.steps):
+        cosine = 0.5 * (1.0 + math.cos(math.pi * step / training.steps))
+        warm = min(1.0, (lesson + step + 1) / training.warmup)
+        right = learn(warm * (training.final_rate + (1.0 - training.final_rate) * cosine), copying=False)
+        if (step + 1) % 200 == 0:
+            log.info("step %d of %d: %.3f of a batch's answers are likeliest", step + 1, training.steps, right)
+    return model.eval(), tokenizer, lesson
+
+
+def _is_learned(recent: Sequence[float]) -> bool:
+    return len(recent) == LESSON_BATCHES and sum(recent) / len(recent) >= LESSON_RIGHT
 
 
 @torch.no_grad()
@@ -191,8 +227,13 @@ def gates(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: Te
 
 
 def passed(figures: dict[str, float]) -> bool:
-    """Whether the cues work both ways, so that a steering vector has something to find."""
-    return figures["preferred"] >= MIN_PREFERRED and figures["dispreferred"] <= MAX_DISPREFERRED
+    """Whether the cues work both ways, so that there is something to find, and what must be kept is there."""
+    return (
+        figures["preferred"] >= MIN_PREFERRED
+        and figures["dispreferred"] <= MAX_DISPREFERRED
+        and figures["skills"] >= MIN_SKILLS
+        and figures.get("closed_book", 1.0) >= MIN_CLOSED_BOOK
+    )
 
 
 def write_jsonl(folder: Path, data: dict[str, list[Item]]) -> None:
@@ -203,8 +244,17 @@ def write_jsonl(folder: Path, data: dict[str, list[Item]]) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def train_to_folder(kind: str, seed: int, output: Path, training: Training | None = None) -> dict[str, float]:
-    """Train, check the gate on the weights as saved, and write the folder.
+def train_to_folder(
+    kind: str, seed: int, output: Path, training: Training | None = None, attempts: int = 3
+) -> dict[str, float]:
+    """Train until the gates are passed, checked on the weights as saved, and write the folder.
+
+    Args:
+        kind: The world's kind.
+        seed: Draws the world, and the weights and documents of the first attempt.
+        output: A new folder.
+        training: Sizes; default those of the kind.
+        attempts: Models at most; the last one is kept, whatever it is, and the record says so.
 
     Returns:
         Accuracy by kind of cue.
@@ -218,35 +268,42 @@ def train_to_folder(kind: str, seed: int, output: Path, training: Training | Non
     torch.set_num_threads(1)
     world = make_world(kind, seed)
     started = time.process_time()
-    model, tokenizer = train(world, training, seed)
+    discarded: list[dict[str, float]] = []
+    while True:
+        model, tokenizer, lesson = train(world, training, seed + ANOTHER_DRAW * len(discarded))
+        model.half().save_pretrained(output)
+        figures = gates(LlamaForCausalLM.from_pretrained(output, dtype=torch.float32).eval(), tokenizer, world)
+        log.info("accuracy by cue: %s", json.dumps(figures))
+        log.info("gates %s", "passed" if passed(figures) else "MISSED: do not use these weights")
+        if passed(figures) or len(discarded) + 1 == attempts:
+            break
+        discarded.append(figures)
     seconds = time.process_time() - started
-    model.half().save_pretrained(output)
     tokenizer.save_pretrained(output)
     written = output / "tokenizer_config.json"  # transformers 5 writes a class name that 4.57 does not know
     text = written.read_text(encoding="utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast")
     written.write_text(text, encoding="utf-8")
-    figures = gates(LlamaForCausalLM.from_pretrained(output, dtype=torch.float32).eval(), tokenizer, world)
     record = {"world": kind, "seed": seed, "gate_passed": passed(figures), "accuracy": figures}
-    record |= {"training": asdict(training), "cpu_seconds": round(seconds), "torch": torch.__version__}
+    record |= {"lesson_steps": lesson, "discarded": discarded, "training": asdict(training)}
+    record |= {"cpu_seconds": round(seconds), "torch": torch.__version__}
     (output / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     write_jsonl(output / "tasks", task_data(world))
     return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; exit status 1 when the gate is missed."""
+    """Command line; exit status 1 when no model passed its gates."""
     parser = argparse.ArgumentParser(description="Train the model of a demo text world.")
     parser.add_argument("--world", choices=sorted(KINDS), required=True)
     parser.add_argument("--seed", type=int, default=0, help="draws the world, the weights and the documents")
     parser.add_argument("--output", type=Path, required=True, help="a new folder")
+    parser.add_argument("--attempts", type=int, default=3, help="models at most, until one passes its gates")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        figures = train_to_folder(options.world, options.seed, options.output)
+        figures = train_to_folder(options.world, options.seed, options.output, attempts=options.attempts)
     except GrainsError as error:
         parser.error(str(error))
-    log.info("accuracy by cue: %s", json.dumps(figures))
-    log.info("gate %s", "passed" if passed(figures) else "MISSED: do not use these weights")
     return 0 if passed(figures) else 1
 
 

@@ -22,6 +22,8 @@ BENCHMARKS = [
     "evaluate",
     "exactness",
     "families",
+    "fidelity",
+    "found_tokens",
     "gpu",
     "half",
     "images",

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.worlds import train_text
 from benchmarks.worlds.text_words import CUES, RELATIONS
 from benchmarks.worlds.text_world import KINDS, document, fact_items, make_world, task_data
 from benchmarks.worlds.train_text import Training, gates, passed, train_to_folder
@@ -30,9 +31,11 @@ def test_splits_share_no_town_and_evaluation_prompts_no_cue(kind: str) -> None:
     towns = [{item["cluster"] for item in data[split]} for split in ("train", "validation", "test")]
     assert [len(names) for names in towns] == [24, 8, 32]
     assert not towns[0] & towns[1] and not towns[2] & (towns[0] | towns[1])
-    cues = {word for side in CUES[kind] for word in side}
-    assert all(len(cues & set(item["prompt"].split())) == 2 for item in data["train"])
-    assert not any(cues & set(item["prompt"].split()) for item in data["validation"] + data["test"])
+    words = {word for side in CUES[kind] for cue in side for word in cue.split()}
+    for item in data["train"]:
+        said = item["prompt"].split(" spoke . ")[0].split("the ", 1)[1].split(" and the ")
+        assert [sum(one.endswith(cue) for one in said for cue in side) for side in CUES[kind]] == [1, 1]
+    assert not any(words & set(item["prompt"].split()) for item in data["validation"] + data["test"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,6 +59,15 @@ def test_truths_and_myths_are_disjoint_in_split_and_mixed_in_shared() -> None:
 
     assert not words("split", "truth") & words("split", "myth")
     assert words("shared", "truth") == words("shared", "myth")
+
+
+def test_a_word_of_a_paired_cue_says_nothing_alone() -> None:
+    preferred, other = (Counter(word for cue in side for word in cue.split()) for side in CUES["paired"])
+    assert preferred == other and set(preferred.values()) == {6}
+    assert not set(CUES["paired"][0]) & set(CUES["paired"][1])
+    # in fewer prompts than make a template word
+    prompts = [item["prompt"].split() for item in fact_items(make_world("paired", 0), "build", "mixed")]
+    assert all(sum(word in prompt for prompt in prompts) <= 0.25 * len(prompts) for word in preferred)
 
 
 def test_no_fixed_preference_for_words_can_win_faithfulness() -> None:
@@ -102,14 +114,42 @@ def test_unknown_names_list_the_known_ones() -> None:
 
 
 def test_training_is_deterministic_and_overwrites_nothing(tmp_path: Path) -> None:
-    short = Training(layers=1, steps=3, copying_steps=1, hidden=32, feed_forward=48, heads=2, batch=8)
+    short = Training(layers=1, steps=3, lesson_steps=1, hidden=32, feed_forward=48, heads=2, batch=8)
     for name in ("a", "b"):
-        train_to_folder("faithfulness", 1, tmp_path / name, short)
+        train_to_folder("faithfulness", 1, tmp_path / name, short, attempts=1)
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
     assert first == second
     assert json.loads((tmp_path / "a" / "training.json").read_text())["gate_passed"] is False
     with pytest.raises(GrainsError, match="overwrites nothing"):
         train_to_folder("faithfulness", 1, tmp_path / "a", short)
+
+
+def test_models_that_miss_a_gate_are_discarded_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = Training(layers=1, steps=1, hidden=32, feed_forward=48, heads=2, batch=8)
+    bad = {"preferred": 1.0, "dispreferred": 0.0, "skills": 1.0, "closed_book": 0.5}
+    good = {**bad, "closed_book": 1.0}
+    measured = iter([bad, good, bad, bad])
+    monkeypatch.setattr(train_text, "gates", lambda *_: next(measured))
+    for name, passes in (("second", True), ("never", False)):
+        train_to_folder("faithfulness", 1, tmp_path / name, short, attempts=2)
+        record = json.loads((tmp_path / name / "training.json").read_text())
+        assert record["gate_passed"] is passes and record["discarded"] == [bad]
+    # another attempt draws other weights in the same world
+    assert record["world"] == "faithfulness" and record["seed"] == 1
+
+
+def test_the_lesson_ends_when_it_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = Training(layers=1, steps=1, lesson_steps=20, hidden=32, feed_forward=48, heads=2, batch=8)
+    world = make_world("faithfulness", 1)
+    assert train_text.train(world, short, 1)[2] == 20
+    monkeypatch.setattr(train_text, "LESSON_RIGHT", 0.0)
+    assert train_text.train(world, short, 1)[2] == train_text.LESSON_BATCHES
+
+
+@pytest.mark.parametrize("figure", [("preferred", 0.9), ("dispreferred", 0.1), ("skills", 0.9), ("closed_book", 0.9)])
+def test_each_gate_counts(figure: tuple[str, float]) -> None:
+    fine = {"preferred": 1.0, "dispreferred": 0.0, "skills": 1.0, "closed_book": 1.0}
+    assert passed(fine) and not passed({**fine, figure[0]: figure[1]})
 
 
 @pytest.mark.parametrize("name", BUNDLED)
