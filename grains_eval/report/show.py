@@ -98,8 +98,10 @@ def _show_run(folder: Path, console: Any) -> None:
     run = read_run(folder)
     config: dict[str, Any] = run.results.get("config", {})
     for item in config.get("steering") or []:
+        is_vector = "form" not in item and item.get("layers") is not None
+        setting = f"layers {item['layers']}, strength {item.get('strength')}" if is_vector else setting_text(item)
         console.print(
-            f"steered by {item.get('vectors')} ({item.get('method')}), {setting_text(item) or 'as it is'}; "
+            f"steered by {item.get('vectors')} ({item.get('method')}), {setting or 'as it is'}; "
             f"{config.get('evaluated_docs_used_to_build', 0)} evaluated documents built it"
         )
     table = Table("task", "metric", "value", "items")
