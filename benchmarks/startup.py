@@ -82,7 +82,7 @@ def main() -> None:
     """Print and write the table."""
     arguments = common.parser(__doc__ or "").parse_args()
     common.start(arguments)
-    common.report("startup", run(200, 1 if arguments.smoke else max(arguments.repeats, 7)), arguments)
+    common.report("startup", run(200, 1 if arguments.smoke else arguments.repeats), arguments)
 
 
 if __name__ == "__main__":
