@@ -126,6 +126,17 @@ def test_a_flipped_byte_in_a_sample_is_seen(tmp_path):
         run.samples("capitals")
 
 
+def test_a_sample_that_is_not_what_was_written_is_seen(tmp_path):
+    content = bytearray(log_of("baseline", "capitals").read_bytes())
+    with zipfile.ZipFile(log_of("baseline", "capitals")) as archive:
+        name = next(name for name in archive.namelist() if name.startswith("samples/"))
+    entry = content.rindex(name.encode()) - 46  # in the directory at the file's end
+    content[entry + 16] ^= 0xFF  # its checksum
+    (tmp_path / "other.eval").write_bytes(content)
+    with pytest.raises(GrainsError, match="is not what it was when it was written"):
+        read_run(tmp_path / "other.eval").samples("capitals")
+
+
 def test_a_member_that_lies_about_its_size_is_not_unpacked(tmp_path):
     import zstandard
 
