@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grains_eval.artifacts.layout import Artifact
 from grains_eval.artifacts.save import check_writable, save_vectors
 from grains_eval.errors import GrainsError, pick
 from grains_eval.exchange.portable import from_portable, to_portable
@@ -71,10 +72,20 @@ def _applied(source: str, setting: Mapping[str, Any]) -> tuple[SteeringVectors, 
         raise GrainsError(f"'{source}' names {len(artifacts)} artifacts; export them one by one")
     item: AppliedArtifact = artifacts[0]
     if item.artifact.vectors is None or not isinstance(item.config, SteeringConfig):
-        held = "found tokens" if item.artifact.tokens else "an adapter" if item.artifact.adapter else "an instruction"
-        raise GrainsError(f"'{source}' holds {held}; the formats hold steering vectors only")
+        raise GrainsError(f"'{source}' holds {_held(item.artifact)}; the formats hold steering vectors only")
     origin = {"method": item.artifact.method, **item.artifact.provenance}
     return replace(item.artifact.vectors, provenance=origin), item.config
+
+
+def _held(artifact: Artifact) -> str:
+    """What an artifact without vectors holds, in words."""
+    kinds = {
+        "found tokens": artifact.tokens,
+        "an adapter": artifact.adapter,
+        "an instruction": artifact.instruction,
+        "a contrast of contexts": artifact.contrast,
+    }
+    return next(name for name, held in kinds.items() if held is not None)
 
 
 def _beside(source: str | Path, suffix: str) -> Path:

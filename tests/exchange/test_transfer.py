@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.exchange.registry import FORMATS
 from grains_eval.exchange.transfer import export_artifact, import_file, recognise
 from grains_eval.steering import steered
-from grains_eval.types import SteeringConfig
+from grains_eval.types import Contrast, SteeringConfig
 from tests.exchange.files import SETTING, artifact, vectors
 from tests.virtual_tokens.models import made, some_found
 
@@ -113,10 +114,26 @@ def test_another_setting_is_exported_on_request(folder, tmp_path):
 def other(folder, what):
     if what == "tokens":
         return save_artifact(ArtifactContents(tokens=some_found(made("llama"))), folder)
+    if what == "contrast":
+        return save_artifact(ArtifactContents(contrast=Contrast(1.0, {"t": "context"})), folder)
+    if what == "adapter":
+        (folder.parent / "peft").mkdir()
+        (folder.parent / "peft" / "adapter_config.json").write_text("{}")
+        saved = save_artifact(ArtifactContents(adapter=folder.parent / "peft", provenance={"method": "lora"}), folder)
+        shutil.rmtree(folder.parent / "peft")
+        return saved
     return save_artifact(ArtifactContents(instruction="be kind", provenance={"method": "prompt"}), folder)
 
 
-@pytest.mark.parametrize(("what", "held"), [("tokens", "found tokens"), ("instruction", "an instruction")])
+@pytest.mark.parametrize(
+    ("what", "held"),
+    [
+        ("tokens", "found tokens"),
+        ("adapter", "an adapter"),
+        ("instruction", "an instruction"),
+        ("contrast", "a contrast of contexts"),
+    ],
+)
 def test_artifacts_without_vectors_are_refused(what, held, tmp_path):
     with pytest.raises(GrainsError, match=f"holds {held}; the formats hold steering vectors only"):
         export_artifact(other(tmp_path / "x", what), "gguf")
