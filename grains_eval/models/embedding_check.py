@@ -28,6 +28,7 @@ from grains_eval.models.hooks import forget_positions
 from grains_eval.models.layers import mentioned_lengths, text_config
 from grains_eval.models.loading import LoadedModel
 from grains_eval.models.memory import is_out_of_memory
+from grains_eval.models.rounding import TOLERANCES, tolerance
 from grains_eval.types import PreferenceExample
 
 logger = logging.getLogger(__name__)
@@ -69,13 +70,13 @@ def encode_all(
             f"{_family(loaded.model)} itself fails where the harness would run it ({_first_line(expected)})"
         ) from expected
 
-    def worst() -> _Difference:
+    def worst() -> Difference:
         pairs = zip(chosen, expected, strict=True)
-        found = [_compared(loaded, encoded[index], plain, reads_states) for index, plain in pairs]
+        found = [one for index, plain in pairs for one in _compared(loaded, encoded[index], plain, reads_states)]
         return max(found, key=lambda one: one.over)
 
     shared = _attempt(worst)
-    if isinstance(shared, _Difference) and shared.over <= 1:
+    if isinstance(shared, Difference) and shared.over <= 1:
         return encoded
     off = shared
     if encoded[0].share_prefix:
@@ -89,13 +90,15 @@ def encode_all(
     if off.over > 1:
         raise GrainsError(
             f"{_family(loaded.model)}: what a build computes from embeddings is not what the model scores: {off.text}; "
-            f"vectors from it would be wrong: choose another model{_DTYPE_HINT if off.rounded else ''}"
+            f"vectors from it would be wrong: choose another model{_hint(loaded)}"
         )
     _warn(loaded.model, shared)
     return encoded
 
 
-_DTYPE_HINT = ", or dtype=float32 if you take this for rounding"
+def _hint(loaded: LoadedModel) -> str:
+    exact = tolerance(loaded.model, _autocast(loaded)) == TOLERANCES[torch.float32]
+    return "" if exact else ", or dtype=float32 if you take this for rounding"
 
 
 def representative(encoded: Sequence[EncodedExample], lengths: Sequence[int]) -> list[int]:
@@ -143,32 +146,49 @@ class _Outcome:
 
 
 @dataclass(frozen=True)
-class _Difference:
-    """The largest difference found.
+class Difference:
+    """Of one number or vector that was computed from embeddings and from token ids.
 
     Attributes:
-        over: Its size as a multiple of what rounding explains.
+        size: How large it is: of a log-probability in nats per root of its tokens, of a layer output as a share of its
+            norm.
+        allowed: What rounding explains of it.
+        is_state: Whether it is a layer output's.
         text: What differs and by how much.
-        rounded: Whether numbers have half precision.
     """
 
-    over: float
+    size: float
+    allowed: float
+    is_state: bool
     text: str
-    rounded: bool
+
+    @property
+    def over(self) -> float:
+        """Its size over what rounding explains."""
+        return self.size / self.allowed if self.size == self.size else float("inf")
 
 
-def _compared(loaded: LoadedModel, example: EncodedExample, expected: _Outcome, reads_states: bool) -> _Difference:
+def differences(loaded: LoadedModel, example: EncodedExample, *, reads_states: bool = True) -> list[Difference]:
+    """How far what a build computes of an example is from the model's own: log-probabilities and layer outputs.
+
+    Raises:
+        GrainsError: log-likelihoods that are not finite, or layer outputs that directions cannot be read from.
+    """
+    return _compared(loaded, example, _plain(loaded, example, reads_states), reads_states)
+
+
+def _compared(loaded: LoadedModel, example: EncodedExample, expected: _Outcome, reads_states: bool) -> list[Difference]:
     found = _from_embeddings(loaded.model, example, reads_states)
-    half = _precision(loaded, example).itemsize < 4
-    differences: list[_Difference] = []
+    allowed = tolerance(loaded.model, _autocast(loaded))
+    measured: list[Difference] = []
     for name, response, ours, theirs in zip(
         ("y+", "y-"), (example.chosen, example.rejected), found.logprobs, expected.logprobs, strict=True
     ):
-        allowed = (0.1 if half else 1e-4) * len(response) ** 0.5 + (2e-2 if half else 1e-4) * abs(float(theirs))
+        size = float((ours - theirs).abs()) / len(response) ** 0.5
         text = (
             f"example {example.example.id}: log p({name}) is {float(ours):.4f} where it should be {float(theirs):.4f}"
         )
-        differences.append(_Difference(_ratio(float((ours - theirs).abs()), allowed), text, half))
+        measured.append(Difference(size, allowed.nats, False, text))
     if found.states is not None and expected.states is not None:
         places = ("the last prompt token", "the end of y+", "the end of y-")
         for place, ours, theirs in zip(places, found.states, expected.states, strict=True):
@@ -178,12 +198,8 @@ def _compared(loaded: LoadedModel, example: EncodedExample, expected: _Outcome, 
                 f"example {example.example.id}: the output of layer {layer} at {place} is off by "
                 f"{100 * float(share[layer]):.1f} %"
             )
-            differences.append(_Difference(_ratio(float(share[layer]), 0.1 if half else 1e-3), text, half))
-    return max(differences, key=lambda one: one.over)
-
-
-def _ratio(difference: float, allowed: float) -> float:
-    return difference / allowed if difference == difference else float("inf")
+            measured.append(Difference(float(share[layer]), allowed.state, True, text))
+    return measured
 
 
 @torch.no_grad()
@@ -246,8 +262,8 @@ def _run(loaded: LoadedModel, example: EncodedExample, response: Tensor, reads_s
     return logits, torch.stack(last) if last else torch.empty(0)
 
 
-def _precision(loaded: LoadedModel, example: EncodedExample) -> torch.dtype:
-    return getattr(loaded.lm, "mixed_precision_dtype", None) or example.embeddings.dtype
+def _autocast(loaded: LoadedModel) -> torch.dtype | None:
+    return getattr(loaded.lm, "mixed_precision_dtype", None)
 
 
 def _attempt(run: Callable[[], T]) -> T | Exception:
@@ -276,9 +292,9 @@ def refused_in_one_line(model: PreTrainedModel) -> Generator[None, None, None]:
         ) from error
 
 
-def _warn(model: PreTrainedModel, off: _Difference | Exception) -> None:
+def _warn(model: PreTrainedModel, off: Difference | Exception) -> None:
     if model not in _warned:
-        reason = off.text if isinstance(off, _Difference) else f"it fails ({_first_line(off)})"
+        reason = off.text if isinstance(off, Difference) else f"it fails ({_first_line(off)})"
         logger.warning(
             "%s: prompts run with each response, not once for both, which takes up to twice as long; shared, %s",
             _family(model), reason,

@@ -32,6 +32,7 @@ BENCHMARKS = [
     "overhead",
     "proof",
     pytest.param("report_items", marks=pytest.mark.skipif(not BROWSER, reason="no chromium and chromedriver here")),
+    "rounding",
     "startup",
     "sweep",
     "tokens",

@@ -20,6 +20,8 @@ def test_a_sweep_measures_development_items_and_chooses(tmp_path):
     result = sweep(demo_recipe(), session, output, SweepGrid(layers=[2, 3], strengths=[0.5, 1.0], top_k=[1, 2]))
     assert set(result.choices) == {"top_k=1, examples=24", "top_k=2, examples=24"}
     choice = result.choices[result.best]
+    (other,) = (each for name, each in result.choices.items() if name != result.best)
+    assert choice.point.rank > other.point.rank
     assert len(choice.points) == 5
     assert choice.points[0].config.strength == 0
     summary = json.loads((tmp_path / "out" / "sweep.json").read_text())
