@@ -21,10 +21,11 @@ from grains_eval.types import Attribution
 Remove = Callable[[Sequence[Sequence[int]]], Tensor]
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
+DRAWS = 3  # random rankings
 MEASURES = ("comprehensiveness", "sufficiency", "leave_one_out")
 
 # tokens left out one at a time; a rank correlation needs no more, and each costs a pass
-_LEFT_OUT = 16
+LEFT_OUT = 16
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ExampleFidelity:
     leave_one_out: tuple[float, float]
 
 
-def example_fidelity(attribution: Attribution, remove: Remove, seed: int = 0, draws: int = 3) -> ExampleFidelity:
+def example_fidelity(attribution: Attribution, remove: Remove, seed: int = 0, draws: int = DRAWS) -> ExampleFidelity:
     r"""Measure one example.
 
     Args:
@@ -62,7 +63,7 @@ def example_fidelity(attribution: Attribution, remove: Remove, seed: int = 0, dr
     scores = attribution.scores.double().numpy()[candidates]
     rankings = [np.argsort(-scores, kind="stable"), *(random.permutation(len(candidates)) for _ in range(draws))]
     sizes = [max(1, math.ceil(share * len(candidates))) for share in SHARES]
-    alone = np.sort(random.permutation(len(candidates))[:_LEFT_OUT])
+    alone = np.sort(random.permutation(len(candidates))[:LEFT_OUT])
 
     top = [candidates[ranking[:size]] for ranking in rankings for size in sizes]
     rest = [candidates[ranking[size:]] for ranking in rankings for size in sizes]

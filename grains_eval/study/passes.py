@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from grains_eval.attribution.fidelity import DRAWS, LEFT_OUT, SHARES
 from grains_eval.errors import GrainsError
 from grains_eval.models.embedding_check import representative
 from grains_eval.models.forward import shares_prefix, together
@@ -203,7 +204,24 @@ def _grains(recipe: Recipe, examples: Sequence[Lengths], count: _Counter) -> lis
         if recipe.vectors.mask == "pixel" and one.images:
             greyed.append(Run(2, one.prompt, reads=1))
     found = [_attribution(recipe, examples, count), _selection(recipe, examples, count)]
-    return [*found, Phase("masked contrast", tuple(contrast), (*contrast, *greyed))]
+    contrasted = Phase("masked contrast", tuple(contrast), (*contrast, *greyed))
+    return [*found, contrasted, _fidelity(recipe, examples, count)]
+
+
+def _fidelity(recipe: Recipe, examples: Sequence[Lengths], count: _Counter) -> Phase:
+    """`study.fidelity`: sets of tokens removed and kept, by the attribution's ranking and random ones, and single ones.
+
+    At most: how many tokens may be removed shows in the prompts.
+    """
+    config = recipe.attribution
+    count = replace(count, shared=count.shared and config.share_prefix)
+    sets = 1 + 2 * (1 + DRAWS) * len(SHARES)
+    runs: list[Run] = []
+    for one in examples[: config.fidelity_examples]:
+        for tokens_of in (one.prompt - one.visual, one.visual):  # text and images are ranked among themselves
+            if tokens_of > 1:
+                runs += count.logprobs(one, sets + min(LEFT_OUT, tokens_of))
+    return Phase("fidelity of the attributions", (), tuple(runs))
 
 
 def _random_tokens(recipe: Recipe, examples: Sequence[Lengths], count: _Counter) -> list[Phase]:

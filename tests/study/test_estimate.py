@@ -43,7 +43,13 @@ def recipe(folder, *overrides, images=False):
     raw = {
         "name": "t",
         "data": {**data, "images": "images"} if images else data,
-        "attribution": {"top_k": 1, "steps": 4, "max_steps": 4, "max_document_frequency": 1.0},
+        "attribution": {
+            "top_k": 1,
+            "steps": 4,
+            "max_steps": 4,
+            "max_document_frequency": 1.0,
+            "fidelity_examples": 0,
+        },
         "steering": {"layers": [1], "strength": 0.5},
     }
     made = parse_recipe(raw, overrides)
@@ -103,6 +109,19 @@ def test_passes_are_those_of_the_build(overrides, tmp_path, tiny_text, loaded_te
     with counted(loaded.model) as done:
         build(given, {"pretrained": str(tiny_text("llama")), "dtype": "float32"}, tmp_path / "v", loaded=loaded)
     assert told(given, tiny_text("llama")) == done
+
+
+def test_passes_of_fidelity_are_told_at_most(tmp_path, tiny_text, loaded_text):
+    given, loaded = recipe(tmp_path, "attribution.fidelity_examples=3"), loaded_text("llama")
+    with counted(loaded.model) as done:
+        build(given, {"pretrained": str(tiny_text("llama")), "dtype": "float32"}, tmp_path / "v", loaded=loaded)
+    found = estimate(given, {"pretrained": str(tiny_text("llama")), "dtype": "float32", "device": "cpu"})
+    least, most = (
+        total([run for phase in found.phases for run in getattr(phase, side)], backward=False)
+        for side in ("least", "most")
+    )
+    # three prompts of which the token that begins the text is the only one that is never removed
+    assert least < done["without"] <= most <= done["without"] + 3
 
 
 def test_passes_of_a_model_that_cannot_share_prompts(tmp_path, tiny_text, loaded_text):

@@ -150,11 +150,12 @@ def test_vectors_of_another_model_end_the_start_in_one_line(tmp_path):
     )
     said = done.stderr.strip().splitlines()
     assert done.returncode == 2
-    assert said[-1] == (
+    # what Python's resource tracker says of a process that ends comes after it
+    assert (
         f"{serve.VARIABLE}: LlamaForCausalLM on rank 0 cannot be steered in vLLM: the served vectors have width 5 at "
         "layer 1 but it needs 64; they were built for another model"
-    )
-    assert not any(line.startswith("Traceback") or "Traceback" in line for line in [*said, *done.stdout.splitlines()])
+    ) in said
+    assert not any("Traceback" in line for line in [*said, *done.stdout.splitlines()])
 
 
 @pytest.mark.vllm
