@@ -1,6 +1,6 @@
 """Do found tokens hold on fresh worlds? One model a seed, beside every control, vectors and a cue in the prompt.
 
-    python -m benchmarks.found_tokens --models DIR --worlds shared faithfulness --seeds 402 403 404
+    python -m benchmarks.found_tokens --models DIR --worlds shared faithfulness --seeds 402 403
 
 Every setting was fixed on seed 0 before one of these seeds was looked at: the defaults of `found_tokens` (strength 0,
 one virtual token), attribution and the vectors' one setting from the world's recipe. Rows that say `tuned` choose
@@ -16,6 +16,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,9 @@ def answers(name: str, seed: int, arguments: argparse.Namespace) -> Answers:
         with tempfile.TemporaryDirectory() as scratch:
             world = open_world(name, seed, folder, items, Path(scratch))
             world.rows |= {label: Row(**row) for label, row in known.get("rows", {}).items()}
+            if arguments.smoke:
+                data = world.one.recipe.data.model_copy(update={"examples": 12})
+                world.one = replace(world.one, recipe=world.one.recipe.model_copy(update={"data": data}))
             draws = 1 if arguments.smoke else arguments.draws
             found |= measure_world(name, seed, world, draws, not arguments.no_pools)
     if not arguments.smoke:
@@ -77,6 +81,12 @@ def answers(name: str, seed: int, arguments: argparse.Namespace) -> Answers:
         arguments.runs.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
+
+
+def known_seeds(name: str, runs: Path) -> list[int]:
+    """Seeds of a world that were measured, else those meant for it."""
+    stems = (file.stem.rpartition("_") for file in runs.glob(f"{name}_*.json"))
+    return sorted(int(seed) for world, _, seed in stems if world == name) or list(SEEDS)
 
 
 def scores(row: Mapping[str, Any]) -> list[float]:
@@ -131,7 +141,9 @@ def goal(name: str, worlds: Sequence[Answers]) -> list[dict[str, Any]]:
 
     def part(what: str, differences: Sequence[float], reached: bool, interval: str = "") -> dict[str, Any]:
         figure = f"{statistics.mean(differences):+.3f}"
-        verdict = "yes" if reached else "one world" if interval == "–" else "NO"
+        # a lead that is large enough in a single world says nothing of others
+        enough = interval == "–" and statistics.mean(differences) >= LEAST_BEYOND
+        verdict = "yes" if reached else "one world" if enough else "NO"
         return {"world": name, "goal": what, "figure": figure, "over worlds": interval, "reached": verdict}
 
     rows: list[dict[str, Any]] = []
@@ -185,7 +197,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="folders WORLD_SEED; missing ones are trained there")
     parser.add_argument("--runs", type=Path, default=RUNS, help="answers of each world, taken up again")
     parser.add_argument("--worlds", nargs="+", choices=sorted(WORLDS), default=["shared", "faithfulness"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: those in --runs, else 402 to 406")
     parser.add_argument("--complete", action="store_true", help="measure what the answers in --runs lack")
     parser.add_argument("--no-pools", action="store_true", help="build no tokens from random pools or every token")
     parser.add_argument("--draws", type=int, default=5, help="draws of each random control")
@@ -195,14 +207,18 @@ def main() -> None:
     goals: list[dict[str, Any]] = []
     built: list[dict[str, Any]] = []
     for name in arguments.worlds[:1] if arguments.smoke else arguments.worlds:
-        found = [answers(name, seed, arguments) for seed in ((0,) if arguments.smoke else arguments.seeds)]
+        seeds = [0] if arguments.smoke else arguments.seeds or known_seeds(name, arguments.runs)
+        found = [answers(name, seed, arguments) for seed in seeds]
         built += builds(found)
         measured = [each for each in found if "rows" in each]
         if measured:
             rows += table(name, measured)
-            goals += goal(name, measured)
+            # without cues there is nothing to reach: the build should say so
+            goals += goal(name, measured) if WORLDS[name].build_cues != "none" else []
     common.report("found_tokens", rows, arguments)
     for suffix, more in (("goal", goals), ("builds", built)):
+        if not more:
+            continue
         output: Path | None = arguments.output and arguments.output.with_stem(f"{arguments.output.stem}_{suffix}")
         common.report("found_tokens", more, argparse.Namespace(**{**vars(arguments), "output": output}))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.found_token_rows import FOUND, UNSTEERED, Measured, open_world
-from benchmarks.found_tokens import CUE, builds, goal, table
+from benchmarks.found_tokens import CUE, SEEDS, builds, goal, known_seeds, table
 from benchmarks.worlds.text_world import fact_items, make_world
 from grains_eval.demo import model_path
 from grains_eval.examples import load_examples
@@ -59,8 +59,9 @@ def test_one_part_that_fails_fails_the_goal(worlds: tuple[dict[str, Any], ...], 
 
 
 def test_one_world_speaks_for_no_others() -> None:
-    found = reached(world(1))
+    found = reached(world(1, every_token=89))
     assert found["≥ 0.2 beyond: blind tokens"] == "one world" and found["all of it"] == "NO"
+    assert found["≥ 0.2 beyond: every token"] == "NO"
 
 
 def test_the_table_pools_draws_and_says_how_far_ahead() -> None:
@@ -78,6 +79,20 @@ def test_a_world_without_a_model_is_counted_and_left_out() -> None:
     rows = builds([world(3), missed])
     assert [row["models discarded"] for row in rows] == [1, 2]
     assert rows[1]["found"] == "no model passed its gates"
+
+
+def test_worlds_that_were_measured_are_pooled(tmp_path: Path) -> None:
+    for name in ("shared_402", "shared_0", "shared_without_cues_7"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    assert known_seeds("shared", tmp_path) == [0, 402] and known_seeds("shared_without_cues", tmp_path) == [7]
+    assert known_seeds("split", tmp_path) == list(SEEDS)
+
+
+def test_a_row_is_pooled_over_the_worlds_that_have_it() -> None:
+    first, second = world(1), world(2, some_pool=30)
+    row = next(row for row in table("shared", [first, second]) if row["method"] == "some pool")
+    assert row["per seed"] == f"– {30 / ITEMS:.2f}" and row["accuracy"] == pytest.approx(30 / ITEMS, abs=1e-3)
+    assert reached(first, second)["≥ 0.2 beyond: some pool"] == "one world"
 
 
 @pytest.fixture(scope="module")
