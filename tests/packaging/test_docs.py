@@ -75,7 +75,7 @@ def test_yaml_is_of_a_recipe_a_task_or_a_rubric(page, code):
     elif "task" in found:
         assert {"output_type", "doc_to_text", "metric_list"} <= set(found)
     elif set(found) == {"metadata"}:
-        assert set(found["metadata"]) <= {"version", "cluster_key", "role", "rubric", "context"}
+        assert set(found["metadata"]) <= {"version", "cluster_key", "role", "context_key"}
     else:
         Recipe.model_validate({"name": "t", "data": {"task": "t"}, **found})
 
