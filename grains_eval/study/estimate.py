@@ -16,7 +16,6 @@ from grains_eval.study.lengths import Lengths, assumed, read_data
 from grains_eval.study.passes import BASELINE_IMAGES, Phase, phases
 
 _GIB = 2**30
-_HELD = 1.2  # what allocators hold beyond tensors that live: freed pieces that nothing fits into
 _USABLE = 0.94  # of a GPU's memory: the rest is taken by its context, workspaces and gaps
 
 
@@ -106,7 +105,7 @@ class Estimate:
 
     def needed(self, rows: int) -> int:
         """Bytes at the peak of a pass of so many rows."""
-        return self.weights + int(_HELD * (self.peak.fixed + rows * self.peak.row))
+        return self.weights + self.peak.fixed + rows * self.peak.row
 
     def operations(self) -> tuple[float, float]:
         """Floating-point operations, at least and at most."""
@@ -133,7 +132,7 @@ class Estimate:
 
     def _splits(self, gigabytes: float, count: int) -> bool:
         # whole layers go to a device, so that one may hold a part more than its share
-        share = (self.weights + _HELD * self.peak.row) / count + self.largest_part + _HELD * self.peak.fixed
+        share = (self.weights + self.peak.row) / count + self.largest_part + self.peak.fixed
         return share <= gigabytes * _GIB * _USABLE
 
     def _rows(self, usable: float) -> int:

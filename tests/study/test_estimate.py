@@ -184,7 +184,9 @@ def test_memory_is_what_the_kernel_saw(size, tmp_path):
     found = estimate(given, {"pretrained": str(tmp_path), "device": "cpu"}, lengths=(size[3], size[4]))
     loaded = hf.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert found.weights == sum(each.nbytes for each in (*loaded.parameters(), *loaded.buffers()))
-    assert found.needed(size[5]) - found.weights == pytest.approx(measured, rel=0.15)
+    live = found.needed(size[5]) - found.weights
+    # what is told are live tensors; libraries and allocators hold more, of which 160 MiB whatever the size
+    assert 0.95 * live <= measured <= 1.15 * live + 160 * 2**20
 
 
 @pytest.fixture
