@@ -117,7 +117,7 @@ def compare_variants(
         there,
         output.path,
         session.console,
-        analysis=_analysis(analysis, evaluation, Path(there[BASELINE])),
+        analysis=_analysis(analysis, evaluation, there),
         question=Question(
             evaluation.tasks, evaluation.preserve, evaluation.margin, evaluation.metrics, beside=controls.beside
         ),
@@ -139,11 +139,11 @@ def compare_variants(
     return made
 
 
-def _analysis(analysis: Analysis, evaluation: Evaluation, baseline: Path) -> Analysis:
+def _analysis(analysis: Analysis, evaluation: Evaluation, runs: Mapping[str, Path]) -> Analysis:
     """The analysis with what the recipe says of groups; a leaderboard among its tasks gets that leaderboard's rows."""
     analysis = replace(analysis, groups=evaluation.groups)
     board = leaderboard_of([*evaluation.tasks, *evaluation.preserve])
-    return analysis if board is None else replace(analysis, leaderboard=board, tasks=read_run(baseline).tasks)
+    return analysis if board is None else replace(analysis, leaderboard=board, tasks=read_run(runs[BASELINE]).tasks)
 
 
 def _prepare(

@@ -165,9 +165,9 @@ def test_a_leaderboard_among_a_recipes_tasks_gets_its_rows_beside_those_of_the_o
         for seed, name in enumerate(("baseline", "steered"))
     ]
     evaluation = Evaluation(tasks=["t"], preserve=["leaderboard"])
-    analysis = compare_module._analysis(Analysis(), evaluation, runs[0])
+    analysis = compare_module._analysis(Analysis(), evaluation, {"baseline": runs[0]})
     question = Question(evaluation.tasks, evaluation.preserve)
     report = compare_runs(runs, analysis=analysis, question=question, keep_going=True)
     assert report.targets == (("t", "acc"),)
     assert {verdict.task for verdict in report.verdicts} >= {"leaderboard", "leaderboard_bbh", "leaderboard_ifeval"}
-    assert compare_module._analysis(Analysis(), Evaluation(tasks=["t"], preserve=["mmlu"]), runs[0]).leaderboard is None
+    assert compare_module._analysis(Analysis(), Evaluation(tasks=["t"], preserve=["mmlu"]), {}).leaderboard is None
