@@ -193,7 +193,7 @@ def model_arguments(results: Results) -> dict[str, Any]:
 def _surroundings(results: Results) -> dict[str, Any]:
     config = cast(Mapping[str, Any], results.get("config") or {})
     found = {**results, **{key: value for key, value in config.items() if key not in _HARMLESS_CONFIG}}
-    if found.get("model") in _ONE_BACKEND:
+    if str(found.get("model")) in _ONE_BACKEND:
         found["model"] = "hf"
     if isinstance(found.get("device"), str):
         found["device"] = found["device"].partition(":")[0]
@@ -229,7 +229,7 @@ def _plain(value: Any) -> Any:
         return True
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return _ADDRESS.sub("", str(value).removeprefix("torch."))
 
 
@@ -241,7 +241,10 @@ def _is_adapted(results: Results) -> bool:
     """Whether a LoRA artifact acts: an artifact with neither layers nor an instruction nor a contrast."""
     entries = _at(results, "config", "steering") or ()
     others = {"layers", "instruction", "contrast"}
-    return any(isinstance(entry, Mapping) and others.isdisjoint(entry) for entry in entries)
+    return isinstance(entries, list) and any(
+        isinstance(entry, Mapping) and others.isdisjoint(cast(Mapping[str, Any], entry))
+        for entry in cast(list[Any], entries)
+    )
 
 
 def _at(results: Results, *path: str) -> Any:

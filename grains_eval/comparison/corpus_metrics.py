@@ -347,6 +347,6 @@ def numbers(items: Sequence[Any]) -> Array | None:
     """Per-item scores as floats, None where an item is not a finite number."""
     try:
         values = np.array([float(item) for item in items], dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return values if bool(np.all(np.isfinite(values))) else None

@@ -133,9 +133,10 @@ def measure_tasks(
     check_known(analysis.metrics, known)
     check_known(analysis.higher_is_better, known, "metric to declare a direction for")
     if not any(measured.values()):
+        reasons = "; ".join(note for note in notes if " is left out" in note)
         raise GrainsError(
-            f"nothing to compare between '{baseline.name}' and '{other.name}': no metric of theirs is a"
-            " number per document"
+            f"nothing to compare between '{baseline.name}' and '{other.name}': "
+            f"{reasons or 'no metric of theirs is a number per document'}"
         )
     return measured, notes
 
@@ -179,15 +180,19 @@ def measure(
         if isinstance(scores, str):
             notes.append(f"{paired.task}: metric '{label}' is left out: {scores}")
             continue
+        direction = _direction((baseline, other), paired.task, name, analysis.higher_is_better)
+        if isinstance(direction, str):
+            notes.append(f"{paired.task}: metric '{label}' has no verdict: {direction}")
+            direction = None
         metric = PairedMetric(
             task=paired.task,
             metric=label,
             key=f"{name},{paired.filter}",
-            higher_is_better=_direction((baseline, other), paired.task, name, analysis.higher_is_better),
+            higher_is_better=direction,
             pairs=tuple(zip(paired.baseline, paired.steered, strict=True)),
             clusters=clusters,
             excluded=0,
-            bounded=list(_metric_entry(baseline, paired.task, name).get("bounds") or ()) == [0, 1],
+            bounded=_metric_entry(baseline, paired.task, name).get("bounds") == [0, 1],
             **scores,
         )
         if disagreement := _disagreement(metric, baseline, other, there):
@@ -216,7 +221,7 @@ def _corpus_scores(logged: _Logged, aggregation: str) -> dict[str, Any] | str | 
         return None
     try:
         first, second = table.statistics(logged[0], logged[1])
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         return f"its samples hold no {aggregation}"
     return {
         "baseline": table.item(first),
@@ -312,14 +317,22 @@ def _aggregation(run: Run, task: str, name: str) -> str:
     return declared if isinstance(declared, str) else _DEFAULTS.get(name, "mean")
 
 
-def _direction(runs: Sequence[Run], task: str, name: str, declared: Mapping[str, bool]) -> bool | None:
+def _direction(runs: Sequence[Run], task: str, name: str, declared: Mapping[str, bool]) -> bool | str | None:
     """Whether higher is better: as the user declares, as a run logged it, else as for lm-eval's metric of that name.
 
     lm-eval logs null for a metric that is neither its own nor declared in the task's `metric_list`.
+
+    Returns:
+        The direction, None where there is none, and why there is none where runs contradict each other.
     """
-    logged = [run.setting("higher_is_better", task, name) for run in runs]
-    candidates = [declared.get(name), *logged]
-    return next((known for known in candidates if isinstance(known, bool)), REGISTERED.get(name))
+    if name in declared:
+        return declared[name]
+    logged = {run.name: run.setting("higher_is_better", task, name) for run in runs}
+    says = {run: known for run, known in logged.items() if isinstance(known, bool)}
+    if len(set(says.values())) > 1:
+        higher, lower = (next(run for run, known in says.items() if known is side) for side in (True, False))
+        return f"higher is better in '{higher}', lower in '{lower}'; declare its direction (higher_is_better)"
+    return next(iter(says.values()), REGISTERED.get(name))
 
 
 def _disagreement(metric: PairedMetric, baseline: Run, other: Run, there: NDArray[np.bool_]) -> str | None:

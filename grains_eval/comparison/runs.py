@@ -55,7 +55,9 @@ class Sample:
             return self.doc_hash
         document = cast(Mapping[str, Any], self.doc)
         rest = {key: value for key, value in document.items() if not holds_image(value)}
-        return hashlib.sha256(json.dumps(rest, indent=2, ensure_ascii=False).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(rest, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        ).hexdigest()
 
     def query_hashes(self, field: Any) -> tuple[str, ...]:
         """The hash of a field as it stands, by which artifacts made before texts were normalised know a question.
@@ -65,7 +67,9 @@ class Sample:
         """
         if not isinstance(field, str) or not isinstance(self.doc, Mapping) or field not in self.doc:
             return ()
-        return (hashlib.sha256(str(cast(Mapping[str, Any], self.doc)[field]).encode()).hexdigest(),)
+        return (
+            hashlib.sha256(str(cast(Mapping[str, Any], self.doc)[field]).encode("utf-8", "surrogatepass")).hexdigest(),
+        )
 
 
 SamplesByFilter = dict[str, list[Sample]]
@@ -132,8 +136,8 @@ class Run:
     @property
     def steering(self) -> tuple[Mapping[str, Any], ...]:
         """What steered the run; empty for a plain model."""
-        found = self.results.get("config", {}).get("steering") or ()
-        entries = [found] if isinstance(found, Mapping) else found
+        found = self.setting("config", "steering")
+        entries = [found] if isinstance(found, Mapping) else found if isinstance(found, list) else []
         return tuple(cast(Mapping[str, Any], entry) for entry in entries if isinstance(entry, Mapping))
 
     @property
@@ -153,7 +157,7 @@ class Run:
             role: `tasks`, which are to improve, or `preserve`, whose score must not fall.
         """
         sections = [entry.get("evaluation") for entry in self.steering]
-        return tuple(name for section in sections if isinstance(section, Mapping) for name in section.get(role) or ())
+        return tuple(name for section in sections if isinstance(section, Mapping) for name in _list(section.get(role)))
 
     def held_out_from(self) -> frozenset[str]:
         """Hashes of the documents that built or tuned what steered the run, and of their texts."""
@@ -187,15 +191,25 @@ def holds_image(value: Any) -> bool:
     return isinstance(value, list) and any(holds_image(item) for item in cast(list[Any], value))
 
 
-def leaf_tasks(results: Mapping[str, Any], group: str) -> tuple[str, ...]:
-    """The leaf tasks under a group, through nested groups; empty when it is not a group."""
-    children = (results.get("group_subtasks") or {}).get(group)
-    if not isinstance(children, list):
+def leaf_tasks(results: Mapping[str, Any], group: str, above: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """The leaf tasks under a group, through nested groups; empty when it is not a group.
+
+    Args:
+        results: A results file's content.
+        group: The group.
+        above: Groups that it lies in, into which none leads back.
+    """
+    children = results.get("group_subtasks", {}).get(group)
+    if not isinstance(children, list) or group in above:
         return ()
     leaves: list[str] = []
     for child in cast(list[Any], children):
-        leaves.extend(leaf_tasks(results, str(child)) or (str(child),))
+        leaves.extend(leaf_tasks(results, str(child), above | {group}) or (str(child),))
     return tuple(dict.fromkeys(leaves))
+
+
+def _list(value: Any) -> list[Any]:
+    return cast(list[Any], value) if isinstance(value, list) else []
 
 
 def method_of(run: Run) -> str:

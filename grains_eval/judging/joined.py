@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from grains_eval.comparison.logs.lm_eval import BY_TASK, stamp_of
+from grains_eval.comparison.logs.lm_eval import stamp_of
+from grains_eval.comparison.logs.shapes import BY_TASK
 from grains_eval.comparison.runs import Run
 from grains_eval.errors import GrainsError
 from grains_eval.files import write_together

@@ -14,7 +14,8 @@ from grains_eval.comparison import item_metrics as measures
 from grains_eval.comparison.logs import read_run
 from grains_eval.comparison.two_runs import compare_pair
 from grains_eval.errors import GrainsError
-from tests.comparison.folders import TaskData, bits, runs
+from grains_eval.report import compare_runs
+from tests.comparison.folders import TaskData, bits, runs, write_run
 
 
 def test_cluster_key_of_the_task(tmp_path: Path) -> None:
@@ -68,3 +69,21 @@ def test_directions_of_lm_evals_own_metrics_are_lm_evals() -> None:
 
     assert lm_eval.api.metrics
     assert {name: is_higher_better(name) for name in measures.REGISTERED} == measures.REGISTERED
+
+
+def test_runs_that_contradict_each_other_on_the_direction_get_no_verdict(tmp_path: Path) -> None:
+    for name, higher, seed in (("a", True, 1), ("b", False, 2)):
+        write_run(tmp_path / name, {"t": TaskData({"acc": bits(40, 0.5, seed)}, higher={"acc": higher})})
+    report = compare_runs([tmp_path / "a", tmp_path / "b"])
+    assert report.rows[0].comparison.higher_is_better is None
+    note = "t: metric 'acc' has no verdict: higher is better in 'a', lower in 'b'; declare its direction"
+    assert any(said.startswith(note) for said in report.notes)
+    (row,) = compare(tmp_path / "a", tmp_path / "b", higher_is_better={"acc": False})
+    assert row.higher_is_better is False
+
+
+def test_where_nothing_is_left_the_reasons_are_said(tmp_path: Path) -> None:
+    for name, reported in (("a", 0.5), ("b", 0.7)):
+        write_run(tmp_path / name, {"t": TaskData({"acc": [0.0, 1.0] * 6}, reported={"acc": reported})})
+    with pytest.raises(GrainsError, match=r"nothing to compare .* t: metric 'acc' is left out, .*0\.5 from .* 0\.7 in"):
+        compare(tmp_path / "a", tmp_path / "b")

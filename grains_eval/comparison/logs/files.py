@@ -14,6 +14,7 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 from grains_eval.errors import GrainsError
 
 ZSTANDARD = 93  # the ZIP format's number for it; `zipfile` knows it from Python 3.14 on
+_LONGEST = 300  # digits; a float reaches 10 ** 308
 _LOCAL_HEADER = 30  # bytes, before name and extra field
 
 
@@ -32,6 +33,25 @@ def text_hash(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def file_in(folder: Path, name: str) -> Path | None:
+    """A file of a folder by a name that a log gives, None where there is none.
+
+    Raises:
+        GrainsError: the name is a path, which could lead out of the folder.
+    """
+    if any(separator in name for separator in ("/", "\\", "\0")):
+        raise GrainsError(f"{name!r} is a path where '{folder}' should hold a file; give a folder as the tool wrote it")
+    try:
+        return file if (file := folder / name).is_file() else None
+    except (OSError, ValueError):  # no file system takes this name
+        return None
+
+
+def whole_number(text: str) -> int | float:
+    """An integer of a log, infinite where it is beyond what a float holds."""
+    return int(text) if len(text) < _LONGEST else float(text)
+
+
 def json_object(file: Path, what: str) -> dict[str, Any]:
     """A JSON file that holds an object.
 
@@ -39,7 +59,7 @@ def json_object(file: Path, what: str) -> dict[str, Any]:
         GrainsError: it does not; `what` says what it was taken for.
     """
     try:
-        found = json.loads(file.read_bytes())
+        found = json.loads(file.read_bytes(), parse_int=whole_number)
     except (OSError, ValueError, RecursionError) as error:
         raise GrainsError(f"'{file}' is not {what}: {error}") from error
     if not isinstance(found, dict):
@@ -53,12 +73,12 @@ def json_lines(file: Path) -> Iterator[dict[str, Any]]:
     Raises:
         GrainsError: a line is none.
     """
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode(), parse_int=whole_number)
             except (ValueError, RecursionError) as error:
                 raise GrainsError(f"'{file}' line {number} is not JSON; the file is damaged, run again") from error
             if not isinstance(row, dict):
@@ -80,8 +100,15 @@ def zipped_json(file: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str
         with ZipFile(file) as archive:
             for info in archive.infolist():
                 if wanted(info.filename):
-                    yield info.filename, json.loads(_content(file, archive, info))
-    except (OSError, ValueError, BadZipFile, NotImplementedError, RecursionError, struct.error, zlib.error) as error:
+                    yield info.filename, json.loads(_content(file, archive, info), parse_int=whole_number)
+    except (
+        OSError,
+        ValueError,
+        BadZipFile,
+        RuntimeError,
+        struct.error,
+        zlib.error,
+    ) as error:  # encrypted: RuntimeError
         if isinstance(error, GrainsError):
             raise
         raise GrainsError(f"'{file}' is damaged or no log: {error}; copy or make it again") from error

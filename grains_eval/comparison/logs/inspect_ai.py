@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from grains_eval.comparison.logs.files import digest, json_object, text_hash, zipped_json
+from grains_eval.comparison.logs.shapes import shaped
 from grains_eval.comparison.runs import Evaluation, Run, Sample, SamplesByFilter
 from grains_eval.errors import GrainsError
 
@@ -41,7 +43,7 @@ class _Metric:
     """A mean over samples that a log reports.
 
     Attributes:
-        label: The score and its metric (`match_accuracy`).
+        label: The score and its metric (`match_accuracy`), after the scorer where several have a score of that name.
         filter: The reducer of its epochs; `none` for the mean.
         scorer: The scorer, by which samples hold it.
         score: The score's name, by which a scorer with several holds it.
@@ -59,7 +61,7 @@ def files(place: Path) -> list[Path]:
     """The logs in a folder, the newest first, by the date in their names; a file alone where it is one."""
     if place.is_file():
         return [place] if _is_log(place) else []
-    found = [*place.rglob("*.eval"), *(file for file in place.rglob("*.json") if _is_log(file))]
+    found = [file for form in ("*.eval", "*.json") for file in place.rglob(form) if _is_log(file)]
     return sorted(found, key=lambda file: file.name, reverse=True)
 
 
@@ -79,7 +81,8 @@ def open_file(file: Path) -> Evaluation:
     metrics, notes = _metrics(header)
     task = _task_name(spec)
     model = str(spec.get("model", ""))
-    epochs = int(_mapping(spec.get("config")).get("epochs") or 1)
+    given = _mapping(spec.get("config")).get("epochs")
+    epochs = given if isinstance(given, int) and given > 0 else 1
     total = _mapping(header.get("results")).get("total_samples")
     samples = int(total) // epochs if isinstance(total, int) else None
     results: dict[str, Any] = {
@@ -94,9 +97,10 @@ def open_file(file: Path) -> Evaluation:
         "date": spec.get("created"),
         "inspect_ai_version": _mapping(spec.get("packages")).get("inspect_ai"),
     }
-    order = {str(key): place for place, key in enumerate(_mapping(spec.get("dataset")).get("sample_ids") or ())}
+    ids = _mapping(spec.get("dataset")).get("sample_ids")
+    order = {str(key): place for place, key in enumerate(ids if isinstance(ids, list) else ())}
     read = partial(_read_samples, file, metrics, samples, order)
-    return Evaluation(TOOL, file, results, digest(file), read, tuple(notes))
+    return Evaluation(TOOL, file, shaped(file, results), digest(file), read, tuple(notes))
 
 
 def name(place: Path, run: Run) -> str:
@@ -106,10 +110,10 @@ def name(place: Path, run: Run) -> str:
 
 
 def _is_log(file: Path) -> bool:
+    if file.suffix not in (".eval", ".json") or not file.is_file():
+        return False
     if file.suffix == ".eval":
         return True
-    if file.suffix != ".json":
-        return False
     with file.open("rb") as content:
         return bool(_BEGINNING.match(content.read(200)))
 
@@ -171,7 +175,9 @@ def _metrics(header: Log) -> tuple[list[_Metric], list[str]]:
     """The means that a log reports, and notes on scores that it reports none of."""
     found: list[_Metric] = []
     notes: list[str] = []
-    for score in _mappings(_mapping(header.get("results")).get("scores")):
+    scores = _mappings(_mapping(header.get("results")).get("scores"))
+    often = Counter(name for name, _ in {(str(score.get("name")), str(score.get("scorer"))) for score in scores})
+    for score in scores:
         reported = _mapping(score.get("metrics"))
         kind = next((kind for kind in _MEANS if kind in reported), None)
         label, scorer = str(score.get("name")), str(score.get("scorer"))
@@ -181,10 +187,10 @@ def _metrics(header: Log) -> tuple[list[_Metric], list[str]]:
             notes.append(f"{task}: score '{label}' is left out: of its metrics ({listed}) none is a mean over samples")
             continue
         reducer = score.get("reducer")
-        value = float(_mapping(reported[kind]).get("value", math.nan))
+        value = _number(_mapping(reported[kind]).get("value"), label)
         found.append(
             _Metric(
-                f"{label}_{kind}",
+                f"{scorer}.{label}_{kind}" if often[label] > 1 else f"{label}_{kind}",
                 "none" if reducer in (None, "mean") else str(reducer),
                 scorer,
                 label,
@@ -285,7 +291,7 @@ def _number(value: Any, score: str) -> float:
         value = _WORDS.get(value, _WORDS.get(value.lower(), value))
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 

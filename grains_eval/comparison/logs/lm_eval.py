@@ -9,18 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grains_eval.comparison.logs.files import digest, json_lines, json_object
+from grains_eval.comparison.logs.files import digest, file_in, json_lines, json_object
+from grains_eval.comparison.logs.shapes import BY_TASK, document_number, metric_names, shaped
 from grains_eval.comparison.runs import Evaluation, Run, Sample, SamplesByFilter
 from grains_eval.errors import GrainsError
 
 TOOL: str = "lm_eval"
 WRITES: str = "results_*.json of lm_eval"
 _STAMP = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
-# Entries of the results that have a value per task.
-BY_TASK = (
-    "results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
-    "task_hashes",
-)  # fmt: skip
 _NEEDED = ("doc_id", "doc_hash", "prompt_hash", "target_hash", "metrics")
 
 
@@ -32,7 +28,9 @@ def files(place: Path) -> list[Path]:
     """
     if place.is_file():
         return [place]
-    found = {file: match.group(1) for file in place.rglob("*.json") if (match := _STAMP.search(file.name))}
+    found = {
+        file: match.group(1) for file in place.rglob("*.json") if (match := _STAMP.search(file.name)) and file.is_file()
+    }
     places = {file.parent for file in found}
     # older results of Python runs lie in "None" instead of a folder with the model's name
     old = {home for home in places if home.name == "None" and any(o.parent == home.parent for o in places - {home})}
@@ -57,14 +55,14 @@ def open_file(file: Path) -> Evaluation:
     results = json_object(file, "a results file")
     if not isinstance(results.get("results"), dict):
         raise GrainsError(f"'{file}' is not a results file of lm_eval: it has no 'results'")
-    results = _bare_names(results)
+    results = _bare_names(shaped(file, results))
     return Evaluation(TOOL, file, results, digest(file), partial(_read_samples, file, results))
 
 
 def name(place: Path, run: Run) -> str:
     """The folder that was given, or the one around a file or around the model's folder."""
     folder = place.resolve() if place.is_dir() else run.file.resolve().parent
-    return folder.parent.name if folder.name in {"None", run.setting("model_name_sanitized")} else folder.name
+    return folder.parent.name if folder.name in ("None", run.setting("model_name_sanitized")) else folder.name
 
 
 def _bare_names(results: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def _read_samples(results_file: Path, results: dict[str, Any], task: str, run: s
     found: SamplesByFilter = {}
     for row in json_lines(file):
         found.setdefault(str(row.get("filter", "none")), []).append(_sample(row, file))
-    expected = (results.get("n-samples") or {}).get(task, {}).get("effective")
+    expected = results.get("n-samples", {}).get(task, {}).get("effective")
     for key, samples in found.items():
         samples.sort(key=lambda sample: sample.doc_id)
         if isinstance(expected, int) and expected != len(samples):
@@ -133,8 +131,7 @@ def _read_samples(results_file: Path, results: dict[str, Any], task: str, run: s
 
 def _samples_file(folder: Path, task: str, stamp: str) -> Path | None:
     """The samples of a task, whose file lm_eval 0.5 names after the task's group too."""
-    file = folder / f"samples_{task}_{stamp}.jsonl"
-    if file.is_file():
+    if file := file_in(folder, f"samples_{task}_{stamp}.jsonl"):
         return file
     return next(folder.glob(f"samples_*::{glob.escape(task)}_{stamp}.jsonl"), None)
 
@@ -143,11 +140,12 @@ def _sample(row: dict[str, Any], file: Path) -> Sample:
     missing = [key for key in _NEEDED if key not in row]
     if missing:
         raise GrainsError(f"a row of '{file}' lacks '{missing[0]}'; run again with lm_eval 0.4.9 or newer")
-    requests = list((row.get("arguments") or {}).values()) if isinstance(row.get("arguments"), dict) else []
+    asked = row.get("arguments")
+    requests = [request for request in asked.values() if isinstance(request, dict)] if isinstance(asked, dict) else []
     # Scored choices have (context, continuation); a generation's second argument is its settings.
-    second = [request.get("arg_1") for request in requests if isinstance(request, dict)]
+    second = [request.get("arg_1") for request in requests]
     return Sample(
-        doc_id=int(row["doc_id"]),
+        doc_id=document_number(row, file),
         doc_hash=str(row["doc_hash"]),
         prompt_hash=str(row["prompt_hash"]),
         target_hash=str(row["target_hash"]),
@@ -156,5 +154,5 @@ def _sample(row: dict[str, Any], file: Path) -> Sample:
         prompt=str(requests[0].get("arg_0", "")) if requests else "",
         choices=tuple(text for text in second if isinstance(text, str)),
         responses=row.get("filtered_resps"),
-        values={name: row[name] for name in row["metrics"] if name in row},
+        values={name: row[name] for name in metric_names(row, file) if name in row},
     )

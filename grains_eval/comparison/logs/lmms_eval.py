@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from grains_eval.comparison.logs import lm_eval
-from grains_eval.comparison.logs.files import digest, json_lines, json_object, text_hash
+from grains_eval.comparison.logs.files import digest, file_in, json_lines, json_object, text_hash
+from grains_eval.comparison.logs.shapes import document_number, shaped
 from grains_eval.comparison.runs import Evaluation, Sample, SamplesByFilter
 from grains_eval.errors import GrainsError
 
@@ -32,7 +33,8 @@ def files(place: Path) -> list[Path]:
         GrainsError: they lie in several folders.
     """
     found = [place] if place.is_file() else list(place.rglob("*_results.json"))
-    named = sorted((file for file in found if _RESULTS.match(file.name)), key=lambda file: file.name, reverse=True)
+    logged = (file for file in found if _RESULTS.match(file.name) and file.is_file())
+    named = sorted(logged, key=lambda file: file.name, reverse=True)
     homes = sorted({file.parent for file in named})
     if len(homes) > 1:
         names = ", ".join(str(home.relative_to(place)) for home in homes[:4])
@@ -49,10 +51,11 @@ def open_file(file: Path) -> Evaluation:
     logged = json_object(file, "a results file of lmms-eval")
     if not isinstance(logged.get("results"), dict) or not isinstance(logged.get("configs"), dict):
         raise GrainsError(f"'{file}' is not a results file of lmms-eval: it has no 'results' or no 'configs'")
-    config = {key: value for key, value in (logged.get("config") or {}).items() if key not in _HARMLESS_CONFIG}
+    logged = shaped(file, logged)
+    config = {key: value for key, value in logged.get("config", {}).items() if key not in _HARMLESS_CONFIG}
     results = {key: value for key, value in logged.items() if key not in _HARMLESS} | {"config": config}
     results["configs"] = {task: _config(entry) for task, entry in results["configs"].items()}
-    results["group_subtasks"] = {group: tasks for group, tasks in (logged.get("group_subtasks") or {}).items() if tasks}
+    results["group_subtasks"] = {group: tasks for group, tasks in logged.get("group_subtasks", {}).items() if tasks}
     return Evaluation(TOOL, file, results, digest(file), partial(_read_samples, file, results))
 
 
@@ -69,8 +72,8 @@ def _config(entry: Any) -> dict[str, Any]:
 
 def _read_samples(results_file: Path, results: Mapping[str, Any], task: str, run: str) -> SamplesByFilter:
     stamp = cast(re.Match[str], _RESULTS.match(results_file.name)).group(1)
-    file = results_file.with_name(f"{stamp}_samples_{task}.jsonl")
-    if not file.is_file():
+    file = file_in(results_file.parent, f"{stamp}_samples_{task}.jsonl")
+    if file is None:
         raise GrainsError(
             f"run '{run}' has no samples of task '{task}' beside {results_file.name}; "
             "run lmms_eval again with --log_samples"
@@ -83,12 +86,12 @@ def _read_samples(results_file: Path, results: Mapping[str, Any], task: str, run
     for row in json_lines(file):
         if "doc_id" not in row or "target" not in row:
             raise GrainsError(f"a row of '{file}' lacks its document's number or target; run again with lmms-eval 0.5")
-        number = int(row["doc_id"])
+        number = document_number(row, file)
         place = seen[number] = seen.get(number, -1) + 1
         if place >= len(filters):
             raise GrainsError(f"'{file}' holds document {number} more than once; the file is damaged, run again")
         found.setdefault(filters[place], []).append(_sample(row, metrics, str(config.get("score_key") or "score")))
-    expected = ((results.get("n-samples") or {}).get(task) or {}).get("effective")
+    expected = results.get("n-samples", {}).get(task, {}).get("effective")
     for key, samples in found.items():
         samples.sort(key=lambda sample: sample.doc_id)
         if isinstance(expected, int) and expected != len(samples):
@@ -124,7 +127,7 @@ def _sample(row: Mapping[str, Any], metrics: Sequence[str], score_key: str) -> S
     target = str(row["target"])
     responses = row.get("filtered_resps")
     return Sample(
-        doc_id=int(row["doc_id"]),
+        doc_id=row["doc_id"],
         doc_hash=text_hash([row["doc_id"], asked, target]),
         prompt_hash=text_hash(asked),
         target_hash=text_hash(target),

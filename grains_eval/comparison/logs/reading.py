@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from grains_eval.comparison.conditions import model_differences, steering_differences
 from grains_eval.comparison.logs import inspect_ai, lm_eval, lmms_eval
+from grains_eval.comparison.logs.shapes import BY_TASK
 from grains_eval.comparison.runs import Evaluation, Run, leaf_tasks, name_runs
 from grains_eval.errors import GrainsError
 
@@ -169,8 +170,8 @@ def _merged(newer: Mapping[str, Any], older: Mapping[str, Any], tasks: Sequence[
     """Results with the tasks of an older evaluation, and those of its groups that hold nothing else."""
     groups = [group for group in older.get("groups", {}) if not set(leaf_tasks(older, group)) <= set(tasks)]
     merged: dict[str, Any] = dict(newer)
-    for key in lm_eval.BY_TASK:
-        entries = {name: value for name, value in (older.get(key) or {}).items() if name not in groups}
+    for key in BY_TASK:
+        entries = {name: value for name, value in older.get(key, {}).items() if name not in groups}
         if entries or key in merged:
-            merged[key] = {**entries, **(merged.get(key) or {})}
+            merged[key] = {**entries, **merged.get(key, {})}
     return merged

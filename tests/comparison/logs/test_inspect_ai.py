@@ -175,3 +175,67 @@ def test_a_score_whose_metrics_are_no_means_is_noted(tmp_path):
     (tmp_path / "log.json").write_text(json.dumps(log))
     (note,) = read_run(tmp_path / "log.json").notes
     assert note == "capitals: score 'match' is left out: of its metrics (f1) none is a mean over samples"
+
+
+def rescored(content, **scorers):
+    """A log whose samples have these scores: by scorer, and then by the score's name."""
+    values = [(scorer, name, score) for scorer, scores in scorers.items() for name, score in scores.items()]
+    content["results"]["scores"] = [
+        {"name": name, "scorer": scorer, "metrics": {"accuracy": {"name": "accuracy", "value": float(score == "C")}}}
+        for scorer, name, score in values
+    ]
+    for sample in content["samples"]:
+        sample["scores"] = {scorer: {"value": scores} for scorer, scores in scorers.items()}
+    del content["reductions"]
+    return content
+
+
+def test_scorers_that_share_a_score_name_are_told_apart(tmp_path):
+    content = json.loads(log_of("steered", "capitals").read_text())
+    scorers = {"kind": {"polite": "C", "short": "C"}, "strict": {"polite": "I"}}
+    (tmp_path / "log.json").write_text(json.dumps(rescored(content, **scorers)))
+    run = read_run(tmp_path / "log.json")
+    wanted = {"kind.polite_accuracy": 1.0, "short_accuracy": 1.0, "strict.polite_accuracy": 0.0}
+    assert run.samples("capitals")["none"][0].values == wanted
+    assert all(run.setting("results", "capitals", f"{label},none") == value for label, value in wanted.items())
+    assert run.setting("higher_is_better", "capitals") == dict.fromkeys(wanted, True)
+
+
+def test_a_partial_answer_is_half(tmp_path):
+    content = json.loads(log_of("steered", "capitals").read_text())
+    for letter, value in {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0, "yes": 1.0, "No": 0.0}.items():
+        content["samples"][0]["scores"]["match"]["value"] = letter
+        (tmp_path / "log.json").write_text(json.dumps({**content, "reductions": None}))
+        assert scores(read_run(tmp_path / "log.json"), "capitals", "match_accuracy")[0] == value
+
+
+def test_reducers_are_filters_and_what_only_inspect_reduces_is_not_averaged(tmp_path):
+    content = json.loads(log_of("steered", "capitals").read_text())
+    (mean,) = content["results"]["scores"]
+    best = {**mean, "reducer": "max", "metrics": {"accuracy": {"name": "accuracy", "value": 1.0}}}
+    content["results"]["scores"] = [{**mean, "reducer": "mean"}, best]
+    (reduced,) = content["reductions"]
+    ones = [{**sample, "value": 1.0} for sample in reduced["samples"]]
+    content["reductions"] = [{**reduced, "reducer": "mean"}, {**reduced, "reducer": "max", "samples": ones}]
+    (tmp_path / "log.json").write_text(json.dumps(content))
+    run = read_run(tmp_path / "log.json")
+    assert set(run.samples("capitals")) == {"none", "max"}
+    assert scores(run, "capitals", "match_accuracy") == [float(knows("steered", i)) for i in range(SIZE)]
+    assert scores(run, "capitals", "match_accuracy", "max") == [1.0] * SIZE
+    del content["reductions"][1]
+    (tmp_path / "log.json").write_text(json.dumps(content))
+    assert np.isnan(scores(read_run(tmp_path / "log.json"), "capitals", "match_accuracy", "max")).all()
+
+
+def test_attachments_stand_where_they_are_referred_to(tmp_path):
+    content = json.loads(log_of("steered", "capitals").read_text())
+    sample = content["samples"][0]
+    sample["attachments"] = {"q1": "A long question", "a1": "A long answer"}
+    sample["input"] = [{"role": "user", "content": "attachment://q1"}]
+    sample["output"]["completion"] = "attachment://a1"
+    (tmp_path / "log.json").write_text(json.dumps(content))
+    found = read_run(tmp_path / "log.json").samples("capitals")["none"][0]
+    assert (found.prompt, found.responses) == ("A long question", ["A long answer"])
+    sample["input"] = "attachment://q1"
+    (tmp_path / "log.json").write_text(json.dumps(content))
+    assert read_run(tmp_path / "log.json").samples("capitals")["none"][0].prompt == "A long question"

@@ -72,3 +72,44 @@ def test_missing_samples_and_other_tools_are_refused(tmp_path):
     shutil.copytree(INSPECT / "steered", tmp_path / "both", dirs_exist_ok=True)
     with pytest.raises(GrainsError, match="holds runs of inspect_ai and lmms_eval"):
         read_run(tmp_path / "both")
+
+
+def test_a_task_whose_name_is_a_path_opens_no_file_elsewhere(tmp_path):
+    shutil.copytree(LMMS / "steered", tmp_path / "run")
+    (results,) = (tmp_path / "run").glob("*_results.json")
+    stamp = results.name.removesuffix("_results.json")
+    (tmp_path / "run" / f"{stamp}_samples_x").mkdir()
+    (tmp_path / "run" / f"{stamp}_samples_shapes.jsonl").rename(tmp_path / "secret.jsonl")
+    results.write_text(results.read_text().replace('"shapes": {', '"x/../../secret": {'))
+    with pytest.raises(GrainsError, match="is a path where"):
+        read_run(tmp_path / "run").samples("x/../../secret")
+
+
+def test_rows_of_a_document_are_its_filters_in_the_order_of_the_results(tmp_path):
+    shutil.copytree(LMMS / "steered", tmp_path / "run")
+    (file,) = (tmp_path / "run").glob("*_results.json")
+    results = json.loads(file.read_text())
+    results["results"]["shapes"] = {"exact_match,strict": 1.0, "exact_match_stderr,strict": 0, "exact_match,loose": 0.0}
+    file.write_text(json.dumps(results))
+    (rows,) = (tmp_path / "run").glob("*shapes.jsonl")
+    first = [json.loads(line) for line in rows.open()]
+    rows.write_text("".join(json.dumps({**row, "exact_match": x}) + "\n" for row in first for x in (1.0, 0.0)))
+    found = read_run(tmp_path / "run").samples("shapes")
+    assert {key: {sample.values["exact_match"] for sample in samples} for key, samples in found.items()} == {
+        "strict": {1.0},
+        "loose": {0.0},
+    }
+
+
+def test_a_task_names_the_score_of_its_records(tmp_path):
+    shutil.copytree(LMMS / "steered", tmp_path / "run")
+    (file,) = (tmp_path / "run").glob("*_results.json")
+    results = json.loads(file.read_text())
+    results["configs"]["films"]["score_key"] = "points"
+    file.write_text(json.dumps(results))
+    (rows,) = (tmp_path / "run").glob("*films.jsonl")
+    logged = [json.loads(line) for line in rows.open()]
+    for row in logged:
+        row["film_score"]["points"] = 7
+    rows.write_text("".join(json.dumps(row) + "\n" for row in logged))
+    assert {sample.values["film_score"] for sample in read_run(tmp_path / "run").samples("films")["none"]} == {7}
