@@ -18,7 +18,7 @@ from grains_eval.comparison.runs import Run
 from grains_eval.errors import GrainsError
 from grains_eval.judging.endpoint import Endpoint, ask
 from grains_eval.judging.items import Judge, fields_of, generations, images_of, response_of
-from grains_eval.judging.joined import JudgedTask, mean, write_judged
+from grains_eval.judging.joined import JudgedTask, check_name, mean, refuse_path, write_judged
 from grains_eval.judging.pointwise import Request, rubrics_for
 from grains_eval.judging.replies import Reply, ReplyFile, request_key
 from grains_eval.judging.rubrics import Rubric, render
@@ -107,6 +107,10 @@ def _judge_task(
     progress: Progress,
 ) -> PairSummary:
     judge = Judge(endpoint.model, rubric, {**rubric.generation, **(request.generation or {})}, request.images)
+    name = f"{task}_preferred" if request.name is None else request.name
+    homes = _homes(runs, folder)
+    for run, home in zip(runs, homes, strict=True):
+        check_name(run, name, home)
     rows = _aligned(runs, task)
     images = images_of(task, [one for one, _ in rows], request.image_tasks)
     orders = [
@@ -120,14 +124,10 @@ def _judge_task(
     found = [tuple(replies.replies[request_key(each)] for each in both) for both in orders]
     assert rubric.pairwise is not None
     verdicts = [tuple(read_preference(reply, rubric.pairwise) for reply in both) for both in found]
-    name = request.name or f"{task}_preferred"
-    folders: list[Path] = []
-    for side, (run, label) in enumerate(zip(runs, _names(runs), strict=True)):
+    for side, (run, home) in enumerate(zip(runs, homes, strict=True)):
         judged = _judged(judge, name, task, [row[side] for row in rows], found, verdicts, side)
-        home = folder / label / str(run.setting("model_name_sanitized") or "model")
         write_judged(run, judged, home, overwrite=request.overwrite)
-        folders.append(folder / label)
-    return _summary(name, judge, verdicts, (folders[0], folders[1]))
+    return _summary(name, judge, verdicts, (homes[0].parent, homes[1].parent))
 
 
 def _aligned(runs: tuple[Run, Run], task: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -184,9 +184,13 @@ def _judged(
     )
 
 
-def _names(runs: tuple[Run, Run]) -> tuple[str, str]:
-    first, second = (run.name.replace("/", "_") for run in runs)
-    return first, second if second != first else f"{second}_2"
+def _homes(runs: tuple[Run, Run], folder: Path) -> tuple[Path, Path]:
+    """Where each run's preferences go: a folder for the run, and in it one for the model as lm-eval makes it."""
+    first, second = (refuse_path(run.name.replace("/", "_"), "a run called") for run in runs)
+    labels = (first, second if second != first else f"{second}_2")
+    models = (refuse_path(str(run.setting("model_name_sanitized") or "model"), "model_name_sanitized") for run in runs)
+    one, two = (folder / label / model for label, model in zip(labels, models, strict=True))
+    return one, two
 
 
 def position_bias(verdicts: Sequence[Sequence[Verdict]]) -> PositionBias:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from grains_eval import cli
@@ -127,3 +129,19 @@ def test_rubrics_without_pairs_and_runs_that_do_not_fit(runs, tmp_path):
         with pytest.raises(GrainsError, match="is in run 'base' but not in 'm1'"):
             judge((runs[0], read_run(mmhal[0])), server, tmp_path / "out")
         assert not server.asked
+
+
+@pytest.mark.parametrize("name", ("../../evil", "..", "a\\b", "ABSOLUTE"))
+def test_a_results_file_does_not_decide_where_preferences_go(name, runs, tmp_path):
+    name = str(tmp_path / "evil") if name == "ABSOLUTE" else name
+    file = next((tmp_path / "other").rglob("results_*"))
+    held = json.loads(file.read_text())
+    file.write_text(json.dumps({**held, "model_name_sanitized": name}))
+    before = set(tmp_path.rglob("*"))
+    with serving(fair) as server:
+        with pytest.raises(GrainsError, match=r"model_name_sanitized .* cannot name a file"):
+            judge((runs[0], read_run(file)), server, tmp_path / "out" / "x")
+        with pytest.raises(GrainsError, match="cannot name a file"):
+            judge(runs, server, tmp_path / "out", Request(name="../x"))
+        assert not server.asked
+    assert set(tmp_path.rglob("*")) == before
