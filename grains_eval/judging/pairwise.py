@@ -120,7 +120,6 @@ def _judge_task(
     requests = {request_key(each): each for both in orders for each in both}
     replies = ReplyFile(folder / f"judge_{request_key({**judge.identity(), 'pairwise': True})[:12]}.jsonl")
     ask(endpoint, requests, replies, progress)
-    replies.settle(requests)
     found = [tuple(replies.replies[request_key(each)] for each in both) for both in orders]
     assert rubric.pairwise is not None
     verdicts = [tuple(read_preference(reply, rubric.pairwise) for reply in both) for both in found]

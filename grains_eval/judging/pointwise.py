@@ -118,7 +118,6 @@ def _judge_task(
     keys = [request_key(each) for each in requests]
     replies = ReplyFile(folder / f"judge_{request_key(judge.identity())[:12]}.jsonl")
     ask(endpoint, dict(zip(keys, requests, strict=True)), replies, progress)
-    replies.settle(keys)
     judged = _scored(judge, name, task, rows, [replies.replies[key] for key in keys])
     file = write_judged(run, judged, folder, overwrite=request.overwrite)
     return _summary(judged, rubric, file)
