@@ -145,3 +145,14 @@ def test_a_results_file_does_not_decide_where_preferences_go(name, runs, tmp_pat
             judge(runs, server, tmp_path / "out", Request(name="../x"))
         assert not server.asked
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_answers_meet_by_document_and_not_by_number(runs, tmp_path):
+    with serving(fair) as server:
+        expected = judge(runs, server, tmp_path / "out")
+        file = next((tmp_path / "other").rglob("samples_*"))
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows = [{**row, "doc_id": COUNT - 1 - row["doc_id"]} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = judge((runs[0], read_run(tmp_path / "other")), server, tmp_path / "again")
+    assert (found.wins, found.losses, found.preferred) == (expected.wins, expected.losses, expected.preferred)
