@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 import yaml
 
@@ -41,6 +43,8 @@ WRONG = [
     ({"shares": {"score": {"below": 3, "higher_is_better": True}}}, "the name of another metric"),
     ({"metric": "My Score"}, "is no name of a metric"),
     ({"generation": {"messages": []}}, "may not set messages"),
+    ({"generation": {"temperature": float("nan")}}, "generation cannot be sent: Out of range float values"),
+    ({"generation": {"seed": date(2020, 1, 1)}}, "generation cannot be sent: Object of type date"),
     ({"higher_is_better": None}, "higher_is_better"),
 ]
 
@@ -74,6 +78,13 @@ def test_a_rubric_is_known_by_all_that_it_says(tmp_path):
 def test_a_document_without_a_field_is_named():
     with pytest.raises(GrainsError, match="here: 'question' is undefined; its fields are answer"):
         render("{{ question }}", {"answer": 1}, "here")
+
+
+@pytest.mark.parametrize("template", ("{{ 1/0 }}", "{{ [][question] }}", "{{ 10**400 * 1.0 }}", "{{ question() }}"))
+def test_a_template_that_fails_is_one_line(template):
+    with pytest.raises(GrainsError, match=r"here: .*; its fields are question") as raised:
+        render(template, {"question": 1}, "here")
+    assert "\n" not in str(raised.value)
 
 
 def score(text, rubric="mmhal_bench", **reply):
