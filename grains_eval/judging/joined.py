@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from grains_eval.comparison.logs.judged import CONFIG_KEY, samples_digest
 from grains_eval.comparison.logs.lm_eval import BY_TASK, stamp_of
 from grains_eval.comparison.runs import Run
 from grains_eval.errors import GrainsError
@@ -170,6 +171,7 @@ def _results(run: Run, judged: JudgedTask) -> dict[str, Any]:
                 "metric_list": metrics,
                 "judge": dict(judged.judge),
                 "judge_served": list(judged.served),
+                CONFIG_KEY: {"task": task, "digest": samples_digest(run, task)},
             }
         },
         "versions": {name: run.setting("versions", task)},

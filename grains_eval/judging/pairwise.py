@@ -13,6 +13,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from grains_eval.comparison.logs.judged import samples_digest
 from grains_eval.comparison.pairing import check, pair
 from grains_eval.comparison.runs import Run
 from grains_eval.errors import GrainsError
@@ -106,6 +107,8 @@ def _judge_task(
     folder: Path,
     progress: Progress,
 ) -> PairSummary:
+    # what a run is preferred to is part of how it was scored: against another one it is another score
+    pair_of = [samples_digest(run, task) for run in runs]
     judge = Judge(endpoint.model, rubric, {**rubric.generation, **(request.generation or {})}, request.images)
     name = f"{task}_preferred" if request.name is None else request.name
     homes = _homes(runs, folder)
@@ -123,8 +126,9 @@ def _judge_task(
     found = [tuple(replies.replies[request_key(each)] for each in both) for both in orders]
     assert rubric.pairwise is not None
     verdicts = [tuple(read_preference(reply, rubric.pairwise) for reply in both) for both in found]
+    identity = {**judge.identity(), "pairwise": True, "pair": pair_of}
     for side, (run, home) in enumerate(zip(runs, homes, strict=True)):
-        judged = _judged(judge, name, task, [row[side] for row in rows], found, verdicts, side)
+        judged = _judged(identity, name, task, [row[side] for row in rows], found, verdicts, side)
         write_judged(run, judged, home, overwrite=request.overwrite)
     return _summary(name, judge, verdicts, (homes[0].parent, homes[1].parent))
 
@@ -155,7 +159,7 @@ def _preference(both: Sequence[Verdict]) -> float | None:
 
 
 def _judged(
-    judge: Judge,
+    judge: Mapping[str, Any],
     name: str,
     task: str,
     rows: Sequence[Mapping[str, Any]],
@@ -178,17 +182,19 @@ def _judged(
             for both, two in zip(replies, verdicts, strict=True)
         ],
         directions={_METRIC: True, _NONE: False},
-        judge={**judge.identity(), "pairwise": True},
+        judge=judge,
         served=sorted({reply.served for both in replies for reply in both if reply.served}),
     )
 
 
 def _homes(runs: tuple[Run, Run], folder: Path) -> tuple[Path, Path]:
-    """Where each run's preferences go: a folder for the run, and in it one for the model as lm-eval makes it."""
+    """Where each run's preferences go: a folder for the pair, and in it what lm-eval makes for a run."""
     first, second = (refuse_path(run.name.replace("/", "_"), "a run called") for run in runs)
     labels = (first, second if second != first else f"{second}_2")
     models = (refuse_path(str(run.setting("model_name_sanitized") or "model"), "model_name_sanitized") for run in runs)
-    one, two = (folder / label / model for label, model in zip(labels, models, strict=True))
+    one, two = (
+        folder / f"{labels[0]}_and_{labels[1]}" / label / model for label, model in zip(labels, models, strict=True)
+    )
     return one, two
 
 

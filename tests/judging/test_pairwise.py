@@ -156,3 +156,29 @@ def test_answers_meet_by_document_and_not_by_number(runs, tmp_path):
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         found = judge((runs[0], read_run(tmp_path / "other")), server, tmp_path / "again")
     assert (found.wins, found.losses, found.preferred) == (expected.wins, expected.losses, expected.preferred)
+
+
+def test_preferences_against_two_runs_are_two_scores(runs, tmp_path):
+    third = read_run(write(tmp_path / "third", 0, task="spa_vl_help", docs=documents()))
+    out = tmp_path / "out"
+    with serving(fair) as server:
+        first = judge(runs, server, out)
+        held = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+        second = judge((runs[0], third), server, out)
+    assert first.folders == (out / "base_and_other" / "base", out / "base_and_other" / "other")
+    assert second.folders == (out / "base_and_third" / "base", out / "base_and_third" / "third")
+    for file in first.folders:
+        assert all(each.read_bytes() == held[each] for each in file.rglob("*") if each.is_file())
+    assert compare(*first.folders) and compare(*second.folders)
+    with pytest.raises(GrainsError, match="judge differs"):
+        compare(second.folders[0], first.folders[1])
+
+
+def test_runs_of_one_name_do_not_replace_each_other(runs, tmp_path):
+    third = read_run(write(tmp_path / "elsewhere" / "other", 0, task="spa_vl_help", docs=documents()))
+    with serving(fair) as server:
+        judge(runs, server, tmp_path / "out")
+        with pytest.raises(GrainsError, match="has other scores of 'spa_vl_help_preferred'"):
+            judge((runs[0], third), server, tmp_path / "out")
+        found = judge((runs[0], third), server, tmp_path / "out", Request(overwrite=True))
+    assert compare(*found.folders)

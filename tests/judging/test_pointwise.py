@@ -12,7 +12,7 @@ from grains_eval.comparison.logs import read_run
 from grains_eval.errors import GrainsError
 from grains_eval.judging.endpoint import Endpoint
 from grains_eval.judging.pointwise import Request, judge_run
-from tests.comparison.folders import TaskData, write_run
+from tests.comparison.folders import STAMP, TaskData, write_run
 from tests.judging.runs import COUNT, number_of, rate, write
 from tests.judging.server import serving
 
@@ -268,3 +268,38 @@ def test_a_task_name_in_a_results_file_leads_nowhere(tmp_path):
     with serving(rate) as server, pytest.raises(GrainsError, match="cannot name a file"):
         judge(folder, server, request)
     assert set(tmp_path.rglob("*")) - before == {tmp_path / "short.yaml"}
+
+
+def test_ratings_of_generations_made_again_are_left_out(tmp_path):
+    folder = write(tmp_path / "run", 2)
+    with serving(rate) as server:
+        judge(folder, server)
+        again = write(tmp_path / "again", 14)
+        for file in (again / "org__model").iterdir():
+            (folder / "org__model" / file.name.replace(STAMP, "2026-03-02T03-04-05.678901")).write_bytes(
+                file.read_bytes()
+            )
+        run = read_run(folder)
+        assert run.tasks == ("mmhal_bench",) and set(run.sources) == {"mmhal_bench"}
+        assert "mmhal_bench_judged" not in run.results["configs"]
+        note = "task 'mmhal_bench_judged' is left out: the generations of 'mmhal_bench' are others than those that were"
+        assert any(note in each for each in run.notes)
+        with pytest.raises(GrainsError, match="other scores of 'mmhal_bench_judged'"):
+            judge(folder, server)
+        judge(folder, server, Request(overwrite=True))
+    run = read_run(folder)
+    assert run.setting("results", "mmhal_bench_judged", "judge_score,none") == pytest.approx((14 * 6 + 2) / 16)
+    assert not any("left out" in each and "judged" in each for each in run.notes)
+
+
+def test_ratings_of_the_same_generations_made_again_stay(tmp_path):
+    folder = write(tmp_path / "run")
+    with serving(rate) as server:
+        judge(folder, server)
+    for file in list((folder / "org__model").glob("*678901*")):
+        if "judged" not in file.name and file.name.endswith((f"{STAMP}.json", f"{STAMP}.jsonl")):
+            file.rename(file.with_name(file.name.replace(STAMP, "2026-03-02T03-04-05.678901")))
+    assert set(read_run(folder).tasks) == {"mmhal_bench", "mmhal_bench_judged"}
+    next(folder.rglob("samples_mmhal_bench_2026-03*")).unlink()
+    run = read_run(folder)
+    assert run.tasks == ("mmhal_bench",) and any("cannot be read (run " in note for note in run.notes)
