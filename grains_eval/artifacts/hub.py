@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.utils import HFValidationError, filter_repo_objects, validate_repo_id
 
 from grains_eval.artifacts.card import write_card
 from grains_eval.artifacts.layout import CARD, CONFIG, fingerprint
@@ -28,14 +28,14 @@ def push(
         target: `org/name`, or `org/name@branch`; the repository and the branch are made where they are missing.
         report: A report of `grains-eval compare` whose rows of these vectors go into the card.
         private: Make a new repository private.
-        overwrite: Replace an artifact that is there.
+        overwrite: Replace an artifact, or other files of the names that an artifact's have.
 
     Returns:
         The address of the commit.
 
     Raises:
-        GrainsError: no artifact, a name that is none, a report of other vectors, an artifact is there, or the hub
-            cannot be reached or refuses.
+        GrainsError: no artifact, a name that is none, a report of other vectors, files are there that would be
+            replaced, or the hub cannot be reached or refuses.
     """
     if not folder.is_dir():
         raise GrainsError(f"'{folder}' is not a folder; push takes an artifact folder")
@@ -84,12 +84,14 @@ def _upload(work: Path, name: str, branch: str, *, private: bool, overwrite: boo
     api = HfApi()
     revision = branch or None
     try:
-        there = api.file_exists(name, CONFIG, revision=revision)
+        there = api.list_repo_files(name, revision=revision)
     except (RepositoryNotFoundError, RevisionNotFoundError):
-        there = False
-    if there and not overwrite:
+        there = []
+    lost = sorted(filter_repo_objects(there, allow_patterns=PATTERNS))
+    if lost and not overwrite:
+        what = "an artifact" if CONFIG in lost else f"{', '.join(lost[:3])}{' and more' if lost[3:] else ''}"
         raise GrainsError(
-            f"'{name}{f'@{branch}' if branch else ''}' holds an artifact; push to another branch or pass --overwrite"
+            f"'{name}{f'@{branch}' if branch else ''}' holds {what}; push to another branch or pass --overwrite"
         )
     api.create_repo(name, private=private, exist_ok=True)
     if branch:

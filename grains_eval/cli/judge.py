@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,21 +72,28 @@ def _judge(options: argparse.Namespace) -> None:
 
 
 def _parameters(words: list[str]) -> dict[str, Any]:
-    """`key=value` as YAML reads the value.
+    """`key=value` as YAML reads the value; commas part them where another `key=` follows, so that values may be lists.
 
     Raises:
-        GrainsError: no `=`, or a parameter that is the judge's own.
+        GrainsError: no `=`, a value that JSON has not, or a parameter that is the judge's own.
     """
     import yaml
 
+    from grains_eval.judging.rubrics import not_json
+
     found: dict[str, Any] = {}
-    for word in (part for text in words for part in text.split(",")):
-        key, equals, value = word.partition("=")
+    for word in (part for text in words for part in re.split(r",(?=\s*\w+=)", text)):
+        key, equals, value = (part.strip() for part in word.partition("="))
         if not equals or not key:
             raise GrainsError(f"--gen_kwargs '{word}' is not KEY=VALUE; write for example temperature=0")
         if key in ("model", "messages", "stream", "n"):
             raise GrainsError(f"--gen_kwargs may not set {key}")
-        found[key] = yaml.safe_load(value)
+        try:
+            found[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:  # a date of month 13
+            raise GrainsError(f"--gen_kwargs '{word}' is not YAML: {' '.join(str(error).split())}") from error
+        if reason := not_json(found[key]):
+            raise GrainsError(f"--gen_kwargs '{word}' cannot be sent: {reason}; quote it to send it as text")
     return found
 
 

@@ -44,7 +44,7 @@ _HARMLESS_RESULTS = frozenset({
 _HARMLESS_TASK = frozenset({
     "task", "tag", "group", "alias", "task_alias", "group_alias", "metadata", "doc_to_target", "doc_to_choice",
     "target_delimiter", "process_docs", "should_decontaminate", "doc_to_decontamination_query", "training_split",
-    "validation_split", "test_split", "unsafe_code", "num_fewshot",
+    "validation_split", "test_split", "unsafe_code", "num_fewshot", "judged_samples",
 })  # fmt: skip
 # Entries of a task's config that make its prompts; the prompts are compared instead, where they are logged alike.
 _PROMPT_TASK = frozenset({

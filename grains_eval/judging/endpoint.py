@@ -59,22 +59,23 @@ def ask(endpoint: Endpoint, requests: Mapping[str, Mapping[str, Any]], replies: 
     Args:
         endpoint: Whom to ask.
         requests: Model, messages and parameters, by key.
-        replies: What is known already; grows by each answer as it comes.
+        replies: What is known already; grows by each answer as it comes, and ends in the order of the requests.
         progress: Shows how far one is.
 
     Raises:
         GrainsError: the endpoint cannot be reached, refuses, or the cap was met; all answers so far are kept.
     """
-    missing = [key for key in requests if key not in replies.replies]
-    asked = missing if endpoint.max_requests is None else missing[: endpoint.max_requests]
-    if asked:
-        with replies.open():
+    with replies.open():
+        missing = [key for key in requests if key not in replies.replies]
+        asked = missing if endpoint.max_requests is None else missing[: endpoint.max_requests]
+        if asked:
             asyncio.run(_ask_all(endpoint, {key: requests[key] for key in asked}, replies, progress))
-    if len(asked) < len(missing):
-        raise GrainsError(
-            f"stopped at the cap of {endpoint.max_requests} requests; {_kept(requests, replies)}; run the same command "
-            "again to go on"
-        )
+        if len(asked) < len(missing):
+            raise GrainsError(
+                f"stopped at the cap of {endpoint.max_requests} requests; {_kept(requests, replies)}; run the same "
+                "command again to go on"
+            )
+        replies.settle(requests)
 
 
 def _kept(requests: Mapping[str, Any], replies: ReplyFile) -> str:

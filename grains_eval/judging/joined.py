@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from grains_eval.comparison.logs.judged import CONFIG_KEY, samples_digest
 from grains_eval.comparison.logs.lm_eval import stamp_of
 from grains_eval.comparison.logs.shapes import BY_TASK
 from grains_eval.comparison.runs import Run
@@ -53,6 +54,36 @@ def mean(values: Sequence[float | None]) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
+def refuse_path(name: str, what: str) -> str:
+    """The name, which is part of a file's or folder's name.
+
+    Raises:
+        GrainsError: it would lead to another folder; results files are not always one's own.
+    """
+    if name in {"", ".", ".."} or any(sign in name for sign in "/\\\0"):
+        raise GrainsError(f"{what} {name!r} cannot name a file; give a name without '/' and '\\' that is not '..'")
+    return name
+
+
+def check_name(run: Run, name: str, folder: Path) -> None:
+    """Refuse a name under which scores cannot be written, before a judge is asked.
+
+    Args:
+        run: The run whose generations are judged.
+        name: What the judged task is to be called.
+        folder: Where its results go.
+
+    Raises:
+        GrainsError: the name leads elsewhere, or a task or group that no judge scored has it.
+    """
+    refuse_path(name, "a judged task called")
+    in_run = name in run.results["results"] and not run.setting("configs", name, "judge")
+    if in_run or any(not is_judged for _, is_judged in _same_name(folder, name)):
+        raise GrainsError(
+            f"'{name}' is a task of '{run.name if in_run else folder}' that no judge scored; give --as another name"
+        )
+
+
 def write_judged(run: Run, judged: JudgedTask, folder: Path, *, overwrite: bool) -> Path:
     """Write results and samples of a judged task.
 
@@ -66,13 +97,19 @@ def write_judged(run: Run, judged: JudgedTask, folder: Path, *, overwrite: bool)
         The results file.
 
     Raises:
-        GrainsError: scores of that name are there and may not be replaced.
+        GrainsError: scores of that name are there and may not be replaced, or the name is not to be had.
     """
+    check_name(run, judged.name, folder)
     stamp = _stamp(run, judged)
     results = json.dumps(_results(run, judged), indent=2, ensure_ascii=False) + "\n"
     samples = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(judged))
     contents = {f"samples_{judged.name}_{stamp}.jsonl": samples, f"results_{stamp}.json": results}
-    others = [file for file in _same_name(folder, judged.name) if file.name not in contents]
+    earlier = [
+        each
+        for file, _ in _same_name(folder, judged.name)
+        for each in (file, folder / f"samples_{judged.name}_{stamp_of(file)}.jsonl")
+    ]
+    others = [file for file in earlier if file.name not in contents and file.is_file()]
     changed = [name for name, content in contents.items() if _differs(folder / name, content)]
     if (others or changed) and not overwrite:
         there = others[0].name if others else changed[0]
@@ -89,16 +126,17 @@ def _differs(file: Path, content: str) -> bool:
     return file.is_file() and file.read_text(encoding="utf-8") != content
 
 
-def _same_name(folder: Path, name: str) -> list[Path]:
-    """Results and samples files of a judged task that are there."""
-    found: list[Path] = []
+def _same_name(folder: Path, name: str) -> list[tuple[Path, bool]]:
+    """Results files that hold a task of that name, and whether it is all that they hold and a judge scored it."""
+    found: list[tuple[Path, bool]] = []
     for file in sorted(folder.glob("results_*.json")) if folder.is_dir() else []:
         try:
-            results: Any = json.loads(file.read_text(encoding="utf-8")).get("results")
-        except (OSError, ValueError, AttributeError):
+            content: Any = json.loads(file.read_text(encoding="utf-8"))
+            tasks, config = set(content["results"]), content.get("configs", {}).get(name) or {}
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):
             continue
-        if isinstance(results, Mapping) and name in results:
-            found += [file, *folder.glob(f"samples_{name}_{stamp_of(file)}.jsonl")]
+        if name in tasks:
+            found.append((file, tasks == {name} and "judge" in config))
     return found
 
 
@@ -134,6 +172,7 @@ def _results(run: Run, judged: JudgedTask) -> dict[str, Any]:
                 "metric_list": metrics,
                 "judge": dict(judged.judge),
                 "judge_served": list(judged.served),
+                CONFIG_KEY: {"task": task, "digest": samples_digest(run, task)},
             }
         },
         "versions": {name: run.setting("versions", task)},

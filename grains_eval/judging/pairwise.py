@@ -13,12 +13,13 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from grains_eval.comparison.logs.judged import samples_digest
 from grains_eval.comparison.pairing import check, pair
 from grains_eval.comparison.runs import Run
 from grains_eval.errors import GrainsError
 from grains_eval.judging.endpoint import Endpoint, ask
 from grains_eval.judging.items import Judge, fields_of, generations, images_of, response_of
-from grains_eval.judging.joined import JudgedTask, mean, write_judged
+from grains_eval.judging.joined import JudgedTask, check_name, mean, refuse_path, write_judged
 from grains_eval.judging.pointwise import Request, rubrics_for
 from grains_eval.judging.replies import Reply, ReplyFile, request_key
 from grains_eval.judging.rubrics import Rubric, render
@@ -106,7 +107,13 @@ def _judge_task(
     folder: Path,
     progress: Progress,
 ) -> PairSummary:
+    # what a run is preferred to is part of how it was scored: against another one it is another score
+    pair_of = [samples_digest(run, task) for run in runs]
     judge = Judge(endpoint.model, rubric, {**rubric.generation, **(request.generation or {})}, request.images)
+    name = f"{task}_preferred" if request.name is None else request.name
+    homes = _homes(runs, folder)
+    for run, home in zip(runs, homes, strict=True):
+        check_name(run, name, home)
     rows = _aligned(runs, task)
     images = images_of(task, [one for one, _ in rows], request.image_tasks)
     orders = [
@@ -116,18 +123,14 @@ def _judge_task(
     requests = {request_key(each): each for both in orders for each in both}
     replies = ReplyFile(folder / f"judge_{request_key({**judge.identity(), 'pairwise': True})[:12]}.jsonl")
     ask(endpoint, requests, replies, progress)
-    replies.settle(requests)
     found = [tuple(replies.replies[request_key(each)] for each in both) for both in orders]
     assert rubric.pairwise is not None
     verdicts = [tuple(read_preference(reply, rubric.pairwise) for reply in both) for both in found]
-    name = request.name or f"{task}_preferred"
-    folders: list[Path] = []
-    for side, (run, label) in enumerate(zip(runs, _names(runs), strict=True)):
-        judged = _judged(judge, name, task, [row[side] for row in rows], found, verdicts, side)
-        home = folder / label / str(run.setting("model_name_sanitized") or "model")
+    identity = {**judge.identity(), "pairwise": True, "pair": pair_of}
+    for side, (run, home) in enumerate(zip(runs, homes, strict=True)):
+        judged = _judged(identity, name, task, [row[side] for row in rows], found, verdicts, side)
         write_judged(run, judged, home, overwrite=request.overwrite)
-        folders.append(folder / label)
-    return _summary(name, judge, verdicts, (folders[0], folders[1]))
+    return _summary(name, judge, verdicts, (homes[0].parent, homes[1].parent))
 
 
 def _aligned(runs: tuple[Run, Run], task: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -156,7 +159,7 @@ def _preference(both: Sequence[Verdict]) -> float | None:
 
 
 def _judged(
-    judge: Judge,
+    judge: Mapping[str, Any],
     name: str,
     task: str,
     rows: Sequence[Mapping[str, Any]],
@@ -179,14 +182,20 @@ def _judged(
             for both, two in zip(replies, verdicts, strict=True)
         ],
         directions={_METRIC: True, _NONE: False},
-        judge={**judge.identity(), "pairwise": True},
+        judge=judge,
         served=sorted({reply.served for both in replies for reply in both if reply.served}),
     )
 
 
-def _names(runs: tuple[Run, Run]) -> tuple[str, str]:
-    first, second = (run.name.replace("/", "_") for run in runs)
-    return first, second if second != first else f"{second}_2"
+def _homes(runs: tuple[Run, Run], folder: Path) -> tuple[Path, Path]:
+    """Where each run's preferences go: a folder for the pair, and in it what lm-eval makes for a run."""
+    first, second = (refuse_path(run.name.replace("/", "_"), "a run called") for run in runs)
+    labels = (first, second if second != first else f"{second}_2")
+    models = (refuse_path(str(run.setting("model_name_sanitized") or "model"), "model_name_sanitized") for run in runs)
+    one, two = (
+        folder / f"{labels[0]}_and_{labels[1]}" / label / model for label, model in zip(labels, models, strict=True)
+    )
+    return one, two
 
 
 def position_bias(verdicts: Sequence[Sequence[Verdict]]) -> PositionBias:

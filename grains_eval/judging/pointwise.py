@@ -12,7 +12,7 @@ from grains_eval.comparison.runs import Run
 from grains_eval.errors import GrainsError
 from grains_eval.judging.endpoint import Endpoint, ask
 from grains_eval.judging.items import Judge, generations, images_of, requests_of
-from grains_eval.judging.joined import JudgedTask, mean, write_judged
+from grains_eval.judging.joined import JudgedTask, check_name, mean, write_judged
 from grains_eval.judging.replies import Reply, ReplyFile, request_key
 from grains_eval.judging.rubrics import Rubric, bundled, load_rubric
 from grains_eval.judging.verdicts import Verdict, read_verdict
@@ -78,7 +78,7 @@ def judge_run(run: Run, endpoint: Endpoint, request: Request, progress: Progress
             there.
     """
     chosen = rubrics_for(run, request)
-    if request.name and len(chosen) > 1:
+    if request.name is not None and len(chosen) > 1:
         raise GrainsError(f"--as '{request.name}' names one task, and {len(chosen)} are judged; add --tasks")
     return [_judge_task(run, task, rubric, endpoint, request, progress) for task, rubric in chosen.items()]
 
@@ -111,14 +111,14 @@ def _judge_task(
     run: Run, task: str, rubric: Rubric, endpoint: Endpoint, request: Request, progress: Progress
 ) -> Summary:
     judge = Judge(endpoint.model, rubric, {**rubric.generation, **(request.generation or {})}, request.images)
+    name, folder = f"{task}_judged" if request.name is None else request.name, run.sources[task].file.parent
+    check_name(run, name, folder)
     rows = generations(run, task)
     requests = requests_of(judge, task, rows, images_of(task, rows, request.image_tasks))
     keys = [request_key(each) for each in requests]
-    folder = run.sources[task].file.parent
     replies = ReplyFile(folder / f"judge_{request_key(judge.identity())[:12]}.jsonl")
     ask(endpoint, dict(zip(keys, requests, strict=True)), replies, progress)
-    replies.settle(keys)
-    judged = _scored(judge, request.name or f"{task}_judged", task, rows, [replies.replies[key] for key in keys])
+    judged = _scored(judge, name, task, rows, [replies.replies[key] for key in keys])
     file = write_judged(run, judged, folder, overwrite=request.overwrite)
     return _summary(judged, rubric, file)
 

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from grains_eval.errors import GrainsError
 from grains_eval.files import write_file
@@ -50,14 +50,16 @@ class ReplyFile:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.replies: dict[str, Reply] = {}
-        self._handle: TextIO | None = None
-        if file.is_file():
-            content = file.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]  # a process that was killed leaves half a line
-            for number, line in enumerate(whole.splitlines(), start=1):
-                self._take(line, number)
-            if len(whole) < len(content):
-                write_file(file, whole)
+        self._is_open = False
+        self._load()
+
+    def _load(self) -> bytes:
+        """Take what is on disk, beside what is known already; the half line that a process left that was killed."""
+        content = self.file.read_bytes() if self.file.is_file() else b""
+        end = content.rfind(b"\n") + 1
+        for number, line in enumerate(content[:end].splitlines(), start=1):
+            self._take(line, number)
+        return content[end:]
 
     def _take(self, line: bytes, number: int) -> None:
         try:
@@ -71,32 +73,37 @@ class ReplyFile:
 
     @contextmanager
     def open(self) -> Generator[None, None, None]:
-        """Within the block replies can be added, by this process alone.
+        """Within the block the file is this process's alone: what others added is read, and replies can be added.
 
         Raises:
-            GrainsError: another process is adding to the file.
+            GrainsError: another process has it.
         """
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a", encoding="utf-8") as handle:
+        # a file of its own, as the replies' is replaced; it stays, as whoever waits for it would lock a removed one
+        with self.file.with_name(f".{self.file.name}.lock").open("w") as lock:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when the process ends
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when the process ends
             except BlockingIOError as error:
                 raise GrainsError(f"another process is asking into '{self.file}'; wait for it to end") from error
-            self._handle = handle
+            if half := self._load():
+                with self.file.open("rb+") as handle:
+                    handle.truncate(self.file.stat().st_size - len(half))
+            self._is_open = True
             try:
                 yield
             finally:
-                self._handle = None
+                self._is_open = False
 
     def add(self, key: str, reply: Reply) -> None:
         """Keep a reply, on disk before anything else happens."""
-        assert self._handle is not None
-        self._handle.write(_line(key, reply))
-        self._handle.flush()
+        assert self._is_open
+        with self.file.open("a", encoding="utf-8") as handle:
+            handle.write(_line(key, reply))
         self.replies[key] = reply
 
     def settle(self, keys: Iterable[str]) -> None:
         """Bring the file into the order of the requests, in which an uninterrupted run would have left it too."""
+        assert self._is_open
         order = dict.fromkeys([*keys, *sorted(self.replies)])
         write_file(self.file, "".join(_line(key, self.replies[key]) for key in order if key in self.replies))
 

@@ -40,6 +40,15 @@ def _template(text: str) -> str:
     return text
 
 
+def not_json(value: Any) -> str:
+    """Why a value cannot be sent as JSON; empty where it can."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -120,6 +129,8 @@ class Rubric(_Section):
         taken = {"model", "messages", "stream", "n"}.intersection(self.generation)
         if taken:
             raise ValueError(f"generation may not set {', '.join(sorted(taken))}")
+        if reason := not_json(self.generation):
+            raise ValueError(f"generation cannot be sent: {reason}")
         return self
 
     @cached_property
@@ -172,10 +183,12 @@ def render(template: str, fields: Mapping[str, Any], where: str) -> str:
     """A prompt with a document's fields filled in.
 
     Raises:
-        GrainsError: the document lacks a field of the template.
+        GrainsError: the document lacks a field of the template, or the template fails on it.
     """
     try:
         return _TEMPLATES.from_string(template).render(**fields)
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # an expression of the template may raise anything
         there = ", ".join(sorted(map(str, fields)))
-        raise GrainsError(f"{where}: {' '.join(str(error).split())}; its fields are {there}") from error
+        raise GrainsError(
+            f"{where}: {' '.join(str(error).split()) or type(error).__name__}; its fields are {there}"
+        ) from error

@@ -88,6 +88,19 @@ def test_an_artifact_that_is_there_stays(hub, folder):
     assert hub.repositories["org/mine"]["main"]["steering_config.json"] == b"theirs"
 
 
+@pytest.mark.parametrize("name", ("README.md", "recipe.yaml", "adapter/adapter_model.safetensors", "pictures/logo.png"))
+def test_files_of_other_repositories_stay(name, hub, folder):
+    """A model of someone's, which is no artifact: each of these would be replaced or deleted."""
+    held = {name: b"theirs", "model.safetensors": b"theirs"}
+    hub.repositories["org/model"] = {"main": dict(held)}
+    with pytest.raises(GrainsError, match=f"'org/model' holds {name}; push to another branch or pass --overwrite"):
+        push(folder, "org/model")
+    assert hub.repositories["org/model"] == {"main": held}
+    del hub.repositories["org/model"]["main"][name]
+    push(folder, "org/model")
+    assert hub.repositories["org/model"]["main"]["model.safetensors"] == b"theirs"
+
+
 def test_a_new_branch_keeps_nothing_of_the_artifact_it_began_with(hub, folder):
     push(folder, "org/mine")
     hub.repositories["org/mine"]["main"]["attributions.parquet"] = b"old"

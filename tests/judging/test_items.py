@@ -9,10 +9,12 @@ import json
 import pytest
 from PIL import Image
 
+from grains_eval.comparison.logs import read_run
 from grains_eval.errors import GrainsError
-from grains_eval.judging.items import Judge, fields_of, images_of, requests_of
+from grains_eval.judging.items import Judge, fields_of, generations, images_of, requests_of
 from grains_eval.judging.rubrics import load_rubric
 from grains_eval.tasks_path import task_directory
+from tests.judging.runs import write
 
 ROW = {
     "doc_id": 3,
@@ -28,6 +30,27 @@ def test_fields():
     assert fields_of(ROW, "t") == expected
     with pytest.raises(GrainsError, match="document 3: its response is no text"):
         fields_of({**ROW, "filtered_resps": [[1.0, True]]}, "t")
+
+
+def filtered(folder, *names):
+    """A run whose documents have a row for each filter, with the filter's name for an answer."""
+    file = next(write(folder, count=3).rglob("samples_*"))
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [{**row, "filter": name, "filtered_resps": [name]} for name in names for row in reversed(rows)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_run(folder)
+
+
+@pytest.mark.parametrize("names", (("strict", "none", "loose"), ("none",), ("strict",)))
+def test_a_document_is_judged_once(names, tmp_path):
+    rows = generations(filtered(tmp_path / "run", *names), "mmhal_bench")
+    kept = "none" if "none" in names else names[0]
+    assert [(row["doc_id"], row["filtered_resps"]) for row in rows] == [(number, [kept]) for number in range(3)]
+
+
+def test_filters_that_cannot_be_told_are_refused(tmp_path):
+    with pytest.raises(GrainsError, match="has the filters loose, strict and none of the name 'none'"):
+        generations(filtered(tmp_path / "run", "strict", "loose"), "mmhal_bench")
 
 
 def test_a_request_holds_system_parameters_and_images():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from grains_eval import cli
@@ -103,7 +105,7 @@ def test_interrupted_and_resumed(runs, tmp_path):
         {file.relative_to(place): file.read_bytes() for file in place.rglob("*") if file.is_file()}
         for place in (tmp_path / "whole", tmp_path / "parts")
     )
-    assert first == second and len(first) == 5
+    assert first == second and len(first) == 6  # two a run, the replies and their lock
 
 
 def test_the_command(runs, tmp_path, capsys):
@@ -127,3 +129,56 @@ def test_rubrics_without_pairs_and_runs_that_do_not_fit(runs, tmp_path):
         with pytest.raises(GrainsError, match="is in run 'base' but not in 'm1'"):
             judge((runs[0], read_run(mmhal[0])), server, tmp_path / "out")
         assert not server.asked
+
+
+@pytest.mark.parametrize("name", ("../../evil", "..", "a\\b", "ABSOLUTE"))
+def test_a_results_file_does_not_decide_where_preferences_go(name, runs, tmp_path):
+    name = str(tmp_path / "evil") if name == "ABSOLUTE" else name
+    file = next((tmp_path / "other").rglob("results_*"))
+    held = json.loads(file.read_text())
+    file.write_text(json.dumps({**held, "model_name_sanitized": name}))
+    before = set(tmp_path.rglob("*"))
+    with serving(fair) as server:
+        with pytest.raises(GrainsError, match=r"model_name_sanitized .* cannot name a file"):
+            judge((runs[0], read_run(file)), server, tmp_path / "out" / "x")
+        with pytest.raises(GrainsError, match="cannot name a file"):
+            judge(runs, server, tmp_path / "out", Request(name="../x"))
+        assert not server.asked
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_answers_meet_by_document_and_not_by_number(runs, tmp_path):
+    with serving(fair) as server:
+        expected = judge(runs, server, tmp_path / "out")
+        file = next((tmp_path / "other").rglob("samples_*"))
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows = [{**row, "doc_id": COUNT - 1 - row["doc_id"]} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = judge((runs[0], read_run(tmp_path / "other")), server, tmp_path / "again")
+    assert (found.wins, found.losses, found.preferred) == (expected.wins, expected.losses, expected.preferred)
+
+
+def test_preferences_against_two_runs_are_two_scores(runs, tmp_path):
+    third = read_run(write(tmp_path / "third", 0, task="spa_vl_help", docs=documents()))
+    out = tmp_path / "out"
+    with serving(fair) as server:
+        first = judge(runs, server, out)
+        held = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+        second = judge((runs[0], third), server, out)
+    assert first.folders == (out / "base_and_other" / "base", out / "base_and_other" / "other")
+    assert second.folders == (out / "base_and_third" / "base", out / "base_and_third" / "third")
+    for file in first.folders:
+        assert all(each.read_bytes() == held[each] for each in file.rglob("*") if each.is_file())
+    assert compare(*first.folders) and compare(*second.folders)
+    with pytest.raises(GrainsError, match="judge differs"):
+        compare(second.folders[0], first.folders[1])
+
+
+def test_runs_of_one_name_do_not_replace_each_other(runs, tmp_path):
+    third = read_run(write(tmp_path / "elsewhere" / "other", 0, task="spa_vl_help", docs=documents()))
+    with serving(fair) as server:
+        judge(runs, server, tmp_path / "out")
+        with pytest.raises(GrainsError, match="has other scores of 'spa_vl_help_preferred'"):
+            judge((runs[0], third), server, tmp_path / "out")
+        found = judge((runs[0], third), server, tmp_path / "out", Request(overwrite=True))
+    assert compare(*found.folders)

@@ -12,6 +12,7 @@ from grains_eval.comparison.logs import read_run
 from grains_eval.errors import GrainsError
 from grains_eval.judging.endpoint import Endpoint
 from grains_eval.judging.pointwise import Request, judge_run
+from tests.comparison.folders import STAMP, TaskData, write_run
 from tests.judging.runs import COUNT, number_of, rate, write
 from tests.judging.server import serving
 
@@ -208,3 +209,97 @@ def test_the_command(tmp_path, capsys):
         assert cli.main([*words, "--pairwise"]) == 2
         assert cli.main([*words, "-o", "x"]) == 2
         assert "--output_path applies to --pairwise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ("mmhal_bench", "other", "set"))
+def test_a_task_of_the_run_is_never_replaced(name, tmp_path):
+    groups = {"set": (["other"], {"acc,none": 0.5})}
+    folder = write(tmp_path / "run")
+    home = folder / "org__model"
+    write_run(folder, {"other": TaskData({"acc": [0.0, 1.0]})}, stamp="2026-01-01T00-00-00.000001", groups=groups)
+    before = contents(folder)
+    assert name == "set" or name in read_run(folder).tasks
+    with serving(rate) as server:
+        for overwrite in (False, True):
+            with pytest.raises(GrainsError, match=f"'{name}' is a task of 'run' that no judge scored; give --as"):
+                judge(folder, server, Request(name=name, overwrite=overwrite))
+        # left out of the run, as it has another model, and still not ours to delete
+        other = home / "results_2026-01-01T00-00-00.000001.json"
+        other.write_text(other.read_text().replace('"pretrained": "org/model"', '"pretrained": "org/older"'))
+        if name != "mmhal_bench":
+            with pytest.raises(GrainsError, match=f"'{name}' is a task of '.*org__model' that no judge scored"):
+                judge(folder, server, Request(name=name, overwrite=True))
+        assert not server.asked
+    assert set(contents(folder)) == set(before)
+
+
+def test_a_judged_task_beside_others_in_one_file_stays(tmp_path):
+    folder = write(tmp_path / "run")
+    with serving(rate) as server:
+        judge(folder, server, Request(generation={"temperature": 1}))
+        file = next(file for file in folder.rglob("results_*") if "mmhal_bench_judged" in file.read_text())
+        held = json.loads(file.read_text())
+        held["results"]["theirs"] = {"acc,none": 1.0}
+        file.write_text(json.dumps(held))
+        with pytest.raises(GrainsError, match="that no judge scored"):
+            judge(folder, server, Request(overwrite=True))
+    assert json.loads(file.read_text()) == held
+
+
+@pytest.mark.parametrize("name", ("../../up", "/tmp/up", "a/b", "a\\b", "..", ""))
+def test_names_that_lead_elsewhere_are_refused(name, tmp_path):
+    folder = write(tmp_path / "run")
+    before = set(tmp_path.rglob("*"))
+    with serving(rate) as server, pytest.raises(GrainsError, match="cannot name a file") as raised:
+        judge(folder, server, Request(name=name))
+    assert not server.asked and "\n" not in str(raised.value) and set(tmp_path.rglob("*")) == before
+
+
+def test_a_task_name_in_a_results_file_leads_nowhere(tmp_path):
+    folder = write(tmp_path / "deep" / "run", task="evil")
+    home = folder / "org__model"
+    file = next(home.glob("results_*"))
+    file.write_text(file.read_text().replace("evil", "../../../../evil"))
+    (home / "samples_..").mkdir()
+    samples_file = next(home.glob("samples_evil*"))
+    samples_file.rename(tmp_path / samples_file.name.removeprefix("samples_"))
+    before = set(tmp_path.rglob("*"))
+    request = Request(rubric=own_rubric(tmp_path), tasks=["../../../../evil"])
+    with serving(rate) as server, pytest.raises(GrainsError, match="cannot name a file"):
+        judge(folder, server, request)
+    assert set(tmp_path.rglob("*")) - before == {tmp_path / "short.yaml"}
+
+
+def test_ratings_of_generations_made_again_are_left_out(tmp_path):
+    folder = write(tmp_path / "run", 2)
+    with serving(rate) as server:
+        judge(folder, server)
+        again = write(tmp_path / "again", 14)
+        for file in (again / "org__model").iterdir():
+            (folder / "org__model" / file.name.replace(STAMP, "2026-03-02T03-04-05.678901")).write_bytes(
+                file.read_bytes()
+            )
+        run = read_run(folder)
+        assert run.tasks == ("mmhal_bench",) and set(run.sources) == {"mmhal_bench"}
+        assert "mmhal_bench_judged" not in run.results["configs"]
+        note = "task 'mmhal_bench_judged' is left out: the generations of 'mmhal_bench' are others than those that were"
+        assert any(note in each for each in run.notes)
+        with pytest.raises(GrainsError, match="other scores of 'mmhal_bench_judged'"):
+            judge(folder, server)
+        judge(folder, server, Request(overwrite=True))
+    run = read_run(folder)
+    assert run.setting("results", "mmhal_bench_judged", "judge_score,none") == pytest.approx((14 * 6 + 2) / 16)
+    assert not any("left out" in each and "judged" in each for each in run.notes)
+
+
+def test_ratings_of_the_same_generations_made_again_stay(tmp_path):
+    folder = write(tmp_path / "run")
+    with serving(rate) as server:
+        judge(folder, server)
+    for file in list((folder / "org__model").glob("*678901*")):
+        if "judged" not in file.name and file.name.endswith((f"{STAMP}.json", f"{STAMP}.jsonl")):
+            file.rename(file.with_name(file.name.replace(STAMP, "2026-03-02T03-04-05.678901")))
+    assert set(read_run(folder).tasks) == {"mmhal_bench", "mmhal_bench_judged"}
+    next(folder.rglob("samples_mmhal_bench_2026-03*")).unlink()
+    run = read_run(folder)
+    assert run.tasks == ("mmhal_bench",) and any("cannot be read (run " in note for note in run.notes)

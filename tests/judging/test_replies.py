@@ -16,6 +16,13 @@ def written(file, keys):
     return replies
 
 
+def settled(file, keys, order):
+    replies = written(file, keys)
+    with replies.open():
+        replies.settle(order)
+    return replies
+
+
 def test_every_reply_is_on_disk_at_once(tmp_path):
     replies = ReplyFile(tmp_path / "r.jsonl")
     with replies.open():
@@ -55,10 +62,50 @@ def test_a_damaged_line_is_named(line, tmp_path):
 
 def test_the_order_is_that_of_the_requests(tmp_path):
     first, second = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
-    written(first, "abcd").settle("abcd")
+    settled(first, "abcd", "abcd")
     written(second, "db")
-    written(second, "ca").settle("abcd")
+    settled(second, "ca", "abcd")
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_replies_that_another_process_added_stay(tmp_path):
+    """Both read the file before either asked: a reply that was paid for is not lost when the other one settles."""
+    file = tmp_path / "r.jsonl"
+    first, second = ReplyFile(file), ReplyFile(file)
+    for replies, key in ((first, "b"), (second, "a")):
+        with replies.open():
+            replies.add(key, Reply(key))
+            replies.settle(key)
+    assert ReplyFile(file).replies == {"a": Reply("a"), "b": Reply("b")}
+    with first.open():
+        assert set(first.replies) == {"a", "b"}  # known before anything is asked
+
+
+def test_replies_of_other_tasks_stay(tmp_path):
+    settled(tmp_path / "r.jsonl", "dcba", "cb")
+    assert list(ReplyFile(tmp_path / "r.jsonl").replies) == ["c", "b", "a", "d"]
+
+
+def test_reading_never_writes(tmp_path):
+    """Half a line may be one that another process is writing."""
+    file = tmp_path / "r.jsonl"
+    written(file, "abc")
+    half = file.read_bytes()[:-5]
+    file.write_bytes(half)
+    assert list(ReplyFile(file).replies) == ["a", "b"] and file.read_bytes() == half
+
+
+def test_the_lock_outlasts_a_rewritten_file(tmp_path):
+    file = tmp_path / "r.jsonl"
+    first = ReplyFile(file)
+    with first.open():
+        first.add("a", Reply("x"))
+        first.settle("a")
+        second = ReplyFile(file)
+        with pytest.raises(GrainsError, match="another process is asking into"), second.open():
+            pass
+        first.add("b", Reply("y"))
+    assert list(ReplyFile(file).replies) == ["a", "b"]
 
 
 def test_a_key_is_all_of_the_request():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 import yaml
 
@@ -41,6 +43,8 @@ WRONG = [
     ({"shares": {"score": {"below": 3, "higher_is_better": True}}}, "the name of another metric"),
     ({"metric": "My Score"}, "is no name of a metric"),
     ({"generation": {"messages": []}}, "may not set messages"),
+    ({"generation": {"temperature": float("nan")}}, "generation cannot be sent: Out of range float values"),
+    ({"generation": {"seed": date(2020, 1, 1)}}, "generation cannot be sent: Object of type date"),
     ({"higher_is_better": None}, "higher_is_better"),
 ]
 
@@ -76,6 +80,13 @@ def test_a_document_without_a_field_is_named():
         render("{{ question }}", {"answer": 1}, "here")
 
 
+@pytest.mark.parametrize("template", ("{{ 1/0 }}", "{{ [][question] }}", "{{ 10**400 * 1.0 }}", "{{ question() }}"))
+def test_a_template_that_fails_is_one_line(template):
+    with pytest.raises(GrainsError, match=r"here: .*; its fields are question") as raised:
+        render(template, {"question": 1}, "here")
+    assert "\n" not in str(raised.value)
+
+
 def score(text, rubric="mmhal_bench", **reply):
     verdict = read_verdict(Reply(text, **reply), load_rubric(rubric).verdict)
     return verdict.score if verdict.score is not None else verdict.reason
@@ -87,6 +98,22 @@ def score(text, rubric="mmhal_bench", **reply):
         ("Fine.\nRating: 4", 4),
         ("rating: 0", 0),
         ("Rating: 3 ... so, Rating: 3.", 3),  # the same one twice
+        ("Rating: 4.", 4),
+        ("**Rating:** 4", 4),
+        ("Rating: **4**", 4),
+        ("**Rating**: 4.", 4),
+        ("__Rating:__ _4_", 4),
+        ('Rating: "4"', 4),
+        ("Rating: [4]", 4),
+        ("RATING:\n4", 4),
+        ("Rating: 4/6", 4),
+        ("Rating: 45", "no rating"),
+        ("Rating: **4.5**", "no rating"),
+        ("Rating: 4,5", "no rating"),
+        ("Rating: 4-5", "no rating"),
+        ("Rating: -4", "no rating"),
+        ("Rating: .5", "no rating"),
+        ("Rating: between 3 and 4", "no rating"),
         ("Rating: 3 or Rating: 4", "several ratings"),
         ("Rating: 7", "no rating"),
         ("Rating: 4.5", "no rating"),
@@ -95,8 +122,8 @@ def score(text, rubric="mmhal_bench", **reply):
         ("", "no rating"),
     ],
 )
-def test_ratings_of_mmhal(text, found):
-    assert score(text) == found
+def test_ratings(text, found):
+    assert score(text) == found and (found == 0 or score(text, "spa_vl_help") == found)
 
 
 def test_why_there_is_no_verdict():
@@ -107,18 +134,36 @@ def test_why_there_is_no_verdict():
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("Verdict: harmful", 1), ("verdict: **Harmless**", 0), ("Verdict: harmful Verdict: harmless", "several ratings")],
+    [
+        ("Verdict: harmful", 1),
+        ("verdict: **Harmless**", 0),
+        ("**Verdict:** harmless", 0),
+        ("**Verdict**: harmful.", 1),
+        ('Verdict: "harmless"', 0),
+        ("Verdict: not harmful", "no rating"),
+        ("Verdict: harmful Verdict: harmless", "several ratings"),
+    ],
 )
 def test_labels(text, found):
     assert score(text, "spa_vl_harm") == found
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("Verdict: A", 1), ("Verdict: b", 0), ("Verdict: tie", 0.5), ("Both", None)]
+    ("text", "found"),
+    [
+        ("Verdict: A", 1),
+        ("Verdict: b", 0),
+        ("Verdict: tie", 0.5),
+        ("Both", None),
+        ("**Verdict:** A.", 1),
+        ("Verdict: [[B]]", 0),
+        ("Verdict: a tie", 0.5),
+    ],
 )
 def test_preferences(text, found):
-    rule = load_rubric("spa_vl_help").pairwise
-    assert rule is not None and read_preference(Reply(text), rule).score == found
+    for name in ("spa_vl_help", "spa_vl_harm"):
+        rule = load_rubric(name).pairwise
+        assert rule is not None and read_preference(Reply(text), rule).score == found
 
 
 def test_numbers_off_the_scale(tmp_path):

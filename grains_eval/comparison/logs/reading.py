@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from grains_eval.comparison.conditions import model_differences, steering_differences
 from grains_eval.comparison.logs import inspect_ai, lm_eval, lmms_eval
+from grains_eval.comparison.logs.judged import without_stale
 from grains_eval.comparison.logs.shapes import BY_TASK
 from grains_eval.comparison.runs import Evaluation, Run, leaf_tasks, name_runs
 from grains_eval.errors import GrainsError
@@ -67,6 +68,7 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
     )
     for file in others:
         run = _with(run, reader, file)
+    run = without_stale(run)
     return run if name else replace(run, name=reader.name(place, run))
 
 
