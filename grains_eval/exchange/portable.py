@@ -11,11 +11,11 @@ import transformers
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from torch import Tensor
 
+from grains_eval.artifacts.layout import MOST_LAYERS
 from grains_eval.errors import GrainsError, told
 from grains_eval.steering import resolve
 from grains_eval.types import SteeringConfig, SteeringVectors
 
-MOST_LAYERS = 100_000  # more than any model has
 _VERSION = 1
 
 
