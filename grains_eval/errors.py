@@ -47,6 +47,17 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
     return table[name]
 
 
+def told(text: object, most: int = 80) -> str:
+    """Text of a file in an error: one line of at most `most` printable characters."""
+    try:
+        whole = str(text)
+    except ValueError:  # an integer of more digits than Python writes out
+        return f"a {type(text).__name__} too long to show"
+    shown = "".join(letter if letter.isprintable() else " " for letter in whole[: 4 * most])
+    shown = " ".join(shown.split())
+    return shown if len(shown) <= most else f"{shown[:most]}…"
+
+
 def under_lm_eval() -> bool:
     """Whether lm-eval's own command line runs: `lm_eval`, `lm-eval`, `python -m lm_eval` or `grains-eval run`."""
     words = PurePath(sys.argv[0]).parts if sys.argv else ()

@@ -13,7 +13,7 @@ from huggingface_hub.utils import HFValidationError, filter_repo_objects, valida
 
 from grains_eval.artifacts.card import write_card
 from grains_eval.artifacts.layout import CARD, CONFIG, fingerprint
-from grains_eval.artifacts.load import PATTERNS, open_artifact, read_config
+from grains_eval.artifacts.load import PATTERNS, inside, open_artifact, read_config
 from grains_eval.artifacts.measured import read_measured, with_measured
 from grains_eval.errors import GrainsError
 
@@ -50,6 +50,7 @@ def push(
     with TemporaryDirectory() as place:
         work = Path(place) / "artifact"
         for file in sorted({each for pattern in PATTERNS for each in folder.glob(pattern) if each.is_file()}):
+            inside(folder, str(file.relative_to(folder)))
             (work / file.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, work / file.relative_to(folder))
         (work / CARD).write_text(card, encoding="utf-8")

@@ -26,6 +26,7 @@ ATTRIBUTIONS = "attributions.parquet"
 RECIPE = "recipe.yaml"
 CARD = "README.md"
 ADAPTER = "adapter"
+MOST_LAYERS = 100_000  # more than any model has
 IMAGES = "pictures"  # the name in existing artifacts
 
 
@@ -56,12 +57,12 @@ class ArtifactConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    format_version: int
+    format_version: Annotated[int, Field(ge=_FIRST)]
     method: str
     site: Site = "block_output"
     hidden_size: int | None = None
-    layers: list[int] = []
-    scales: dict[int, float] = {}
+    layers: list[Annotated[int, Field(ge=0, lt=MOST_LAYERS)]] = []
+    scales: dict[int, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     statistics: dict[int, dict[str, float | None]] = {}
     recommended: dict[str, Any] = {}
     provenance: dict[str, Any] = {}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,7 +28,7 @@ from grains_eval.artifacts.layout import (
     ArtifactConfig,
     Origin,
 )
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, told
 from grains_eval.types import (
     Contrast,
     FoundTokens,
@@ -49,6 +51,8 @@ PATTERNS = [
     f"{ADAPTER}/*.safetensors",
     f"{IMAGES}/*",
 ]
+_Setting = TypeVar("_Setting", SteeringConfig, TokenConfig)
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".npz"}
 
 
@@ -58,25 +62,29 @@ def locate(source: str | Path) -> Path:
     Raises:
         GrainsError: a pickle, a file, or neither a folder nor a reachable hub repository.
     """
-    path = Path(source)
-    if path.suffix in _PICKLES or path.is_file():
+    path, shown = Path(source), told(source, 300)
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError as error:
+        raise GrainsError(f"vectors '{shown}' cannot be read: {told(error.strerror)}") from error
+    if path.suffix in _PICKLES or is_file:
         raise GrainsError(
-            f"'{source}' is a file; vectors are a folder with {CONFIG} and {TENSORS} (pickles are never opened): "
+            f"'{shown}' is a file; vectors are a folder with {CONFIG} and {TENSORS} (pickles are never opened): "
             "build one with grains-eval build"
         )
-    if path.is_dir():
+    if is_folder:
         return path
     name, _, revision = str(source).partition("@")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise GrainsError(f"vectors folder '{source}' does not exist; give a folder or a hub id like org/name@revision")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or ".." in revision.split("/"):
+        raise GrainsError(f"vectors folder '{shown}' does not exist; give a folder or a hub id like org/name@revision")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=PATTERNS))
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = told((str(error).strip().splitlines() or [type(error).__name__])[0], 200)
         raise GrainsError(
-            f"vectors '{source}' are neither a local folder nor a reachable hub repository: {reason}"
+            f"vectors '{shown}' are neither a local folder nor a reachable hub repository: {reason}"
         ) from error
 
 
@@ -86,23 +94,59 @@ def read_config(folder: Path) -> ArtifactConfig:
     Raises:
         GrainsError: it is missing, unreadable or of a newer format.
     """
-    file = folder / CONFIG
+    file = inside(folder, CONFIG)
     if not file.is_file():
         raise GrainsError(f"'{folder}' has no {CONFIG}: it is not a vectors folder; build one with grains-eval build")
+    raw = _json_object(file)
+    found = raw.get("format_version")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        found = raw.get("format_version")
         if isinstance(found, int) and found > FORMAT_VERSION:
-            raise GrainsError(
-                f"'{folder}' has format {found} but this version reads up to {FORMAT_VERSION}; upgrade grains-eval"
-            )
-        return ArtifactConfig.model_validate(raw)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise GrainsError(f"'{file}' is damaged: {error}") from error
+            raise _newer(folder, found)  # before what this version does not know is called wrong
+        config = ArtifactConfig.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise GrainsError(f"'{file}' is not a steering config: {key}: {first['msg']}") from error
+        key = told(".".join(map(str, first["loc"])))
+        raise GrainsError(f"'{file}' is not a steering config: {key}: {told(first['msg'])}") from error
+    if config.format_version > FORMAT_VERSION:
+        raise _newer(folder, config.format_version)
+    if repeated := [layer for layer, count in Counter(config.layers).items() if count > 1]:
+        raise GrainsError(f"'{file}' is not a steering config: layers: {repeated[0]} stands there twice")
+    return config
+
+
+def _newer(folder: Path, found: int) -> GrainsError:
+    return GrainsError(
+        f"'{folder}' has format {told(found, 20)} but this version reads up to {FORMAT_VERSION}; upgrade grains-eval"
+    )
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        raw: Any = json.loads(file.read_text(encoding="utf-8"))
+    # ValueError: no JSON, no UTF-8, or an integer of thousands of digits
+    except (OSError, ValueError, RecursionError) as error:
+        raise GrainsError(f"'{file}' is damaged: {told(error)}") from error
+    if not isinstance(raw, dict):
+        raise GrainsError(f"'{file}' is damaged: it holds no JSON object")
+    return cast("dict[str, Any]", raw)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file of an artifact, which no link may lead out of: `push` would publish whatever it names.
+
+    Raises:
+        GrainsError: a link leads elsewhere, or in a circle.
+    """
+    file = folder / name
+    try:
+        home, real = folder.resolve(), file.resolve()
+        # the hub's cache links from ID/snapshots/REVISION into ID/blobs
+        homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    except (OSError, RuntimeError) as error:
+        raise GrainsError(f"'{file}' cannot be read: {told(error)}") from error
+    if not any(real.is_relative_to(each) for each in homes):
+        raise GrainsError(f"'{file}' is a link that leads out of the folder; put a copy of what it names in its place")
+    return file
 
 
 def open_artifact(source: str | Path) -> Artifact:
@@ -113,9 +157,8 @@ def open_artifact(source: str | Path) -> Artifact:
     """
     folder = locate(source)
     config = read_config(folder)
-    adapter = folder / ADAPTER
-    if adapter.is_dir():
-        return Artifact(config.method, None, adapter, None, config.provenance)
+    if (folder / ADAPTER).is_dir():
+        return Artifact(config.method, None, _checked_adapter(folder), None, config.provenance)
     if config.instruction is not None:
         return Artifact(config.method, None, None, config.instruction, config.provenance)
     if config.contrast is not None:
@@ -144,15 +187,45 @@ def load_vectors(source: str | Path) -> SteeringVectors:
     return vectors
 
 
-def _tensors(file: Path, what: str) -> dict[str, Tensor]:
+def _checked_adapter(folder: Path) -> Path:
+    """The folder of an adapter that peft can read without unpickling."""
+    _json_object(_regular(folder, f"{ADAPTER}/adapter_config.json", "adapter"))
+    weights = _regular(folder, f"{ADAPTER}/adapter_model.safetensors", "adapter")
     try:
-        return load_file(file)
+        with safe_open(weights, "pt") as content:
+            content.keys()
     except (OSError, SafetensorError) as error:
-        raise GrainsError(f"'{file}' is missing or damaged: {error}; build the {what} again") from error
+        raise GrainsError(f"'{weights}' is damaged: {told(error)}; build the adapter again") from error
+    return folder / ADAPTER
+
+
+def _regular(folder: Path, name: str, what: str) -> Path:
+    """A file that is there; a pipe or a device would never end."""
+    file = inside(folder, name)
+    if not file.is_file():
+        raise GrainsError(f"'{file}' is missing or damaged: there is no such file; build the {what} again")
+    return file
+
+
+def _tensors(folder: Path, name: str, what: str) -> dict[str, Tensor]:
+    """The tensors of a file as float32.
+
+    Raises:
+        GrainsError: it is missing or damaged, or holds something other than finite real numbers.
+    """
+    file = _regular(folder, name, what)
+    try:
+        held = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise GrainsError(f"'{file}' is missing or damaged: {told(error)}; build the {what} again") from error
+    for name, tensor in held.items():
+        if tensor.dtype not in _FLOATS:
+            raise GrainsError(f"'{folder}': {told(name)} is of type {tensor.dtype}; build the {what} again")
+    return {name: tensor.float() for name, tensor in held.items()}
 
 
 def _read_tokens(folder: Path, config: ArtifactConfig, sides: Mapping[str, Sequence[Origin]]) -> FoundTokens:
-    tensors = _tensors(folder / TOKENS, "tokens")
+    tensors = _tensors(folder, TOKENS, "tokens")
     parts = [f"{part}.{layer}" for part in ("keys", "values") for layer in config.layers] + ["embeddings"]
     expected = {f"{side}.{part}" for side in sides for part in parts}
     if (
@@ -162,12 +235,14 @@ def _read_tokens(folder: Path, config: ArtifactConfig, sides: Mapping[str, Seque
         or expected != set(tensors)
     ):
         missing = sorted(expected ^ set(tensors)) or ["the positive side"]
-        raise GrainsError(f"'{folder}': {CONFIG} and {TOKENS} disagree about {missing[0]}; build the tokens again")
+        raise GrainsError(
+            f"'{folder}': {CONFIG} and {TOKENS} disagree about {told(missing[0])}; build the tokens again"
+        )
     for name, tensor in sorted(tensors.items(), key=lambda each: each[0].startswith("negative")):
         side, _, part = name.partition(".")
         count, at_end = len(sides[side]), part == "embeddings"
         model = tensors[f"positive.{part}"].shape[1:]
-        if not count or tensor.shape[0] != count or tensor.ndim != (2 if at_end else 3) or tensor.shape[1:] != model:
+        if not count or tensor.ndim != (2 if at_end else 3) or tensor.shape[0] != count or tensor.shape[1:] != model:
             raise GrainsError(
                 f"'{folder}': {name} has shape {list(tensor.shape)}, expected {count} found tokens of "
                 f"{'[hidden]' if at_end else '[heads, width]'}, alike on both sides; build the tokens again"
@@ -183,11 +258,7 @@ def _read_tokens(folder: Path, config: ArtifactConfig, sides: Mapping[str, Seque
         )
         for side, origins in sides.items()
     }
-    try:
-        settings: dict[str, Any] = {**config.recommended, "layers": _tuple(config.recommended.get("layers"))}
-        recommended = TokenConfig(**settings)
-    except (TypeError, GrainsError) as error:
-        raise GrainsError(f"'{folder}': the recommended setting is damaged: {error}") from error
+    recommended = _recommended(folder, config, TokenConfig)
     provenance = {"method": config.method, **config.provenance}
     return FoundTokens(pools["positive"], pools.get("negative"), recommended, provenance)
 
@@ -198,21 +269,18 @@ def _origin(given: Origin) -> TokenOrigin:
 
 
 def _read_vectors(folder: Path, config: ArtifactConfig) -> SteeringVectors:
-    tensors = _tensors(folder / TENSORS, "vectors")
+    tensors = _tensors(folder, TENSORS, "vectors")
     expected = {f"layers.{layer}" for layer in config.layers}
     if expected != set(tensors) or not expected:
         missing = sorted(expected ^ set(tensors)) or ["every layer"]
-        raise GrainsError(f"'{folder}': {CONFIG} and {TENSORS} disagree about {missing[0]}; build the vectors again")
+        raise GrainsError(
+            f"'{folder}': {CONFIG} and {TENSORS} disagree about {told(missing[0])}; build the vectors again"
+        )
     for name, tensor in tensors.items():
         if tensor.shape != (config.hidden_size,):
             raise GrainsError(f"'{folder}': {name} has shape {list(tensor.shape)}, expected [{config.hidden_size}]")
         if not tensor.isfinite().all():
             raise GrainsError(f"'{folder}': {name} holds numbers that are not finite; build the vectors again")
-    try:
-        settings: dict[str, Any] = {**config.recommended, "layers": _tuple(config.recommended.get("layers"))}
-        recommended = SteeringConfig(**settings)
-    except (TypeError, GrainsError) as error:
-        raise GrainsError(f"'{folder}': the recommended setting is damaged: {error}") from error
     return SteeringVectors(
         directions={layer: tensors[f"layers.{layer}"] for layer in config.layers},
         scales=config.scales,
@@ -220,10 +288,24 @@ def _read_vectors(folder: Path, config: ArtifactConfig) -> SteeringVectors:
         statistics={
             k: {n: float("nan") if x is None else x for n, x in v.items()} for k, v in config.statistics.items()
         },
-        recommended=recommended,
+        recommended=_recommended(folder, config, SteeringConfig),
         provenance={"method": config.method, **config.provenance},
     )
 
 
-def _tuple(layers: Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if layers is None else tuple(layers)
+def _recommended(folder: Path, config: ArtifactConfig, kind: type[_Setting]) -> _Setting:
+    """The setting that the artifact recommends, of layers that it has."""
+    layers: Any = config.recommended.get("layers")
+    try:
+        settings: dict[str, Any] = {**config.recommended, "layers": None if layers is None else tuple(layers)}
+        for number in {"strength", "distance"} & set(settings):
+            float(settings[number] or 0)  # an integer may be beyond every float
+        made = kind(**settings)
+        stray = sorted(set(made.layers or ()) - set(config.layers))
+        if stray:
+            raise GrainsError(f"it names layer {told(stray[0], 20)}, which the artifact does not hold")
+        if isinstance(made, SteeringConfig) and not isinstance(cast(Any, made.operator), str):
+            raise GrainsError(f"operator={told(made.operator)} is no name")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise GrainsError(f"'{folder}': the recommended setting is damaged: {told(error, 200)}") from error
+    return made

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, told
 from grains_eval.exchange.gguf import fields_of, read_gguf, write_gguf
 from grains_eval.exchange.portable import PortableVectors
 from grains_eval.exchange.registry import FORMATS, Format
@@ -30,10 +30,12 @@ def _read(file: Path) -> PortableVectors:
     if native is not None:
         try:
             component: Any = json.loads(str(native)).get("component")
-        except (json.JSONDecodeError, AttributeError) as error:
+        except (ValueError, RecursionError, AttributeError) as error:
             raise GrainsError(f"'{file}': {_NATIVE} is not JSON; the file is damaged") from error
         if component not in (None, _COMPONENT):
-            raise GrainsError(f"'{file}' holds vectors of {component}; only those of {_COMPONENT} can be imported")
+            raise GrainsError(
+                f"'{file}' holds vectors of {told(component)}; only those of {_COMPONENT} can be imported"
+            )
     return read_gguf(file)
 
 

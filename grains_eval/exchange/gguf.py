@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grains_eval.errors import GrainsError
-from grains_eval.exchange.portable import PortableVectors, parse_record
+from grains_eval.errors import GrainsError, told
+from grains_eval.exchange.portable import PortableVectors, layer_number, parse_record
 from grains_eval.exchange.registry import FORMATS, Format
 
 _ARCHITECTURE = "controlvector"
@@ -69,7 +69,7 @@ def read_gguf(file: Path) -> PortableVectors:
     found, tensors = _contents(file)
     if found.get("general.architecture") != _ARCHITECTURE:
         raise GrainsError(
-            f"'{file}' is a GGUF file of architecture '{found.get('general.architecture')}', no control vector"
+            f"'{file}' is a GGUF file of architecture '{told(found.get('general.architecture'))}', no control vector"
         )
     record = found.get(_RECORD)
     return PortableVectors(
@@ -100,17 +100,17 @@ def _contents(file: Path) -> tuple[dict[str, Any], dict[int, Tensor]]:
         fields = {name: field.contents() for name, field in reader.fields.items()}
         tensors = [(str(tensor.name), np.array(tensor.data)) for tensor in reader.tensors]
     except Exception as error:  # the package raises whatever a wrong length leads to
-        raise GrainsError(f"'{file}' is not a readable GGUF file: {type(error).__name__}: {error}") from error
+        raise GrainsError(f"'{file}' is not a readable GGUF file: {type(error).__name__}: {told(error)}") from error
     directions: dict[int, Tensor] = {}
     for name, values in tensors:
         kind, _, layer = name.partition(".")
         if kind != "direction":
             continue
         if not (layer.isascii() and layer.isdigit()):
-            raise GrainsError(f"'{file}' holds a tensor '{name}'; a control vector has direction.LAYER")
+            raise GrainsError(f"'{file}' holds a tensor '{told(name)}'; a control vector has direction.LAYER")
         if values.dtype.kind != "f":
-            raise GrainsError(f"'{file}': {name} is of type {values.dtype}; llama.cpp and we read float32")
-        directions[int(layer)] = torch.from_numpy(values.astype(np.float32))
+            raise GrainsError(f"'{file}': {told(name)} is of type {values.dtype}; llama.cpp and we read float32")
+        directions[layer_number(layer, directions)] = torch.from_numpy(values.astype(np.float32))
     return fields, directions
 
 

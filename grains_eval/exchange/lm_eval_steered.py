@@ -16,15 +16,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
-from grains_eval.errors import GrainsError
-from grains_eval.exchange.portable import PortableVectors
+from grains_eval.errors import GrainsError, told
+from grains_eval.exchange.portable import PortableVectors, dense, layer_number
 from grains_eval.exchange.registry import FORMATS, Format
 from grains_eval.exchange.torch_files import is_torch_file, read_tensors
 from grains_eval.models.layers import find_layers, hidden_size
 from grains_eval.models.loading import read_config
 from grains_eval.steering import check_layer
 
-_LAYER = re.compile(r"^((?:[a-z_]\w*\.)+)(\d+)$")
+_LAYER = re.compile(r"^((?:[a-z_]\w*\.)+)([0-9]+)\Z")
 _VECTOR, _COEFFICIENT, _ACTION = "steering_vector", "steering_coefficient", "action"
 
 
@@ -85,23 +85,26 @@ def _read(file: Path) -> PortableVectors:
         raise GrainsError(f"'{file}' has no entries with '{_VECTOR}' and '{_ACTION}', which lm-eval reads")
     deltas: dict[int, Tensor] = {}
     homes: set[str] = set()
-    for name, entry in cast(Mapping[str, Mapping[str, Any]], found).items():
-        match = _LAYER.match(str(name))
+    for key, entry in cast(Mapping[Any, Mapping[str, Any]], found).items():
+        name, match = told(key), _LAYER.match(key) if isinstance(key, str) else None
         if match is None:
             raise GrainsError(f"'{file}': '{name}' is no whole decoder layer, such as layers.14 or h.14")
-        if entry[_ACTION] != "add" or entry.get("bias") is not None or entry.get("head_index") is not None:
+        action: Any = entry[_ACTION]
+        plain = isinstance(action, str) and action == "add"
+        if not plain or entry.get("bias") is not None or entry.get("head_index") is not None:
             raise GrainsError(
-                f"'{file}': '{name}' has action '{entry[_ACTION]}', a bias or a head; only 'add' on whole layers can "
+                f"'{file}': '{name}' has action '{told(action)}', a bias or a head; only 'add' on whole layers can "
                 "be imported"
             )
         try:
             coefficient = float(entry.get(_COEFFICIENT, 1.0))
-        except (TypeError, ValueError) as error:
-            raise GrainsError(f"'{file}': '{name}' has a {_COEFFICIENT} that is no number") from error
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise GrainsError(f"'{file}': '{name}' has a {_COEFFICIENT} that is no number, or too large") from error
         homes.add(match[1])
-        deltas[int(match[2])] = entry[_VECTOR].float() * coefficient
-    if len(homes) > 1:
-        raise GrainsError(f"'{file}' steers modules of {' and '.join(sorted(homes))}; give one list of layers")
+        if len(homes) > 1:
+            among = " and ".join(told(home) for home in sorted(homes))
+            raise GrainsError(f"'{file}' steers modules of {among}; give one list of layers")
+        deltas[layer_number(match[2], deltas)] = dense(entry[_VECTOR], f"'{file}': '{name}'") * coefficient
     return PortableVectors(deltas)
 
 

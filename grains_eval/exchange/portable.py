@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,8 @@ import transformers
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from torch import Tensor
 
-from grains_eval.errors import GrainsError
+from grains_eval.artifacts.layout import MOST_LAYERS
+from grains_eval.errors import GrainsError, told
 from grains_eval.steering import resolve
 from grains_eval.types import SteeringConfig, SteeringVectors
 
@@ -116,16 +117,17 @@ def from_portable(found: PortableVectors, source: Mapping[str, Any]) -> Steering
         source: Where from, as JSON values; becomes `imported` in the provenance.
 
     Raises:
-        GrainsError: no vectors, several widths, numbers that are not finite, or a record that does not fit.
+        GrainsError: no vectors, several widths, a vector that float32 cannot hold, or a record that does not fit.
     """
-    widths = {tuple(delta.shape) for delta in found.deltas.values()}
+    deltas = {layer: dense(found.deltas[layer], f"the vector of layer {told(layer)}") for layer in found.layers}
+    if any(not 0 <= layer < MOST_LAYERS for layer in deltas):
+        raise GrainsError(f"the file names layer {told(max(deltas, key=abs), 20)}; layers count from 0 as in the model")
+    widths = {tuple(delta.shape) for delta in deltas.values()}
     if len(widths) != 1 or len(next(iter(widths))) != 1:
         shapes = ", ".join(str(list(width)) for width in sorted(widths)) or "none"
         raise GrainsError(f"the file holds vectors of the shapes {shapes}; give one vector a layer, all of one width")
-    for layer, delta in sorted(found.deltas.items()):
-        if not bool(torch.isfinite(delta).all()) or not bool(delta.any()):
-            raise GrainsError(f"the vector of layer {layer} is zero or holds numbers that are not finite")
-    deltas = {layer: found.deltas[layer].detach().float().cpu().contiguous() for layer in found.layers}
+    for layer, delta in deltas.items():
+        _check_length(delta, f"the vector of layer {layer}")
     if found.record is not None:
         return _restored(deltas, found.record, source)
     return SteeringVectors(
@@ -134,6 +136,59 @@ def from_portable(found: PortableVectors, source: Mapping[str, Any]) -> Steering
         recommended=SteeringConfig(None, 1.0, "absolute", "add", "all"),
         provenance={"method": found.method if found.method != "unknown" else "imported", "imported": dict(source)},
     )
+
+
+def layer_number(text: str, taken: Collection[int]) -> int:
+    """A layer's number as a file spells it.
+
+    Args:
+        text: What stands for it.
+        taken: Layers that the file has named already.
+
+    Raises:
+        GrainsError: it is no number of a layer, or stands there twice in another spelling.
+    """
+    digits = text.lstrip("0") or "0"
+    if not (text.isascii() and text.isdigit()) or len(digits) > len(str(MOST_LAYERS)) or int(digits) >= MOST_LAYERS:
+        raise GrainsError(f"'{told(text, 20)}' is no number of a layer; layers count from 0 as in the model")
+    if int(digits) in taken:
+        raise GrainsError(f"layer {digits} stands there twice, once as '{told(text, 20)}'; give each layer one vector")
+    return int(digits)
+
+
+def dense(vector: Tensor, what: str) -> Tensor:
+    """A file's vector as plain float32 on the CPU, unchecked for what float32 cannot hold.
+
+    Args:
+        vector: Of any kind that a file can hold.
+        what: Its name in errors.
+
+    Raises:
+        GrainsError: a tensor without dense real numbers: sparse, nested, quantised, complex or without storage.
+    """
+    kinds = {
+        "nested": vector.is_nested,
+        "quantised": vector.is_quantized,
+        "without numbers (on the meta device)": vector.is_meta,
+        "sparse": vector.layout != torch.strided,
+        "complex": vector.is_complex(),
+    }
+    kind = next((kind for kind, is_it in kinds.items() if is_it), None)
+    if kind is not None:
+        raise GrainsError(f"{what} is {kind}; save a dense tensor of real numbers, such as float32")
+    try:
+        return vector.detach().to("cpu", torch.float32).contiguous()
+    except (RuntimeError, TypeError) as error:  # of types that torch can hold and not convert
+        raise GrainsError(f"{what} is of type {vector.dtype}, which cannot be read; save float32") from error
+
+
+def _check_length(vector: Tensor, what: str) -> None:
+    """Refuse a vector without direction: zero, or longer than float32 tells."""
+    if not bool(vector.isfinite().all()) or not bool(vector.any()):
+        raise GrainsError(f"{what} is zero or holds numbers that are not finite in float32")
+    length = float(vector.norm())
+    if not (0 < length < float("inf")):
+        raise GrainsError(f"{what} is too {'long' if length else 'short'} for float32: its length reads as {length:g}")
 
 
 def _restored(deltas: Mapping[int, Tensor], record: Record, source: Mapping[str, Any]) -> SteeringVectors:
@@ -145,10 +200,13 @@ def _restored(deltas: Mapping[int, Tensor], record: Record, source: Mapping[str,
         layers = record.recommended.get("layers")
         settings: dict[str, Any] = {**record.recommended, "layers": None if layers is None else tuple(layers)}
         recommended = SteeringConfig(**settings)
-    except (TypeError, GrainsError) as error:
-        raise GrainsError(f"the file's grains-eval record holds no setting: {error}") from error
+    except (TypeError, OverflowError, GrainsError) as error:
+        raise GrainsError(f"the file's grains-eval record holds no setting: {told(error, 200)}") from error
+    directions = {layer: delta / record.factors[layer] for layer, delta in deltas.items()}
+    for layer, direction in directions.items():
+        _check_length(direction, f"by the file's grains-eval record the direction of layer {layer}")
     return SteeringVectors(
-        {layer: delta / record.factors[layer] for layer, delta in deltas.items()},
+        directions,
         record.scales,
         recommended=recommended,
         provenance={**record.provenance, "imported": dict(source)},
@@ -165,7 +223,7 @@ def parse_record(text: str) -> Record:
         return Record.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        raise GrainsError(f"the file's grains-eval record is damaged: {first['msg']}; export it again") from error
+        raise GrainsError(f"the file's grains-eval record is damaged: {told(first['msg'])}; export it again") from error
 
 
 def _model_type(provenance: Mapping[str, Any]) -> str:

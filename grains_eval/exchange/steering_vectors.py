@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, told
 from grains_eval.exchange.portable import PortableVectors
 from grains_eval.exchange.registry import FORMATS, Format
 from grains_eval.exchange.torch_files import is_torch_file, read_tensors
@@ -36,8 +36,8 @@ def _read(file: Path) -> PortableVectors:
     ):
         raise GrainsError(f"'{file}' has no '{_LAYERS}' of the form {{layer: tensor}}; see docs/sharing.md")
     kind: Any = cast(Mapping[str, Any], found).get(_TYPE, _BLOCK)
-    if kind != _BLOCK:
-        raise GrainsError(f"'{file}' holds vectors of layer type '{kind}'; only '{_BLOCK}' can be imported")
+    if not isinstance(kind, str) or kind != _BLOCK:
+        raise GrainsError(f"'{file}' holds vectors of layer type '{told(kind)}'; only '{_BLOCK}' can be imported")
     return PortableVectors(dict(cast(Mapping[int, Tensor], layers)))
 
 

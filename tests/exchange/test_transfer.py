@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from grains_eval import cli
 from grains_eval.artifacts.layout import ArtifactContents
@@ -119,6 +120,7 @@ def other(folder, what):
     if what == "adapter":
         (folder.parent / "peft").mkdir()
         (folder.parent / "peft" / "adapter_config.json").write_text("{}")
+        save_file({}, folder.parent / "peft" / "adapter_model.safetensors")
         saved = save_artifact(ArtifactContents(adapter=folder.parent / "peft", provenance={"method": "lora"}), folder)
         shutil.rmtree(folder.parent / "peft")
         return saved
