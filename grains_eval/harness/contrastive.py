@@ -53,8 +53,27 @@ class Pair:
 
 
 def contrasted(scores: Tensor, bare: Tensor, alpha: float) -> Tensor:
-    """`log softmax((1 + alpha) scores - alpha bare)` over the last axis, of logits or log-probabilities alike."""
-    return ((1 + alpha) * scores - alpha * bare).log_softmax(dim=-1)
+    """`log softmax((1 + alpha) scores - alpha bare)` over the last axis, of logits or log-probabilities alike.
+
+    A token that is masked in `scores`, at -inf, stays masked whatever `bare` says.
+
+    Raises:
+        GrainsError: another score that is not finite.
+    """
+    masked = scores == -torch.inf
+    mixed = scores if alpha == 0 else ((1 + alpha) * scores - alpha * bare).masked_fill(masked, -torch.inf)
+    found = mixed.log_softmax(dim=-1)
+    if not torch.where(masked, found == -torch.inf, found.isfinite()).all():
+        raise GrainsError(
+            f"a contrast of alpha {alpha:g} gave scores that are not finite: the model's scores with or without the "
+            "context overflow or are NaN; use dtype=float32 or leave the contrast out"
+        )
+    return found
+
+
+def without_least(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logits with -inf for the least number of their `dtype`, with which models mask tokens too."""
+    return logits.masked_fill(logits <= torch.finfo(dtype).min, -torch.inf)
 
 
 def encode_pair(lm: HarnessModel, prompt: str, bare: str, continuation: str) -> Pair:
@@ -120,6 +139,7 @@ def _read(lm: HarnessModel, rows: Sequence[tuple[tuple[int, ...], tuple[int, ...
     row, column = (torch.tensor(axis) for axis in zip(*places, strict=True))
     with logits_at(lm.model, lambda hidden: hidden[row.to(hidden.device), column.to(hidden.device)][None]):
         logits: Tensor = lm._model_call(padded)
+    logits = without_least(logits, logits.dtype)
     return list(logits[0].log_softmax(dim=-1, dtype=lm.softmax_dtype or torch.float32).split(counts))
 
 
@@ -164,8 +184,24 @@ class WithoutContext(LogitsProcessor):
             **keywords,
         )
         self._cache = getattr(output, "past_key_values", None)  # None: the whole prompt runs again
-        bare = output.logits[:, -1].to(scores)
-        return contrasted(scores.log_softmax(dim=-1), bare.log_softmax(dim=-1), self._alpha)
+        kind = output.logits.dtype  # `generate` has turned those with contexts into float32
+        pair = without_least(scores, kind), without_least(output.logits[:, -1], kind).to(scores)
+        full, bare = (each.log_softmax(dim=-1) for each in pair)
+        return contrasted(full, bare, self._alpha)
+
+
+def rounds(prompts: Mapping[int, tuple[str, str]]) -> list[list[int]]:
+    """Indices of prompts with and without their contexts; in each round, one prompt has one form without."""
+    found: list[dict[str, str]] = []
+    members: list[list[int]] = []
+    for index, (full, bare) in prompts.items():
+        place = next((k for k, known in enumerate(found) if known.get(full, bare) == bare), len(found))
+        if place == len(found):
+            found.append({})
+            members.append([])
+        found[place][full] = bare
+        members[place].append(index)
+    return members
 
 
 class ContrastMixin(_Base):
@@ -183,7 +219,7 @@ class ContrastMixin(_Base):
         """By index of the request, its prompt without its context, where it has one.
 
         Raises:
-            GrainsError: a context that is not in its prompt, or one among images.
+            GrainsError: a context that is not in its prompt or one among images, or answers that a cache would mix up.
         """
         found: dict[int, str] = {}
         plain: set[str] = set()
@@ -193,11 +229,12 @@ class ContrastMixin(_Base):
                 plain.add(name)
                 continue
             context = context_of(contexts[name], request.doc)
-            if context is None:
+            if context is None or not request.args[0]:  # `acc_mutual_info` scores choices after nothing
                 continue
             if shows_images(request):
                 raise GrainsError(f"task {name}: prompts with images are not run without their context; leave it out")
             found[index] = without_context(request.args[0], context, f"task {name}, document {request.doc_id}")
+        self._check_cache(requests, found)
         if plain:
             logger.info("no context is declared for %s: scored as without a contrast", ", ".join(sorted(plain)))
         return found
@@ -251,12 +288,13 @@ class ContrastMixin(_Base):
         if rest:
             plain = super().generate_until([requests[index] for index in rest], disable_tqdm=disable_tqdm)
             answers.update(zip(rest, plain, strict=True))
-        self._bare = {requests[index].args[0]: text for index, text in bare.items()}
-        try:
-            found = super().generate_until([requests[index] for index in bare], disable_tqdm=disable_tqdm)
-        finally:
-            self._bare = {}
-        answers.update(zip(bare, found, strict=True))
+        for part in rounds({index: (requests[index].args[0], text) for index, text in bare.items()}):
+            self._bare = {requests[index].args[0]: bare[index] for index in part}
+            try:
+                found = super().generate_until([requests[index] for index in part], disable_tqdm=disable_tqdm)
+            finally:
+                self._bare = {}
+            answers.update(zip(part, found, strict=True))
         return [answers[index] for index in range(len(requests))]
 
     def tok_batch_encode(self, strings: Sequence[str], *arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
@@ -279,6 +317,19 @@ class ContrastMixin(_Base):
             ids, mask, _ = into_batch(self.insertion, ids, mask)
         processors = LogitsProcessorList([WithoutContext(self.model, ids, mask, contrast.alpha)])
         return super()._model_generate(context, max_length, *arguments, logits_processor=processors, **keywords)
+
+    def _check_cache(self, requests: Sequence[Instance], bare: Mapping[int, str]) -> None:
+        """Refuse prompts that a cache, which knows the prompt alone, would give each other's answers."""
+        if self.cache_hook.dbdict is None:
+            return
+        known: dict[str, str | None] = {}
+        for index, request in enumerate(requests):
+            form = bare.get(index)
+            if known.setdefault(request.args[0], form) != form:
+                raise GrainsError(
+                    f"task {request.task_name}, document {request.doc_id}: its prompt is also asked with another context "
+                    "or none, and a cache would give both one answer; drop --use_cache"
+                )
 
     def _check_contrast(self) -> None:
         """Refuse what two passes cannot be run for."""
