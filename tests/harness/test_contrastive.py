@@ -261,7 +261,9 @@ def test_tokens_that_a_model_masks_with_its_least_number_stay_masked(dtype):
     )  # fmt: skip
     allowed = [token for token in range(64) if not 20 <= token < 36]
     full, bare = (model(torch.tensor([ids])).logits[0, -1] for ids in ((5, 6, 7), (5, 7)))
-    for alpha, scores in zip((0.5, 1.5, 2.0), score_contrasted(lm, [Pair((5, 6, 7), (5, 7), (8,))], (0.5, 1.5, 2.0))):
+    alphas = (0.5, 1.5, 2.0)
+    found = score_contrasted(lm, [Pair((5, 6, 7), (5, 7), (8,))], alphas)
+    for alpha, scores in zip(alphas, found, strict=True):
         logits = ((1 + alpha) * full.float() - alpha * bare.float())[allowed].log_softmax(-1)
         assert scores[0][0] == pytest.approx(float(logits[allowed.index(8)]), abs=2e-2)
     ids = torch.tensor([[5, 7]])
@@ -282,3 +284,49 @@ def test_masked_tokens_stay_masked_and_what_is_not_finite_is_refused():
             contrasted(scores, spoiled, 1.5)
     with pytest.raises(GrainsError, match="not finite"):
         contrasted(torch.full((1, 3), math.nan), bare, 0.0)
+
+
+def test_continuations_that_do_not_fit_or_are_empty_are_refused_as_without_a_contrast(folder, open_lm):
+    lm = open_lm(vectors=folder(), max_length=6)
+    for answer in (" red blue green a good dog the cat is in rome", ""):
+        asked = [
+            [instance("loglikelihood", DOCS[0], (prompt(DOCS[0]), answer), task=task)] for task in ("other", "reading")
+        ]
+        told = []
+        for each in asked:
+            with pytest.raises(GrainsError) as raised:
+                answers(lm, each)
+            told.append(str(raised.value))
+        assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("kind", ["loglikelihood", "generate_until"])
+def test_prompts_that_lose_their_context_at_max_length_are_counted_once(kind, folder, open_lm, caplog):
+    """The question follows the context, so a cut takes the context first."""
+    short, settings = DOCS[0], {**SETTINGS, "max_gen_toks": 1}
+    asked = [each for each in requests(kind, docs=DOCS[:2]) if each.idx == 0]
+    if kind == "generate_until":
+        asked = [
+            instance(kind, each.doc, (each.args[0], settings), task="reading", number=each.doc_id) for each in asked
+        ]
+    lm = open_lm(vectors=folder())
+    limit = len(lm.tok_encode(prompt(short))) + 1
+    assert len(lm.tok_encode(prompt(DOCS[1]))) > limit
+    cut = open_lm(vectors=folder(name="cut"), max_length=limit, batch_size=2)
+    found = answers(cut, asked)
+    assert caplog.text.count("1 of 2 prompts lost some or all of their context") == 1
+    alone = answers(lm, asked[:1])[0]  # what fits is as without a limit
+    assert found[0] == (alone if kind == "generate_until" else pytest.approx(alone, abs=1e-4))
+    caplog.clear()
+    answers(cut, asked[:1])
+    assert "lost some" not in caplog.text
+
+
+def test_prompts_are_cut_from_the_left_as_lm_eval_cuts_them(open_lm):
+    """Both prompts keep their last `max_length + 1` tokens with the answer, of which the last is not read."""
+    lm = open_lm(max_length=5)
+    found = score_contrasted(lm, [Pair((3, 4, 5, 6, 7), (3, 8, 9, 5), (10, 11))], [0.7], disable_tqdm=True)[0][0]
+    with torch.no_grad():
+        full, bare = (lm.model(torch.tensor([ids])).logits[0, -2:] for ids in ((4, 5, 6, 7, 10), (3, 8, 9, 5, 10)))
+    expected = (1.7 * full - 0.7 * bare).log_softmax(-1)[[0, 1], [10, 11]].sum()
+    assert found[0] == pytest.approx(float(expected), abs=1e-3)
