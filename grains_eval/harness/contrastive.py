@@ -24,6 +24,7 @@ from grains_eval.examples.contexts import context_of, without_context
 from grains_eval.harness.images import shows_images
 from grains_eval.harness.insertion import into_batch
 from grains_eval.harness.prefix_sharing.loglikelihood import check_text_causal
+from grains_eval.harness.prefix_sharing.plan import truncate
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.models.hooks import logits_at
 from grains_eval.models.loading import HarnessModel
@@ -53,12 +54,35 @@ class Pair:
 
 
 def contrasted(scores: Tensor, bare: Tensor, alpha: float) -> Tensor:
-    """`log softmax((1 + alpha) scores - alpha bare)` over the last axis, of logits or log-probabilities alike."""
-    return ((1 + alpha) * scores - alpha * bare).log_softmax(dim=-1)
+    """`log softmax((1 + alpha) scores - alpha bare)` over the last axis, of logits or log-probabilities alike.
+
+    A token that is masked in `scores`, at -inf, stays masked whatever `bare` says.
+
+    Raises:
+        GrainsError: another score that is not finite.
+    """
+    masked = scores == -torch.inf
+    mixed = scores if alpha == 0 else ((1 + alpha) * scores - alpha * bare).masked_fill(masked, -torch.inf)
+    found = mixed.log_softmax(dim=-1)
+    if not torch.where(masked, found == -torch.inf, found.isfinite()).all():
+        raise GrainsError(
+            f"a contrast of alpha {alpha:g} gave scores that are not finite: the model's scores with or without the "
+            "context overflow or are NaN; use dtype=float32 or leave the contrast out"
+        )
+    return found
+
+
+def without_least(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logits with -inf for the least number of their `dtype`, with which models mask tokens too."""
+    return logits.masked_fill(logits <= torch.finfo(dtype).min, -torch.inf)
 
 
 def encode_pair(lm: HarnessModel, prompt: str, bare: str, continuation: str) -> Pair:
-    """Tokens as lm-eval encodes a prompt with its continuation; an empty prompt is the prefix token."""
+    """Tokens as lm-eval encodes a prompt with its continuation; an empty prompt is the prefix token.
+
+    Raises:
+        GrainsError: a continuation without tokens, or one that is longer than the model takes.
+    """
 
     def context_ids(text: str) -> tuple[list[int], list[int]]:
         if not text:
@@ -66,6 +90,7 @@ def encode_pair(lm: HarnessModel, prompt: str, bare: str, continuation: str) -> 
         return lm._encode_pair(text, continuation)
 
     full, answer = context_ids(prompt)
+    truncate(full, answer, lm.max_length)
     return Pair(tuple(full), tuple(context_ids(bare)[0]), tuple(answer))
 
 
@@ -83,7 +108,11 @@ def score_contrasted(
 
     Returns:
         Per alpha and pair, the sum in nats and whether every token was the most likely one.
+
+    Raises:
+        GrainsError: as `truncate`, or scores that are not finite.
     """
+    pairs = _truncated(pairs, lm.max_length)
     found = [[(0.0, True)] * len(pairs) for _ in alphas]
     # continuations of one prompt that differ in their last token alone are read off one row
     alike: dict[tuple[Any, ...], list[int]] = {}
@@ -108,9 +137,37 @@ def score_contrasted(
     return found
 
 
+def _truncated(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
+    """Pairs as lm-eval cuts them from the left; says how many prompts lost some of their context by it."""
+    found = [
+        Pair(truncate(p.full, p.answer, max_length), truncate(p.bare, p.answer, max_length), p.answer) for p in pairs
+    ]
+    cut = {p.full for p, kept in zip(pairs, found, strict=True) if loses_context(p.full, p.bare, len(kept.full))}
+    warn_of_cuts(len(cut), len({pair.full for pair in pairs}), max_length)
+    return found
+
+
+def loses_context(full: Sequence[int], bare: Sequence[int], kept: int) -> bool:
+    """Whether the last `kept` tokens of a prompt lack some of the context, which starts where `bare` departs."""
+    alike = next((k for k, ids in enumerate(zip(full, bare, strict=False)) if ids[0] != ids[1]), len(bare))
+    return full != bare and len(full) - kept > alike
+
+
+def warn_of_cuts(count: int, total: int, max_length: int) -> None:
+    """Say that prompts were contrasted without all of their context, where any were."""
+    if count:
+        logger.warning(
+            "%d of %d prompts lost some or all of their context: with their answers they are longer than the %d "
+            "tokens that the model takes; the contrast acts on what is left",
+            count,
+            total,
+            max_length,
+        )
+
+
 def _read(lm: HarnessModel, rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[Tensor]:
     """Per row of a prompt and all but the last token of an answer, `[n, V]` log-probabilities of its `n` tokens."""
-    tokens = [[*prompt, *answer][-lm.max_length :] for prompt, answer in rows]
+    tokens = [[*prompt, *answer] for prompt, answer in rows]
     width = max(map(len, tokens))
     padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in tokens], device=lm.device)
     counts = [len(answer) + 1 for _, answer in rows]
@@ -120,6 +177,7 @@ def _read(lm: HarnessModel, rows: Sequence[tuple[tuple[int, ...], tuple[int, ...
     row, column = (torch.tensor(axis) for axis in zip(*places, strict=True))
     with logits_at(lm.model, lambda hidden: hidden[row.to(hidden.device), column.to(hidden.device)][None]):
         logits: Tensor = lm._model_call(padded)
+    logits = without_least(logits, logits.dtype)
     return list(logits[0].log_softmax(dim=-1, dtype=lm.softmax_dtype or torch.float32).split(counts))
 
 
@@ -164,8 +222,24 @@ class WithoutContext(LogitsProcessor):
             **keywords,
         )
         self._cache = getattr(output, "past_key_values", None)  # None: the whole prompt runs again
-        bare = output.logits[:, -1].to(scores)
-        return contrasted(scores.log_softmax(dim=-1), bare.log_softmax(dim=-1), self._alpha)
+        kind = output.logits.dtype  # `generate` has turned those with contexts into float32
+        pair = without_least(scores, kind), without_least(output.logits[:, -1], kind).to(scores)
+        full, bare = (each.log_softmax(dim=-1) for each in pair)
+        return contrasted(full, bare, self._alpha)
+
+
+def rounds(prompts: Mapping[int, tuple[str, str]]) -> list[list[int]]:
+    """Indices of prompts with and without their contexts; in each round, one prompt has one form without."""
+    found: list[dict[str, str]] = []
+    members: list[list[int]] = []
+    for index, (full, bare) in prompts.items():
+        place = next((k for k, known in enumerate(found) if known.get(full, bare) == bare), len(found))
+        if place == len(found):
+            found.append({})
+            members.append([])
+        found[place][full] = bare
+        members[place].append(index)
+    return members
 
 
 class ContrastMixin(_Base):
@@ -173,6 +247,7 @@ class ContrastMixin(_Base):
 
     _bare: Mapping[str, str] = {}
     _batch: tuple[Sequence[str], tuple[Any, ...], dict[str, Any]] = ((), (), {})
+    _cut: int = 0
 
     @property
     def contrast(self) -> Contrast | None:
@@ -183,7 +258,7 @@ class ContrastMixin(_Base):
         """By index of the request, its prompt without its context, where it has one.
 
         Raises:
-            GrainsError: a context that is not in its prompt, or one among images.
+            GrainsError: a context that is not in its prompt or one among images, or answers that a cache would mix up.
         """
         found: dict[int, str] = {}
         plain: set[str] = set()
@@ -193,11 +268,12 @@ class ContrastMixin(_Base):
                 plain.add(name)
                 continue
             context = context_of(contexts[name], request.doc)
-            if context is None:
+            if context is None or not request.args[0]:  # `acc_mutual_info` scores choices after nothing
                 continue
             if shows_images(request):
                 raise GrainsError(f"task {name}: prompts with images are not run without their context; leave it out")
             found[index] = without_context(request.args[0], context, f"task {name}, document {request.doc_id}")
+        self._check_cache(requests, found)
         if plain:
             logger.info("no context is declared for %s: scored as without a contrast", ", ".join(sorted(plain)))
         return found
@@ -251,19 +327,27 @@ class ContrastMixin(_Base):
         if rest:
             plain = super().generate_until([requests[index] for index in rest], disable_tqdm=disable_tqdm)
             answers.update(zip(rest, plain, strict=True))
-        self._bare = {requests[index].args[0]: text for index, text in bare.items()}
-        try:
-            found = super().generate_until([requests[index] for index in bare], disable_tqdm=disable_tqdm)
-        finally:
-            self._bare = {}
-        answers.update(zip(bare, found, strict=True))
+        self._cut = 0
+        for part in rounds({index: (requests[index].args[0], text) for index, text in bare.items()}):
+            self._bare = {requests[index].args[0]: bare[index] for index in part}
+            try:
+                found = super().generate_until([requests[index] for index in part], disable_tqdm=disable_tqdm)
+            finally:
+                self._bare = {}
+            answers.update(zip(part, found, strict=True))
+        warn_of_cuts(self._cut, len(bare), self.max_length)
         return [answers[index] for index in range(len(requests))]
 
     def tok_batch_encode(self, strings: Sequence[str], *arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
         """As `hf`; what is encoded is what `_model_generate` continues next."""
+        found = super().tok_batch_encode(strings, *arguments, **keywords)
         if self._bare:
             self._batch = strings, arguments, keywords
-        return super().tok_batch_encode(strings, *arguments, **keywords)
+            kept = keywords.get("left_truncate_len")
+            if kept and found[0].shape[1] >= kept:
+                for text in strings:
+                    self._cut += loses_context(self.tok_encode(text), self.tok_encode(self._bare[text]), kept)
+        return found
 
     def _model_generate(self, context: Any, max_length: int, *arguments: Any, **keywords: Any) -> Any:
         contrast = self.contrast
@@ -279,6 +363,19 @@ class ContrastMixin(_Base):
             ids, mask, _ = into_batch(self.insertion, ids, mask)
         processors = LogitsProcessorList([WithoutContext(self.model, ids, mask, contrast.alpha)])
         return super()._model_generate(context, max_length, *arguments, logits_processor=processors, **keywords)
+
+    def _check_cache(self, requests: Sequence[Instance], bare: Mapping[int, str]) -> None:
+        """Refuse prompts that a cache, which knows the prompt alone, would give each other's answers."""
+        if self.cache_hook.dbdict is None:
+            return
+        known: dict[str, str | None] = {}
+        for index, request in enumerate(requests):
+            form = bare.get(index)
+            if known.setdefault(request.args[0], form) != form:
+                raise GrainsError(
+                    f"task {request.task_name}, document {request.doc_id}: its prompt is also asked with another "
+                    "context or none, and a cache would give both one answer; drop --use_cache"
+                )
 
     def _check_contrast(self) -> None:
         """Refuse what two passes cannot be run for."""

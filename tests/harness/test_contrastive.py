@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lm_eval.api.model import CachingLM
+from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 
 from grains_eval.artifacts.layout import ArtifactContents
 from grains_eval.artifacts.load import open_artifact
 from grains_eval.artifacts.save import save_artifact, save_vectors
 from grains_eval.errors import GrainsError
-from grains_eval.harness.contrastive import Pair, contrasted, encode_pair, score_contrasted
+from grains_eval.harness.contrastive import Pair, WithoutContext, contrasted, encode_pair, score_contrasted
 from grains_eval.harness.model import GrainsHF
 from grains_eval.harness.sweep import evaluate_settings
 from grains_eval.types import Contrast
@@ -194,3 +197,136 @@ def test_the_artifact_comes_back_with_its_card(folder, tmp_path):
     held = open_artifact(folder())
     assert held.contrast == Contrast(0.7, {"reading": "{{c}}"}) and held.vectors is None and held.tokens is None
     assert "alpha 0.7" in (tmp_path / "contrast" / "README.md").read_text()
+
+
+SAME = "the circle is green"
+
+
+def same_prompt(kind, *contexts, answer=None):
+    return [
+        instance(kind, {"c": c, "q": "x"}, (SAME, answer or SETTINGS), 0, task="reading", number=number)
+        for number, c in enumerate(contexts)
+    ]
+
+
+def test_one_prompt_with_two_contexts_is_generated_for_each(folder, open_lm):
+    lm = open_lm(vectors=folder(alpha=3.0))
+    asked = same_prompt("generate_until", "the circle", "green", SAME, "the circle")
+    alone = [answers(lm, [each])[0] for each in asked]
+    assert len(set(alone)) > 1
+    assert answers(lm, asked) == alone
+
+
+def test_the_cache_keeps_contrasted_answers_and_refuses_what_it_would_mix_up(folder, open_lm, tmp_path):
+    lm = open_lm(vectors=folder())
+    cached = CachingLM(lm, str(tmp_path / "cache.db"))
+    asked = requests()
+    found = lm.loglikelihood(asked, disable_tqdm=True)  # not through `cached`: what the scoring itself writes
+    kept = {"loglikelihood": len(lm.cache_hook.dbdict)}
+    assert kept["loglikelihood"] == len(asked)
+    lm.loglikelihood = lambda *_, **__: pytest.fail("asked again")
+    assert cached.loglikelihood(asked) == found
+    for kind, answer in (("generate_until", None), ("loglikelihood", " red")):
+        fresh = open_lm(vectors=folder(name=kind))
+        through = CachingLM(fresh, str(tmp_path / f"{kind}.db"))
+        with pytest.raises(GrainsError, match="document 1: its prompt is also asked with another context"):
+            getattr(through, kind)(same_prompt(kind, "the circle", "green", answer=answer))
+
+
+def test_an_empty_prompt_has_no_context_and_is_scored_plainly(folder, open_lm):
+    asked = [instance("loglikelihood", DOCS[0], ("", choice), 0, task="reading") for choice in CHOICES]
+    found = answers(open_lm(vectors=folder()), asked)
+    assert [each[0] for each in found] == pytest.approx([each[0] for each in answers(open_lm(), asked)], abs=1e-4)
+
+
+def chameleon():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    pictures = {"embed_dim": 8, "num_embeddings": 16, "latent_channels": 8, "base_channels": 32, "resolution": 16}
+    config = ChameleonConfig(
+        **sizes, num_key_value_heads=4, vocab_size=64,
+        vq_config={**pictures, "channel_multiplier": [1], "num_res_blocks": 1, "attn_resolutions": None},
+        vocabulary_map={"<image>": 4, **{f"IMGIMG{chr(65 + i)}Z": 20 + i for i in range(16)}},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return ChameleonForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_tokens_that_a_model_masks_with_its_least_number_stay_masked(dtype):
+    model = chameleon().to(dtype)
+    lm = SimpleNamespace(
+        model=model, batch_size=2, rank=0, device="cpu", max_length=50, softmax_dtype=None,
+        _model_call=lambda ids: model(ids).logits,
+    )  # fmt: skip
+    allowed = [token for token in range(64) if not 20 <= token < 36]
+    full, bare = (model(torch.tensor([ids])).logits[0, -1] for ids in ((5, 6, 7), (5, 7)))
+    alphas = (0.5, 1.5, 2.0)
+    found = score_contrasted(lm, [Pair((5, 6, 7), (5, 7), (8,))], alphas)
+    for alpha, scores in zip(alphas, found, strict=True):
+        logits = ((1 + alpha) * full.float() - alpha * bare.float())[allowed].log_softmax(-1)
+        assert scores[0][0] == pytest.approx(float(logits[allowed.index(8)]), abs=2e-2)
+    ids = torch.tensor([[5, 7]])
+    mixed = WithoutContext(model, ids, torch.ones_like(ids), 1.5)(torch.tensor([[5, 6, 7]]), full[None].float())
+    assert mixed[0, 20:36].eq(-torch.inf).all() and mixed[0, allowed].isfinite().all()
+    assert mixed.exp().sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_masked_tokens_stay_masked_and_what_is_not_finite_is_refused():
+    scores, bare = torch.tensor([[0.0, 1.0, -math.inf]]), torch.tensor([[1.0, 0.0, -math.inf]])
+    for other in (bare, bare.nan_to_num(neginf=3.0)):
+        found = contrasted(scores, other, 1.5)
+        assert found[0, 2] == -math.inf
+        assert found[0, :2].tolist() == pytest.approx(torch.tensor([-1.5, 2.5]).log_softmax(0).tolist())
+    assert torch.equal(contrasted(scores, bare, 0.0), scores.log_softmax(-1))
+    for spoiled in (torch.tensor([[math.nan, 0.0, 0.0]]), torch.tensor([[-math.inf, 0.0, 0.0]])):
+        with pytest.raises(GrainsError, match=r"^a contrast of alpha 1\.5 gave scores that are not finite"):
+            contrasted(scores, spoiled, 1.5)
+    with pytest.raises(GrainsError, match="not finite"):
+        contrasted(torch.full((1, 3), math.nan), bare, 0.0)
+
+
+def test_continuations_that_do_not_fit_or_are_empty_are_refused_as_without_a_contrast(folder, open_lm):
+    lm = open_lm(vectors=folder(), max_length=6)
+    for answer in (" red blue green a good dog the cat is in rome", ""):
+        asked = [
+            [instance("loglikelihood", DOCS[0], (prompt(DOCS[0]), answer), task=task)] for task in ("other", "reading")
+        ]
+        told = []
+        for each in asked:
+            with pytest.raises(GrainsError) as raised:
+                answers(lm, each)
+            told.append(str(raised.value))
+        assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("kind", ["loglikelihood", "generate_until"])
+def test_prompts_that_lose_their_context_at_max_length_are_counted_once(kind, folder, open_lm, caplog):
+    """The question follows the context, so a cut takes the context first."""
+    short, settings = DOCS[0], {**SETTINGS, "max_gen_toks": 1}
+    asked = [each for each in requests(kind, docs=DOCS[:2]) if each.idx == 0]
+    if kind == "generate_until":
+        asked = [
+            instance(kind, each.doc, (each.args[0], settings), task="reading", number=each.doc_id) for each in asked
+        ]
+    lm = open_lm(vectors=folder())
+    limit = len(lm.tok_encode(prompt(short))) + 1
+    assert len(lm.tok_encode(prompt(DOCS[1]))) > limit
+    cut = open_lm(vectors=folder(name="cut"), max_length=limit, batch_size=2)
+    found = answers(cut, asked)
+    assert caplog.text.count("1 of 2 prompts lost some or all of their context") == 1
+    alone = answers(lm, asked[:1])[0]  # what fits is as without a limit
+    assert found[0] == (alone if kind == "generate_until" else pytest.approx(alone, abs=1e-4))
+    caplog.clear()
+    answers(cut, asked[:1])
+    assert "lost some" not in caplog.text
+
+
+def test_prompts_are_cut_from_the_left_as_lm_eval_cuts_them(open_lm):
+    """Both prompts keep their last `max_length + 1` tokens with the answer, of which the last is not read."""
+    lm = open_lm(max_length=5)
+    found = score_contrasted(lm, [Pair((3, 4, 5, 6, 7), (3, 8, 9, 5), (10, 11))], [0.7], disable_tqdm=True)[0][0]
+    with torch.no_grad():
+        full, bare = (lm.model(torch.tensor([ids])).logits[0, -2:] for ids in ((4, 5, 6, 7, 10), (3, 8, 9, 5, 10)))
+    expected = (1.7 * full - 0.7 * bare).log_softmax(-1)[[0, 1], [10, 11]].sum()
+    assert found[0] == pytest.approx(float(expected), abs=1e-3)
