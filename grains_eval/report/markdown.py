@@ -54,7 +54,10 @@ def to_markdown(report: ReportData) -> str:
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[str]:
-    lines = [f"| {' | '.join(_inline(name) for name in header)} |", f"|{'|'.join('---:' if right else '---' for right in numeric)}|"]
+    lines = [
+        f"| {' | '.join(_inline(name) for name in header)} |",
+        f"|{'|'.join('---:' if right else '---' for right in numeric)}|",
+    ]
     return [*lines, *(f"| {' | '.join(_inline(cell) for cell in row)} |" for row in rows)]
 
 
