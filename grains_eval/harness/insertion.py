@@ -35,6 +35,12 @@ def _say_nearer(distance: int) -> None:
     )
 
 
+@lru_cache(maxsize=64)
+def _say_cut(count: int) -> None:
+    """A warning, once a number."""
+    logger.warning("some texts leave no room for all %d found tokens before them: the farthest are cut away", count)
+
+
 @dataclass(frozen=True, eq=False)
 class Insertion:
     """What stands in every prompt.
@@ -55,8 +61,19 @@ class Insertion:
         """Where each goes in a prompt of `length` tokens: the index of the token that follows it."""
         return [max(min(1, length), length - distance) for distance in self.distances]
 
-    def into(self, tokens: Sequence[int]) -> list[int]:
-        """A prompt with the tokens in it; one too short for a distance holds it after its first token, said once."""
+    def into(self, tokens: Sequence[int], room: int | None = None) -> list[int]:
+        """A prompt with the tokens in it; one too short for a distance holds it after its first token, said once.
+
+        Args:
+            tokens: The prompt.
+            room: Tokens that prompt and inserted ones may be together: a longer prompt loses its first ones. At
+                least one prompt token is left for whoever cuts the row; that inserted ones go with it is said once.
+        """
+        if room is not None:
+            kept = room - len(self.ids)
+            if kept < 0:
+                _say_cut(len(self.ids))
+            tokens = tokens[-max(1, kept) :]
         for distance in self.distances:
             if distance >= len(tokens):
                 _say_nearer(distance)
@@ -125,6 +142,26 @@ def insertion(vocabulary: int, items: Sequence[tuple[FoundTokens, TokenConfig]])
     placed.sort(key=lambda each: -each[0])
     width = torch.zeros(0, 0) if not soft else torch.stack(soft)
     return Insertion(tuple(token for _, token in placed), tuple(distance for distance, _ in placed), width, vocabulary)
+
+
+def kept_tokens(insertion: Insertion, most: int, answers: int) -> int:
+    """How many tokens of a prompt are kept beside those inserted, so that an answer can be generated.
+
+    Args:
+        insertion: What stands in every prompt.
+        most: Tokens that the model takes.
+        answers: Tokens to be generated.
+
+    Raises:
+        GrainsError: none.
+    """
+    kept = most - answers - len(insertion.ids)
+    if kept < 1:
+        raise GrainsError(
+            f"{len(insertion.ids)} inserted tokens and {answers} generated ones leave no room for a prompt: the model "
+            f"takes {most}; generate fewer (max_gen_toks), or raise max_length"
+        )
+    return kept
 
 
 def into_batch(insertion: Insertion, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, list[list[int]]]:

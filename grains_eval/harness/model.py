@@ -27,7 +27,7 @@ from grains_eval.harness.cache_key import cache_key
 from grains_eval.harness.command_line import check_output
 from grains_eval.harness.contrastive import ContrastMixin
 from grains_eval.harness.images import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
-from grains_eval.harness.insertion import Insertion, insertion, into_batch, out_of_batch
+from grains_eval.harness.insertion import Insertion, insertion, into_batch, kept_tokens, out_of_batch
 from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin
 from grains_eval.harness.prefix_sharing.loglikelihood import Request, SharedContextMixin
@@ -186,7 +186,10 @@ class SteeringMixin(AppliedMixin, ContrastMixin, SharedContextMixin):
         inserted = self.insertion
         if inserted is None:
             return super()._loglikelihood_tokens(requests, *arguments, **keywords)
-        changed = [(strings, inserted.into(context), answer) for strings, context, answer in requests]
+        most = self.max_length + 1  # the answer's last token is not fed
+        changed = [
+            (strings, inserted.into(context, most - len(answer)), answer) for strings, context, answer in requests
+        ]
         with inserted.known_to(self.model):
             return super()._loglikelihood_tokens(changed, *arguments, **keywords)
 
@@ -196,11 +199,14 @@ class SteeringMixin(AppliedMixin, ContrastMixin, SharedContextMixin):
         with self.steering():
             if inserted is None:
                 return super()._model_generate(context, max_length, *arguments, **keywords)
-            ids, mask, columns = into_batch(inserted, context, keywords["attention_mask"])
-            grown = max_length + ids.shape[1] - context.shape[1]
+            width = context.shape[1]
+            # `hf` cut prompts to what the model takes without the inserted tokens
+            cut = max(0, width - kept_tokens(inserted, self.max_length, max_length - width))
+            ids, mask, columns = into_batch(inserted, context[:, cut:], keywords["attention_mask"][:, cut:])
+            grown = max_length + ids.shape[1] - width
             with inserted.known_to(self.model):
                 found = super()._model_generate(ids, grown, *arguments, **{**keywords, "attention_mask": mask})
-            return out_of_batch(found, columns)
+            return torch.cat([context[:, :cut], out_of_batch(found, columns)], dim=1)  # `hf` drops `width` columns
 
     def _model_multimodal_generate(self, *arguments: Any, **keywords: Any) -> Any:
         with self.steering():

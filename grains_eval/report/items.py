@@ -79,7 +79,7 @@ def _side(samples: Sequence[Sample], row: Row, side: int) -> dict[str, Any]:
     }
 
 
-def _answer(sample: Sample) -> list[float | None] | str:
+def _answer(sample: Sample) -> list[float | str | None] | str:
     """The log-likelihood of every choice, or the generated text."""
     scores = log_likelihoods(sample)
     return answer_of(sample) if scores is None else _numbers(scores)
@@ -115,12 +115,15 @@ def _shared(prompts: Sequence[str]) -> str:
     return first[: first.rfind("\n", 0, same) + 1]
 
 
-def _numbers(values: Iterable[Any]) -> list[float | None]:
+def _numbers(values: Iterable[Any]) -> list[float | str | None]:
     return [_number(float(value)) for value in values]
 
 
-def _number(value: float) -> float | None:
-    if not math.isfinite(value):
+def _number(value: float) -> float | str | None:
+    """A number as JSON can hold it: infinities as JavaScript's names of them, None for NaN."""
+    if math.isnan(value):
         return None
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
     short = round(value, 4)
     return int(short) if short == int(short) else short

@@ -28,7 +28,7 @@ def to_markdown(report: ReportData) -> str:
     rows = [cells(row.comparison, report) for row in report.rows]
     rows += [("", "", name, reason, *[""] * 4, verdict, *[""] * 5) for name, reason, verdict in report.without_result]
     parts += _markdown_table([name for name, _ in COLUMNS], rows, [numeric for _, numeric in COLUMNS])
-    parts += ["", caption(report)]
+    parts += ["", _inline(caption(report))]
     lines = [*control_lines(report), *band_lines(report), *report.notes]
     if lines:
         parts += ["", *(f"- {_inline(line)}" for line in lines)]
@@ -39,7 +39,7 @@ def to_markdown(report: ReportData) -> str:
         if said := claims(report):
             parts += ["", *(f"- {_inline(claim)}" for claim in said)]
     for table in report.tables:
-        parts += ["", f"## {table.title}", ""]
+        parts += ["", f"## {_inline(table.title)}", ""]
         parts += _markdown_table(table.header, table.rows, [False] + [True] * (len(table.header) - 1))
         parts += ["", _inline(table.note)]
     parts += ["", "## What gave p and interval", ""]
@@ -54,7 +54,10 @@ def to_markdown(report: ReportData) -> str:
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[str]:
-    lines = [f"| {' | '.join(header)} |", f"|{'|'.join('---:' if right else '---' for right in numeric)}|"]
+    lines = [
+        f"| {' | '.join(_inline(name) for name in header)} |",
+        f"|{'|'.join('---:' if right else '---' for right in numeric)}|",
+    ]
     return [*lines, *(f"| {' | '.join(_inline(cell) for cell in row)} |" for row in rows)]
 
 

@@ -22,7 +22,7 @@ from grains_eval.harness.applied_artifacts import AppliedMixin, warn_of_other_ba
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.command_line import check_output
 from grains_eval.harness.images import shows_images
-from grains_eval.harness.insertion import Insertion, insertion
+from grains_eval.harness.insertion import Insertion, insertion, kept_tokens
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo
 from grains_eval.models.loading import read_config
 from grains_eval.steering import resolve
@@ -208,7 +208,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         contexts: list[int] = []
         inserted = self.insertion
         for _, context, answer in requests:
-            context = context if inserted is None else inserted.into(context)
+            context = context if inserted is None else inserted.into(context, most - len(answer))
             rows.append((context + answer)[-most:])
             contexts.append(len(context) - max(0, len(context) + len(answer) - most))
         keys = keys_of(rows, [f"loglikelihood {length}" for length in contexts])
@@ -228,8 +228,11 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         if self.engine is None or not generate:
             return super()._model_generate(requests, generate, sampling_params)
         given = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(requests)
-        if self.insertion is not None:
-            requests = [self.insertion.into(row) for row in requests]
+        inserted = self.insertion
+        if inserted is not None:
+            # `vllm` cut prompts to what the engine takes without the inserted tokens
+            kept = [kept_tokens(inserted, self.max_length, each.max_tokens or 1) for each in given]
+            requests = [inserted.into(row[-room:]) for row, room in zip(requests, kept, strict=True)]
         keys = keys_of(requests, [repr(parameters) for parameters in given])
         return self._answer(keys, requests, given, [len(row) for row in requests], lambda _, output: output)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 
-from grains_eval.harness.insertion import Insertion, into_batch, out_of_batch
+from grains_eval.errors import GrainsError
+from grains_eval.harness.insertion import Insertion, _say_cut, into_batch, out_of_batch
 from grains_eval.virtual_tokens.merging import merged
 from tests.harness.test_model import requests
 from tests.virtual_tokens.models import some_found
@@ -33,6 +35,49 @@ def test_embedding_and_text_are_inserted_at_their_distance(family, share, token_
             with torch.no_grad():
                 logprobs = lm.model(inputs_embeds=joined).logits[0, -len(answer) :].log_softmax(-1)
             assert value == pytest.approx(float(logprobs.gather(-1, torch.tensor(answer)[:, None]).sum()), abs=1e-3)
+
+
+@pytest.mark.parametrize("form", ["text", "embedding"])
+def test_full_prompts_lose_their_first_tokens_and_no_inserted_one(form, token_folder, open_lm):
+    """GPT-2 has no position past its last."""
+    lm = open_lm("gpt2", vectors=token_folder("gpt2"), form=form, tokens=2, max_length=40)
+    words = ["green red blue " * 30, "green", "red green blue " * 30]
+    asked = [_generate(text, 5) for text in words]
+    fed = []
+    handle = lm.model.get_input_embeddings().register_forward_pre_hook(lambda _, given: fed.append(given[0]))
+    together = lm.generate_until(asked, disable_tqdm=True)
+    handle.remove()
+    assert fed[0].shape[1] == 35, "the prompt, two tokens in it, and room for five"
+    assert together == [lm.generate_until([each], disable_tqdm=True)[0] for each in asked]
+    shorter = lm.tok_decode(lm.tok_encode(words[0])[-33:])
+    assert together[0] == lm.generate_until([_generate(shorter, 5)], disable_tqdm=True)[0]
+    with pytest.raises(GrainsError, match="2 inserted tokens and 38 generated ones leave no room for a prompt"):
+        lm.generate_until([_generate("green", 38)], disable_tqdm=True)
+
+
+def _generate(text, tokens):
+    options = {"until": ["@"], "do_sample": False, "max_gen_toks": tokens}
+    return Instance("generate_until", {}, (text, options), 0, metadata=("t", 0, 1))
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_far_token_stays_in_a_full_prompt(share, token_folder, open_lm, caplog):
+    _say_cut.cache_clear()
+    lm = open_lm("gpt2", vectors=token_folder("gpt2"), form="text", distance=900, max_length=40, share_context=share)
+    word = lm.insertion.ids[0]
+    context, answer = lm._encode_pair("green red blue " * 30, " red")
+    ((value, _),) = lm._loglikelihood_tokens([(("", ""), context, answer)], disable_tqdm=True)
+    first, *rest = context[-(41 - len(answer) - 1) :]
+    row = torch.tensor([[first, word, *rest, *answer[:-1]]])
+    assert row.shape[1] == 40
+    with torch.no_grad():
+        logprobs = lm.model(row).logits[0, -len(answer) :].log_softmax(-1)
+    assert value == pytest.approx(float(logprobs.gather(-1, torch.tensor(answer)[:, None]).sum()), abs=1e-4)
+    assert "leave no room" not in caplog.text
+    lm = open_lm("gpt2", vectors=token_folder("gpt2", "b"), form="text", tokens=2, max_length=40, share_context=share)
+    for _ in range(2):
+        lm._loglikelihood_tokens([(("", ""), context, context[-40:])], disable_tqdm=True)
+    assert caplog.text.count("some texts leave no room for all 2 found tokens") == 1
 
 
 def test_insertion_into_padded_rows_and_out_again():

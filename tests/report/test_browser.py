@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 
 from grains_eval.report import ReportData, compare_runs
+from grains_eval.report.html import render_html
 from grains_eval.report.items import item_tables
 from tests.comparison import world
+from tests.comparison.folders import TaskData, write_run
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -215,6 +218,34 @@ def test_clusters_are_listed_and_lead_to_their_items(browser: Any, page: Path) -
     assert len(rows) == 20 and sum(int(row[1]) for row in rows) == 100
     browser.find_element("css selector", "[data-part=by-cluster] tbody button").click()
     assert set(cells(browser, "cluster")) == {rows[0][0]}
+
+
+def test_an_impossible_choice_is_not_the_answer(browser: Any, tmp_path: Path) -> None:
+    """Log-likelihoods of minus infinity, which JSON does not know, and a hash that would end a selector."""
+    docs = [{"question": str(n), "topic": "same"} for n in range(40)]
+    for name, (first, second) in (("plain", (-math.inf, -3.0)), ("grains", (-2.0, -math.inf))):
+        answers = [[[str(first), "False"], [str(second), "False"]] for _ in docs]
+        task = TaskData(
+            {"acc": [float(name == "plain")] * 40}, docs=docs, responses=answers, choices=[" no", " yes"],
+            targets=["1"] * 40, metadata={"version": 1.0, "cluster_key": "topic"},
+        )  # fmt: skip
+        write_run(tmp_path / name, {"t": task})
+    report = compare_runs([tmp_path / "plain", tmp_path / "grains"])
+    (table,) = item_tables(report)
+    text = render_html(report).replace(table["hash"][0], '\\"]broken')
+    assert text.count("broken") > 0
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    browser.get((tmp_path / "page.html").as_uri())
+    assert set(cells(browser, "answer-before")) == {"yes"} and set(cells(browser, "answer-after")) == {"no"}
+    assert set(cells(browser, "change")) == {"−1.000"}
+    choose(browser, "effect", "wrong")
+    assert part(browser, "count").startswith("40 of 40 items")
+    browser.find_element("css selector", "td.c-prompt").click()
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('dialog tbody tr')].map(e => [...e.cells].map(c => c.innerText))"
+    )
+    assert rows == [["no", "−∞", "→ −2.000", "+∞"], ["yes ✓ right", "→ −3.000", "−∞", "−∞"]]
+    assert browser.get_log("browser") == []
 
 
 def test_without_javascript_summary_tables_and_extreme_items_are_there(browser: Any, page: Path) -> None:

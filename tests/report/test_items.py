@@ -61,14 +61,14 @@ def test_texts_cannot_end_the_data_and_come_back_as_they_were(tmp_path: Path) ->
     assert table["clusters"][3] == f"{HOSTILE} 3"
 
 
-def test_values_that_json_does_not_know_become_null(tmp_path: Path) -> None:
+def test_infinities_are_named_since_json_does_not_know_them(tmp_path: Path) -> None:
     for name, low in (("plain", -1.0), ("grains", -math.inf)):
         answers = [[["-2.0", "False"], [str(low), "False"]] for _ in range(40)]
         task = TaskData({"acc": [0.0, 1.0] * 20}, responses=answers, choices=[" a", " b"], targets=["0"] * 40)
         write_run(tmp_path / name, {"t": task})
     report = compare_runs([tmp_path / "plain", tmp_path / "grains"])
     (table,) = item_tables(report)
-    assert table["methods"][0]["answer"][0] == [-2, None]
+    assert table["methods"][0]["answer"][0] == [-2, "-Infinity"]
     assert "NaN" not in json.dumps(table, allow_nan=False) and render_html(report)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
 from grains_eval.report import ReportData, render_terminal
+from grains_eval.report.data import StudyTable
 from grains_eval.report.markdown import to_markdown
 
 
@@ -25,3 +27,9 @@ def test_markdown_and_terminal(report: ReportData) -> None:
         "note: a note for the reader",
     ):
         assert words in shown
+
+
+def test_titles_and_headings_are_texts(report: ReportData) -> None:
+    table = StudyTable("one | <b>two</b>", ("name | <i>", "a\nb"), (("x", "1"),))
+    text = to_markdown(replace(report, tables=(table,)))
+    assert "## one \\| &lt;b>two&lt;/b>\n" in text and "| name \\| &lt;i> | a b |\n" in text

@@ -19,18 +19,19 @@
     return made;
   };
   const number = (value, digits = 3, sign = false) => {
-    if (value === null || value === undefined) return "–";
-    const text = Math.abs(value).toFixed(digits);
+    if (value === null || value === undefined || Number.isNaN(value)) return "–";
+    const text = Number.isFinite(value) ? Math.abs(value).toFixed(digits) : "∞";
     return (Number(text) === 0 ? "" : value < 0 ? "−" : sign ? "+" : "") + text;
   };
   const score = (value) => (Number.isInteger(value) ? String(value) : number(value));
   const line = (text) => text.slice(0, 4 * SHORT).replace(/\s+/g, " ").trim().slice(0, SHORT);
 
   // what is known of an item
-  const gained = (i) => (method.score[i] - table.score[i]) * (table.higher === false ? -1 : 1);
+  const gained = (i) => (method.score[i] - table.score[i]) * (table.higher === false ? -1 : 1) || 0;
   const words = () => (table.higher === null ? ["rose", "fell"] : ["helped", "harmed"]);
   const effect = (i) => (gained(i) > 0 ? words()[0] : gained(i) < 0 ? words()[1] : "same");
-  const best = (scores) => scores.reduce((top, score, place) => (score > (scores[top] ?? -Infinity) ? place : top), 0);
+  // as numpy's argmax, with which lm-eval scores: the first of equals, and what is no number before all
+  const best = (scores) => scores.indexOf(scores.includes(null) ? null : Math.max(...scores));
   const said = (side, i) => {
     const answer = side.answer[i];
     return typeof answer === "string" ? answer : table.choices[i][best(answer)].trim();
@@ -142,11 +143,12 @@
 
   // one item in full
   const block = (title, ...texts) => [make("h4", {}, title), make("pre", { dir: "auto" }, ...texts)];
+  const difference = (after, before) => (after === null || before === null ? null : after - before);
   const choices = (i) => {
     const [before, after] = [table.answer[i], method.answer[i]];
     const rows = table.choices[i].map((choice, place) => {
       const mark = (scores) => (best(scores) === place ? "→ " : "") + number(scores[place]);
-      const cells = [mark(before), mark(after), number(after[place] - before[place], 3, true)].map((text) => make("td", { class: "num" }, text));
+      const cells = [mark(before), mark(after), number(difference(after[place], before[place]), 3, true)].map((text) => make("td", { class: "num" }, text));
       const name = make("th", { scope: "row", dir: "auto" }, choice.trim(), ...(place === table.right[i] ? [make("strong", {}, " ✓ right")] : []));
       return make("tr", {}, name, ...cells);
     });
@@ -169,7 +171,7 @@
     const prompts = method.prompt ? [...shownPrompt("Prompt of the baseline", table), ...shownPrompt(`Prompt of ${method.name}`, method)] : shownPrompt("Prompt", table);
     const isChoice = typeof table.answer[i] !== "string" && typeof method.answer[i] !== "string";
     const answers = isChoice ? choices(i) : [...block("Baseline answered", table.answer[i]), ...block(`${method.name} answered`, method.answer[i])];
-    const map = document.querySelector(`figure[data-document="${table.hash[i]}"]`);
+    const map = document.querySelector(`figure[data-document="${CSS.escape(table.hash[i])}"]`);
     const heat = map ? [make("h4", {}, "What the tokens contributed"), map.cloneNode(true)] : [];
     const hash = make("p", { class: "soft" }, "document hash ", make("code", {}, table.hash[i]));
     part("content").replaceChildren(facts, ...prompts, ...block("Right", table.target[i]), ...answers, ...heat, hash);
@@ -189,15 +191,17 @@
     const list = part("clusters");
     list.hidden = !table.clusters.length;
     if (list.hidden || !list.open) return;
-    const sums = table.clusters.map((name) => ({ name, n: 0, helped: 0, harmed: 0, change: 0 }));
+    const sums = table.clusters.map((name) => ({ name, n: 0, helped: 0, harmed: 0, change: 0, known: 0 }));
     table.cluster.forEach((label, i) => {
       const sum = sums[label];
       sum.n += 1;
       sum.helped += gained(i) > 0;
       sum.harmed += gained(i) < 0;
-      sum.change += method.push[i] ?? 0;
+      if (method.push[i] !== null) [sum.change, sum.known] = [sum.change + method.push[i], sum.known + 1];
     });
-    sums.sort((a, b) => a.change / a.n - b.change / b.n);
+    for (const sum of sums) sum.mean = sum.known ? sum.change / sum.known : NaN;
+    const last = (value) => Number.isNaN(value);
+    sums.sort((a, b) => last(a.mean) - last(b.mean) || (a.mean === b.mean || last(a.mean) ? 0 : a.mean < b.mean ? -1 : 1));
     const rows = sums.slice(0, CLUSTERS_SHOWN).map((sum) => {
       const button = make("button", { type: "button", class: "link" }, make("bdi", {}, sum.name || "(empty)"));
       button.addEventListener("click", () => {
@@ -205,7 +209,7 @@
         select();
         controls.cluster.focus();
       });
-      const cells = [sum.n, sum.helped, sum.harmed, number(sum.change / sum.n, 3, true)].map((text) => make("td", { class: "num" }, String(text)));
+      const cells = [sum.n, sum.helped, sum.harmed, number(sum.mean, 3, true)].map((text) => make("td", { class: "num" }, String(text)));
       return make("tr", {}, make("th", { scope: "row" }, button), ...cells);
     });
     const headings = ["cluster", "items", words()[0], words()[1], `mean change (${method.unit})`];
@@ -228,9 +232,19 @@
     byCluster();
     select();
   };
+  // JSON has no infinities: they come as their names
+  const numbers = (values) => values.map((value) => (value === null ? null : Number(value)));
+  const parse = (source) => {
+    const made = JSON.parse(source.textContent);
+    for (const side of [made, ...made.methods]) {
+      for (const name of ["score", "margin", "push"]) if (side[name]) side[name] = numbers(side[name]);
+      side.answer = side.answer.map((answer) => (typeof answer === "string" ? answer : numbers(answer)));
+    }
+    return made;
+  };
   const useTask = () => {
     const source = sources[Number(controls.task.value)];
-    if (!parsed.has(source)) parsed.set(source, JSON.parse(source.textContent));
+    if (!parsed.has(source)) parsed.set(source, parse(source));
     table = parsed.get(source);
     known = new Set(table.clusters);
     options(controls.method, table.methods.map((one) => one.name));
