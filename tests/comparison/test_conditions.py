@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from grains_eval.comparison import Analysis, compare
+from grains_eval.comparison.conditions import model_differences
 from grains_eval.comparison.logs import read_run
 from grains_eval.errors import GrainsError
 from grains_eval.report import compare_runs
@@ -220,3 +221,8 @@ def test_a_task_that_was_evaluated_again_is_read_from_the_newest(tmp_path: Path)
     assert f"results_{EARLY}.json is left out of 'b': its tasks were evaluated again" in read_run(tmp_path / "b").notes
     (tmp_path / "b" / "org__model" / f"results_{EARLY}.json").write_text("{")
     assert "it is not a results file" in read_run(tmp_path / "b").notes[0]
+
+
+def test_an_integer_that_no_float_holds_is_a_difference_like_others() -> None:
+    first, second = ({"config": {"model_args": {"pretrained": "m", "seed": seed}}} for seed in (1, 10**400))
+    assert [each.name for each in model_differences(first, second)] == ["seed"]

@@ -11,7 +11,7 @@ import sacrebleu
 from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef
 
 from grains_eval.comparison import compare
-from grains_eval.comparison.corpus_metrics import corpus_metric
+from grains_eval.comparison.corpus_metrics import corpus_metric, numbers
 from grains_eval.comparison.noninferiority import judge
 from tests.comparison.folders import TaskData, runs
 
@@ -115,3 +115,7 @@ def test_likelihood_metrics_by_hand() -> None:
     assert bits_per_byte.score(table.sum(axis=0)) == pytest.approx(1 / math.log(2))
     table, _ = brier.statistics([[1, [0.2, 0.8]]], [[1, [0.2, 0.8]]])
     assert brier.score(table.sum(axis=0)) == pytest.approx(0.08)
+
+
+def test_integers_that_no_float_holds_are_no_scores() -> None:
+    assert numbers([1, 10**400]) is None
