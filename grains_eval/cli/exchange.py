@@ -73,7 +73,7 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repository", metavar="ORG/NAME", help="where to, or org/name@branch; made where it is missing")
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="a report of `compare` with results for the card")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--overwrite", action="store_true", help="replace an artifact that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an artifact or other files there")
 
 
 def _push(options: argparse.Namespace) -> None:
