@@ -21,6 +21,7 @@ from grains_eval.artifacts.layout import (
     CONFIG,
     FORMAT_VERSION,
     IMAGES,
+    MOST_LAYERS,
     RECIPE,
     TENSORS,
     TOKENS,
@@ -294,16 +295,16 @@ def _read_vectors(folder: Path, config: ArtifactConfig) -> SteeringVectors:
 
 
 def _recommended(folder: Path, config: ArtifactConfig, kind: type[_Setting]) -> _Setting:
-    """The setting that the artifact recommends, of layers that it has."""
+    """The setting that the artifact recommends; whether its layers are there is said where it is applied."""
     layers: Any = config.recommended.get("layers")
     try:
         settings: dict[str, Any] = {**config.recommended, "layers": None if layers is None else tuple(layers)}
         for number in {"strength", "distance"} & set(settings):
             float(settings[number] or 0)  # an integer may be beyond every float
         made = kind(**settings)
-        stray = sorted(set(made.layers or ()) - set(config.layers))
-        if stray:
-            raise GrainsError(f"it names layer {told(stray[0], 20)}, which the artifact does not hold")
+        for layer in cast("tuple[Any, ...]", made.layers or ()):
+            if type(layer) is not int or not 0 <= layer < MOST_LAYERS:
+                raise GrainsError(f"'{told(layer, 20)}' is no number of a layer; layers count from 0 as in the model")
         if isinstance(made, SteeringConfig) and not isinstance(cast(Any, made.operator), str):
             raise GrainsError(f"operator={told(made.operator)} is no name")
     except (TypeError, ValueError, OverflowError) as error:

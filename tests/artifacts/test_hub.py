@@ -67,6 +67,15 @@ def test_only_what_an_artifact_holds_is_uploaded(hub, folder):
     assert uploaded and not {"secret.txt", "weights.bin", ".git/config"}.intersection(uploaded)
 
 
+def test_what_a_link_leads_to_is_not_uploaded(hub, folder, tmp_path):
+    (tmp_path / "secret").write_text("hush")
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "0-0.png").symlink_to(tmp_path / "secret")
+    with pytest.raises(GrainsError, match="is a link that leads out of the folder"):
+        push(folder, "org/mine")
+    assert "org/mine" not in hub.repositories
+
+
 def test_revisions(hub, folder, tmp_path):
     first = push(folder, "org/mine").rpartition("/")[2]
     other = save_vectors(vectors(16), tmp_path / "other")

@@ -103,7 +103,16 @@ def test_json_that_python_cannot_read_is_refused_in_one_line(tmp_path, text, say
 
 
 @pytest.mark.parametrize(
-    "setting", [{"layers": [5]}, {"strength": 10**400}, {"operator": []}, {"layers": 3}, {"strength": None}]
+    "setting",
+    [
+        {"layers": [10**30]},
+        {"layers": [True]},
+        {"layers": [-1]},
+        {"strength": 10**400},
+        {"operator": []},
+        {"layers": 3},
+        {"strength": None},
+    ],
 )
 def test_a_recommended_setting_that_cannot_be_applied_is_refused(tmp_path, setting):
     folder = save_vectors(vectors(), tmp_path / "v")
