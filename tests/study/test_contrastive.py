@@ -8,8 +8,13 @@ from grains_eval.artifacts.load import open_artifact
 from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import NotApplicable
 from grains_eval.examples import load_examples
+from grains_eval.harness.contrastive import encode_pair, score_contrasted
 from grains_eval.recipes import load_recipe
+from grains_eval.study.contrastive import _preserved
+from grains_eval.study.development_set import ChoiceItem
 from grains_eval.tasks_path import task_directory
+from tests.harness.test_contrastive import DOCS, prompt
+from tests.instances import instance
 from tests.study.studies import SMALL, build, compare, demo_recipe
 
 
@@ -66,3 +71,27 @@ def test_it_is_compared_like_any_method(tmp_path):
     assert report.settings["contrastive"].startswith("α ")
     tasks = {row.comparison.task for row in report.rows if row.comparison.method == "contrastive"}
     assert {"demo_faithfulness", "demo_faithfulness_skills"} <= tasks
+
+
+def test_preserved_items_are_scored_at_every_alpha_and_plainly_without_a_context(loaded_text):
+    """Gold is what is best at the last alpha, so that accuracies tell whose scores were read."""
+    loaded, alphas = loaded_text("llama"), [0.0, 20.0]
+    choices = [" red", " green", " dog", " rome", " yes", " bad"]
+    best = []
+    for doc in DOCS:
+        bare = prompt(doc).replace(doc["c"], "", 1) if doc["c"] else prompt(doc)
+        pairs = [encode_pair(loaded.lm, prompt(doc), bare, choice) for choice in choices]
+        found = score_contrasted(loaded.lm, pairs, alphas, disable_tqdm=True)
+        best.append([max(range(len(row)), key=lambda choice: row[choice][0]) for row in found])
+    assert any(plain != contrasted for plain, contrasted in best)
+    items = [
+        ChoiceItem(
+            f"h{number}",
+            tuple(instance("loglikelihood", doc, (prompt(doc), choice), task="reading") for choice in choices),
+            frozenset([best[number][1]]),
+        )
+        for number, doc in enumerate(DOCS)
+    ]
+    expected = sum(plain == contrasted for plain, contrasted in best) / len(DOCS)
+    assert _preserved(loaded, items, {"reading": "{{c}}"}, alphas) == [expected, 1.0]
+    assert _preserved(loaded, items, {"other": "{{c}}"}, alphas) == [expected, expected]

@@ -7,13 +7,14 @@ import torch
 from grains_eval.attribution.objective import objective
 from grains_eval.models import LoadedModel
 from grains_eval.recipes import parse_recipe
+from grains_eval.study import fidelity as measured
 from grains_eval.study.fidelity import fidelity, preference_without
 from grains_eval.types import PreferenceExample
 from grains_eval.vectors import build_context
 from tests.tiny import picture
 
 
-def context(loaded: LoadedModel, shown=(), **attribution):
+def context(loaded: LoadedModel, shown=(), seed=0, **attribution):
     asked = [
         PreferenceExample(
             f"e{index}", f"h{index}", f"{'<image> ' * len(shown)}what is {word} hello", "yes", "no", shown
@@ -21,7 +22,7 @@ def context(loaded: LoadedModel, shown=(), **attribution):
         for index, word in enumerate(("paris", "rome", "london"))
     ]
     section = {"steps": 4, "max_steps": 4, "max_document_frequency": 1.0, **attribution}
-    recipe = parse_recipe({"name": "t", "data": {"path": "d.jsonl"}, "attribution": section})
+    recipe = parse_recipe({"name": "t", "seed": seed, "data": {"path": "d.jsonl"}, "attribution": section})
     return build_context(loaded, asked, recipe)
 
 
@@ -63,3 +64,20 @@ def test_attributions_beat_random_rankings(loaded_text):
     found = fidelity(made, scored(made))["text"]
     assert found["comprehensiveness"]["difference"] > 0
     assert found["sufficiency"]["difference"] < 0
+
+
+def test_random_rankings_are_drawn_anew_for_every_example_and_seed(loaded_text, monkeypatch):
+    drawn = []
+    real = measured.example_fidelity
+
+    def noted(attribution, remove, seed):
+        drawn.append(seed)
+        return real(attribution, remove, seed)
+
+    monkeypatch.setattr(measured, "example_fidelity", noted)
+    found = []
+    for seed in (0, 0, 1):
+        made = context(loaded_text("llama"), seed=seed)
+        found.append(fidelity(made, scored(made))["text"])
+    assert drawn[:3] == drawn[3:6] and len(set(drawn)) == 6
+    assert found[0] == found[1] != found[2]

@@ -38,9 +38,10 @@ def test_the_loss_is_that_of_the_equation():
         assert float(bidirectional_loss(scores, reference, sign, 0.5)) == pytest.approx(expected)
 
 
-def test_training_follows_the_closed_form_on_a_linear_model():
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
+def test_training_follows_the_closed_form_on_a_linear_model(warmup):
     """`d` cancels: `d beta (u+ - u-) . M_after (d v)`, so AdamW on `-log sigmoid(beta a . v)` gives the same vector."""
-    options = Options(beta=0.7, learning_rate=0.05, epochs=3, batch_size=3, warmup=0.0)
+    options = Options(beta=0.7, learning_rate=0.05, epochs=3, batch_size=3, warmup=warmup)
     given = linear_context(**options.model_dump())
     model = given.loaded.model
     built = run_method(given).vectors
@@ -59,13 +60,21 @@ def test_training_follows_the_closed_form_on_a_linear_model():
         order = torch.Generator().manual_seed(0)
         steps = [batch for _ in range(3) for batch in _batches(order)]
         for number, batch in enumerate(steps):
-            optimiser.param_groups[0]["lr"] = 0.05 * 0.5 * (1 + math.cos(math.pi * number / len(steps)))
+            optimiser.param_groups[0]["lr"] = 0.05 * share_of_rate(number, len(steps), warmup)
             optimiser.zero_grad()
             (-torch.nn.functional.logsigmoid(0.7 * pulls[layer][batch] @ (moved * unit))).mean().backward()
             optimiser.step()
         torch.testing.assert_close(built.directions[layer], (moved * unit).detach(), atol=1e-4, rtol=1e-3)
         assert built.scales[layer] == pytest.approx(scales[layer])
         assert built.statistics[layer]["loss"] < math.log(2)
+
+
+def share_of_rate(number, steps, warmup):
+    """A line from zero over the warm-up, then half a cosine."""
+    first = int(warmup * steps)
+    if number < first:
+        return number / first
+    return 0.5 * (1 + math.cos(math.pi * (number - first) / (steps - first)))
 
 
 def _batches(order):
@@ -111,3 +120,40 @@ def test_the_same_seed_gives_the_same_vectors(loaded_text: Callable[[str], Loade
     one, same, other = (run_method(context(loaded_text("llama"), "bipo", seed, epochs=1)).vectors for seed in (0, 0, 1))
     assert all(torch.equal(one.directions[layer], same.directions[layer]) for layer in one.layers)
     assert any(not torch.equal(one.directions[layer], other.directions[layer]) for layer in one.layers)
+
+
+def trained_by_hand(given, signed):
+    """The vector of layer 1 by equation 3 as it stands, through autograd; `signed` False draws no -1."""
+    model, width = given.loaded.model, 32
+    states = [prompt_states(model, one, one.embeddings[None]) for one in given.examples]
+    unit = median_norms(states)[1] / width**0.5
+    with torch.no_grad():
+        before = [response_logprobs(model, one, one.embeddings[None])[0] for one in given.examples]
+    moved = torch.nn.Parameter(torch.zeros(1, width))
+    optimiser = torch.optim.AdamW([moved], lr=0.2, weight_decay=0.0)
+    order, steps = torch.Generator().manual_seed(0), 8
+    for number in range(steps):
+        if number % 2 == 0:
+            batches = torch.randperm(len(before), generator=order).split(3)
+        batch = batches[number % 2]
+        drawn = 2 * torch.randint(2, (len(batch),), generator=order) - 1
+        optimiser.param_groups[0]["lr"] = 0.2 * share_of_rate(number, steps, 0.0)
+        optimiser.zero_grad()
+        for index, sign in zip(batch.tolist(), (drawn if signed else drawn.abs()).tolist(), strict=True):
+            example = given.examples[index]
+            with added(model, [1], sign * moved * unit):
+                gains = response_logprobs(model, example, example.embeddings[None])[0] - before[index]
+            loss = -torch.nn.functional.logsigmoid(sign * 1.0 * (gains[0] - gains[1]))
+            (loss / len(batch)).backward(inputs=[moved])
+        optimiser.step()
+    return (moved * unit).detach()[0]
+
+
+def test_the_vector_is_trained_in_both_directions(loaded_text: Callable[[str], LoadedModel]) -> None:
+    settings = {"beta": 1.0, "learning_rate": 0.2, "weight_decay": 0.0, "epochs": 4, "batch_size": 3, "warmup": 0.0}
+    given = context(loaded_text("llama"), "bipo", **settings)
+    assert len(given.examples) == 6
+    found = run_method(given).vectors.directions[1]
+    both, one_way = trained_by_hand(given, True), trained_by_hand(given, False)
+    assert float((found - both).norm()) < 0.02 * float((both - one_way).norm())
+    assert float((both - one_way).norm()) > 1e-2 * float(both.norm())

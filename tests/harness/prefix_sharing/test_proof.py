@@ -6,6 +6,7 @@ import random
 from contextlib import ExitStack, contextmanager
 
 import pytest
+import torch
 import transformers as hf
 from lm_eval.models.huggingface import HFLM
 
@@ -13,7 +14,8 @@ from grains_eval.errors import GrainsError
 from grains_eval.harness.model import GrainsHF
 from grains_eval.harness.prefix_sharing import plan
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo, SharedContextMixin, score, shared_scores
-from grains_eval.harness.prefix_sharing.proof import describe, give_up, plain_logprob, shareable, standing
+from grains_eval.harness.prefix_sharing.probes import Probe
+from grains_eval.harness.prefix_sharing.proof import Proof, describe, give_up, plain_logprob, shareable, standing
 from grains_eval.steering import Mover, applied
 from tests.harness.prefix_sharing.test_loglikelihood import furthest, plainly, steering
 from tests.tiny import LLAMA, VOCABULARY, fill, tokenizer
@@ -201,6 +203,24 @@ def test_the_proof_leaves_scores_and_position_scales_as_they_were():
     # a plain score alone is one of a fresh model, whatever ran before
     below = asked((20,), (3,))
     assert plainly(model, below, (), LIMIT) == plainly(dynamic(), below, (), LIMIT)
+
+
+def test_a_longer_row_before_a_probe_does_not_change_its_plain_score():
+    """Prompts with images are passed as they are: nothing but the proof forgets the longest row."""
+    model, (context, answer) = dynamic(), asked((SWITCH + 2,), (3,))[0]
+
+    def score_of(of):
+        logits = of(torch.tensor([[*context, *answer[:-1]]])).logits[0, -len(answer) :]
+        return float(logits.log_softmax(-1).gather(-1, torch.tensor(answer)[:, None]).sum())
+
+    with torch.no_grad():
+        alone = score_of(dynamic())
+        model(torch.tensor([tokens(4 * SWITCH, random.Random(1))]))
+        assert abs(score_of(model) - alone) > 0.01
+        proof = Proof(model, [()])
+        proof.pending = [Probe(0, len(context), len(answer), lambda _: score_of(model))]
+        proof.check([{0: (alone, True)}])
+    assert standing(model).proved == 1
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt"])
