@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from grains_eval.errors import GrainsError
+from grains_eval.harness.applied_artifacts import STEERING_ARGUMENTS
+from grains_eval.models.loading import check_arguments
 from grains_eval.models.memory import SHARE, bytes_per_row
 from grains_eval.models.sketch import Cost, Peak, Sketch, cache_per_token, cost, peak, sketch
 from grains_eval.models.vocabulary import PART_ACCELERATOR, PART_CPU
 from grains_eval.recipes import Recipe
 from grains_eval.study.lengths import Lengths, assumed, read_data
 from grains_eval.study.passes import BASELINE_IMAGES, Phase, phases
+from grains_eval.study.session import check_plain
 
 _GIB = 2**30
 _USABLE = 0.94  # of a GPU's memory: the rest is taken by its context, workspaces and gaps
@@ -42,8 +45,8 @@ def parse_devices(text: str) -> Devices:
     Raises:
         GrainsError: anything else.
     """
-    match = re.fullmatch(r"(?:(\d+)x)?(\d+(?:\.\d+)?)", text.strip())
-    if match is None or not float(match[2]) or match[1] == "0":
+    match = re.fullmatch(r"(?:(\d{1,6})x)?(\d{1,9}(?:\.\d+)?)", text.strip())
+    if match is None or not float(match[2]) or not int(match[1] or 1):
         raise GrainsError(f"device memory '{text}' is not understood; write 24 for one device of 24 GB, or 4x24")
     return Devices(int(match[1] or 1), float(match[2]))
 
@@ -162,7 +165,9 @@ def estimate(
     Raises:
         GrainsError: a model or a method that cannot be told in advance, or data that cannot be read.
     """
+    check_plain(arguments)
     drawn = sketch(arguments)
+    check_arguments(arguments, drawn.model.config, (*STEERING_ARGUMENTS, "share_context"))
     data = read_data(recipe, arguments, drawn, include_path) if lengths is None else assumed(recipe, *lengths)
     found = phases(recipe, data, drawn)
     longest = max(data.build, key=lambda one: one.prompt + max(one.responses))
