@@ -21,15 +21,14 @@ from grains_eval.models.processes import expect_cpu_processes
 
 _BACKENDS = ("default", "causal", "seq2seq")
 # what `from_pretrained` of transformers takes beyond lm-eval's own arguments and the configuration's keys
-_LOADING = frozenset(
-    (
-        "attn_implementation cache_dir code_revision config device_map device_mesh distributed_config dtype "
-        "experts_implementation force_download generation_config ignore_mismatched_sizes kernel_config key_mapping "
-        "load_in_4bit load_in_8bit local_files_only low_cpu_mem_usage max_memory offload_buffers offload_folder "
-        "output_loading_info proxies quantization_config state_dict subfolder token torch_dtype tp_plan tp_size "
-        "use_auth_token use_kernels use_safetensors variant weights_only"
-    ).split()  # noqa: SIM905
-)
+_LOADING = (
+    "attn_implementation", "cache_dir", "code_revision", "config", "device_map", "device_mesh",
+    "distributed_config", "dtype", "experts_implementation", "force_download", "generation_config",
+    "ignore_mismatched_sizes", "kernel_config", "key_mapping", "load_in_4bit", "load_in_8bit", "local_files_only",
+    "low_cpu_mem_usage", "max_memory", "offload_buffers", "offload_folder", "output_loading_info", "proxies",
+    "quantization_config", "state_dict", "subfolder", "token", "torch_dtype", "tp_plan", "tp_size",
+    "use_auth_token", "use_kernels", "use_safetensors", "variant", "weights_only",
+)  # fmt: skip
 
 # lm-eval's HFLM: the untyped decorator that registers the class hides its members from type checkers
 HarnessModel: TypeAlias = Any

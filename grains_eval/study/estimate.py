@@ -15,7 +15,7 @@ from grains_eval.models.sketch import Cost, Peak, Sketch, cache_per_token, cost,
 from grains_eval.models.vocabulary import PART_ACCELERATOR, PART_CPU
 from grains_eval.recipes import Recipe
 from grains_eval.study.lengths import Lengths, assumed, read_data
-from grains_eval.study.passes import BASELINE_IMAGES, Phase, phases
+from grains_eval.study.passes import Phase, image_encodings, phases
 from grains_eval.study.session import check_plain
 
 _GIB = 2**30
@@ -86,7 +86,7 @@ class Estimate:
         phases: The passes.
         cost: Operations of a pass.
         cache: Bytes of keys and values per token of an evaluation.
-        vision: Operations of the vision tower, about.
+        vision: Operations of the vision tower, about: at least and at most.
         notes: What is not counted.
     """
 
@@ -103,7 +103,7 @@ class Estimate:
     phases: Sequence[Phase]
     cost: Cost
     cache: int
-    vision: float
+    vision: tuple[float, float]
     notes: Sequence[str]
 
     def needed(self, rows: int) -> int:
@@ -114,7 +114,7 @@ class Estimate:
         """Floating-point operations, at least and at most."""
         least = sum(run.operations(self.cost) for phase in self.phases for run in phase.least)
         most = sum(run.operations(self.cost) for phase in self.phases for run in phase.most)
-        return least + self.vision, most + self.vision
+        return least + self.vision[0], most + self.vision[1]
 
     def fit(self, devices: Devices) -> Fit:
         """Whether the build fits, and how it is run then."""
@@ -196,12 +196,13 @@ def estimate(
     )
 
 
-def _vision(drawn: Sketch, examples: Sequence[Lengths], recipe: Recipe) -> float:
-    """Operations of the vision tower, about: two for every parameter and patch of an image."""
+def _vision(drawn: Sketch, examples: Sequence[Lengths], recipe: Recipe) -> tuple[float, float]:
+    """Operations of the vision tower, about, at least and at most: two for every parameter and patch of an image."""
     config = getattr(drawn.model.config, "vision_config", None)
     merged = int(getattr(config, "spatial_merge_size", 1)) ** 2  # patches of a token in Qwen-VL
     side, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
     whole = (side // patch) ** 2 if isinstance(side, int) and isinstance(patch, int) else 0
-    times = 1 + BASELINE_IMAGES.get(recipe.attribution.visual_baseline, 0)
-    patches = sum(max(one.visual * merged, one.images * whole) for one in examples)
-    return 2.0 * drawn.vision_parameters * times * patches
+    patches = [max(one.visual * merged, one.images * whole) for one in examples]
+    times = image_encodings(recipe, examples)
+    least, most = (sum(n * each[end] for n, each in zip(patches, times, strict=True)) for end in (0, 1))
+    return 2.0 * drawn.vision_parameters * least, 2.0 * drawn.vision_parameters * most
