@@ -36,6 +36,11 @@ def unknown(name: object, known: Iterable[str], what: str) -> GrainsError:
     return GrainsError(f"unknown {what} '{name}': {hint}known are {', '.join(names)}")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def pick(table: Mapping[str, T], name: str, what: str) -> T:
     """Look a method up in its table.
 

@@ -99,8 +99,10 @@ def lines(found: Estimate, devices: Sequence[Devices], tflops: float | None = No
                 made = [f"{count:,} passes {name} gradient" for name, count in counted.items() if count]
                 spent = _flop(sum(run.operations(found.cost) for run in those))
                 yield f"{phase.name}{how}", f"{', '.join(made)}, {tokens(those):,} tokens, {spent}"
-    if found.vision:
-        yield "vision tower", f"about {_flop(found.vision)}"
+    if found.vision[0]:
+        for how, spent in {"": found.vision[0], ", at most": found.vision[1]}.items():
+            if not how or found.vision[0] != spent:
+                yield f"vision tower{how}", f"about {_flop(spent)}"
     least, most = found.operations()
     yield "operations", _flop(least) if least == most else f"{_flop(least)} to {_flop(most)}"
     yield (

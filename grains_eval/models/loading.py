@@ -16,8 +16,19 @@ from lm_eval.utils import simple_parse_args_string
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from grains_eval.errors import GrainsError, unknown
+from grains_eval.errors import GrainsError, first_line, unknown
 from grains_eval.models.processes import expect_cpu_processes
+
+_BACKENDS = ("default", "causal", "seq2seq")
+# what `from_pretrained` of transformers takes beyond lm-eval's own arguments and the configuration's keys
+_LOADING = (
+    "attn_implementation", "cache_dir", "code_revision", "config", "device_map", "device_mesh",
+    "distributed_config", "dtype", "experts_implementation", "force_download", "generation_config",
+    "ignore_mismatched_sizes", "kernel_config", "key_mapping", "load_in_4bit", "load_in_8bit", "local_files_only",
+    "low_cpu_mem_usage", "max_memory", "offload_buffers", "offload_folder", "output_loading_info", "proxies",
+    "quantization_config", "state_dict", "subfolder", "token", "torch_dtype", "tp_plan", "tp_size",
+    "use_auth_token", "use_kernels", "use_safetensors", "variant", "weights_only",
+)  # fmt: skip
 
 # lm-eval's HFLM: the untyped decorator that registers the class hides its members from type checkers
 HarnessModel: TypeAlias = Any
@@ -92,8 +103,7 @@ def read_config(arguments: Mapping[str, Any]) -> Any:
     except ImportError as error:
         raise missing_package(pretrained, error) from error
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise GrainsError(f"cannot load pretrained='{pretrained}': {reason}") from error
+        raise GrainsError(f"cannot load pretrained='{pretrained}': {first_line(error)}") from error
 
 
 def missing_package(pretrained: Any, error: ImportError) -> GrainsError:
@@ -105,11 +115,26 @@ def missing_package(pretrained: Any, error: ImportError) -> GrainsError:
 
 
 def check_names(arguments: Mapping[str, Any], device: str | None = None) -> None:
-    """Refuse a dtype or device unknown to torch, for which lm-eval raises a traceback or which it silently ignores.
+    """Refuse values for which lm-eval raises a traceback or which it silently ignores.
 
     Raises:
-        GrainsError: the name is unknown.
+        GrainsError: a dtype or device unknown to torch, an unknown backend, or no number where one is needed.
     """
+    for name in ("max_length", "max_batch_size", "prefix_token_id"):
+        least = 0 if name == "prefix_token_id" else 1
+        value = arguments.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise GrainsError(f"{name}={value} is not a whole number from {least} on")
+    backend = arguments.get("backend", "default")
+    if backend not in _BACKENDS:
+        raise GrainsError(f"backend={backend} is not known; write {', '.join(_BACKENDS)}")
+    bos = arguments.get("add_bos_token")
+    if bos is not None and not isinstance(bos, bool):
+        raise GrainsError(f"add_bos_token={bos} is neither true nor false")
+    for name in ("softmax_dtype", "mixed_precision_dtype"):
+        value = arguments.get(name)
+        if isinstance(value, str) and not isinstance(getattr(torch, value, None), torch.dtype):
+            raise GrainsError(f"{name}={value} is not a torch dtype; write float32, bfloat16 or float16")
     dtype = arguments.get("dtype", "auto")
     if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise GrainsError(f"dtype={dtype} is not a torch dtype; write float32, bfloat16, float16 or auto")
@@ -121,6 +146,25 @@ def check_names(arguments: Mapping[str, Any], device: str | None = None) -> None
     # lm_eval's own default is cuda:0, which it turns into the CPU where there is no GPU
     if str(place) == "cuda" and not torch.cuda.is_available():
         raise GrainsError("device=cuda: torch finds no GPU here; write device=cpu or install torch with CUDA")
+
+
+def check_arguments(arguments: Mapping[str, Any], config: Any, extra: Sequence[str] = ()) -> None:
+    """Refuse misspelt model arguments without loading the model, whose constructor refuses them else.
+
+    Args:
+        arguments: lm-eval's model arguments.
+        config: The model's configuration, whose own keys may be given.
+        extra: Further arguments that are known.
+
+    Raises:
+        GrainsError: an argument that neither lm-eval, nor transformers when it loads a model, nor the config knows.
+    """
+    kinds = (HFLM, HFMultimodalLM) if is_vision_language(config) else (HFLM,)
+    known = {*extra, *(name for kind in kinds for name in inspect.signature(kind.__init__).parameters)}
+    known -= {"self", "args", "kwargs"}
+    for name in arguments:
+        if name not in known and name not in _LOADING and not hasattr(config, name):
+            raise unknown(name, known, "model argument")
 
 
 def unknown_argument(error: TypeError, extra: Sequence[str] = ()) -> GrainsError | None:

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from grains_eval.errors import GrainsError
+from grains_eval.harness.applied_artifacts import STEERING_ARGUMENTS
+from grains_eval.models.loading import check_arguments
 from grains_eval.models.memory import SHARE, bytes_per_row
 from grains_eval.models.sketch import Cost, Peak, Sketch, cache_per_token, cost, peak, sketch
 from grains_eval.models.vocabulary import PART_ACCELERATOR, PART_CPU
 from grains_eval.recipes import Recipe
 from grains_eval.study.lengths import Lengths, assumed, read_data
-from grains_eval.study.passes import BASELINE_IMAGES, Phase, phases
+from grains_eval.study.passes import Phase, image_encodings, phases
+from grains_eval.study.session import check_plain
 
 _GIB = 2**30
 _USABLE = 0.94  # of a GPU's memory: the rest is taken by its context, workspaces and gaps
@@ -42,8 +45,8 @@ def parse_devices(text: str) -> Devices:
     Raises:
         GrainsError: anything else.
     """
-    match = re.fullmatch(r"(?:(\d+)x)?(\d+(?:\.\d+)?)", text.strip())
-    if match is None or not float(match[2]) or match[1] == "0":
+    match = re.fullmatch(r"(?:(\d{1,6})x)?(\d{1,9}(?:\.\d+)?)", text.strip())
+    if match is None or not float(match[2]) or not int(match[1] or 1):
         raise GrainsError(f"device memory '{text}' is not understood; write 24 for one device of 24 GB, or 4x24")
     return Devices(int(match[1] or 1), float(match[2]))
 
@@ -83,7 +86,7 @@ class Estimate:
         phases: The passes.
         cost: Operations of a pass.
         cache: Bytes of keys and values per token of an evaluation.
-        vision: Operations of the vision tower, about.
+        vision: Operations of the vision tower, about: at least and at most.
         notes: What is not counted.
     """
 
@@ -100,7 +103,7 @@ class Estimate:
     phases: Sequence[Phase]
     cost: Cost
     cache: int
-    vision: float
+    vision: tuple[float, float]
     notes: Sequence[str]
 
     def needed(self, rows: int) -> int:
@@ -111,7 +114,7 @@ class Estimate:
         """Floating-point operations, at least and at most."""
         least = sum(run.operations(self.cost) for phase in self.phases for run in phase.least)
         most = sum(run.operations(self.cost) for phase in self.phases for run in phase.most)
-        return least + self.vision, most + self.vision
+        return least + self.vision[0], most + self.vision[1]
 
     def fit(self, devices: Devices) -> Fit:
         """Whether the build fits, and how it is run then."""
@@ -162,7 +165,9 @@ def estimate(
     Raises:
         GrainsError: a model or a method that cannot be told in advance, or data that cannot be read.
     """
+    check_plain(arguments)
     drawn = sketch(arguments)
+    check_arguments(arguments, drawn.model.config, (*STEERING_ARGUMENTS, "share_context"))
     data = read_data(recipe, arguments, drawn, include_path) if lengths is None else assumed(recipe, *lengths)
     found = phases(recipe, data, drawn)
     longest = max(data.build, key=lambda one: one.prompt + max(one.responses))
@@ -191,12 +196,13 @@ def estimate(
     )
 
 
-def _vision(drawn: Sketch, examples: Sequence[Lengths], recipe: Recipe) -> float:
-    """Operations of the vision tower, about: two for every parameter and patch of an image."""
+def _vision(drawn: Sketch, examples: Sequence[Lengths], recipe: Recipe) -> tuple[float, float]:
+    """Operations of the vision tower, about, at least and at most: two for every parameter and patch of an image."""
     config = getattr(drawn.model.config, "vision_config", None)
     merged = int(getattr(config, "spatial_merge_size", 1)) ** 2  # patches of a token in Qwen-VL
     side, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
     whole = (side // patch) ** 2 if isinstance(side, int) and isinstance(patch, int) else 0
-    times = 1 + BASELINE_IMAGES.get(recipe.attribution.visual_baseline, 0)
-    patches = sum(max(one.visual * merged, one.images * whole) for one in examples)
-    return 2.0 * drawn.vision_parameters * times * patches
+    patches = [max(one.visual * merged, one.images * whole) for one in examples]
+    times = image_encodings(recipe, examples)
+    least, most = (sum(n * each[end] for n, each in zip(patches, times, strict=True)) for end in (0, 1))
+    return 2.0 * drawn.vision_parameters * least, 2.0 * drawn.vision_parameters * most

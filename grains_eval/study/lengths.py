@@ -10,7 +10,7 @@ import torch
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, first_line
 from grains_eval.examples import load_examples
 from grains_eval.models import EncodedExample, LoadedModel, image_inputs, prompt_text
 from grains_eval.models.loading import is_vision_language
@@ -87,7 +87,7 @@ def read_data(recipe: Recipe, arguments: Mapping[str, Any], drawn: Sketch, inclu
     try:
         loaded = LoadedModel.of(_tokenizing(arguments, drawn))
     except (OSError, ValueError, TypeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise GrainsError(
             f"'{arguments['pretrained']}' has no tokenizer that can be loaded ({reason}); {advice}"
         ) from error
@@ -97,7 +97,7 @@ def read_data(recipe: Recipe, arguments: Mapping[str, Any], drawn: Sketch, inclu
     except GrainsError:
         raise
     except Exception as error:  # a hub that cannot be reached raises anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise GrainsError(f"the recipe's data cannot be read ({reason}); {advice}") from error
     preserved = [
         (len(pairs[0][0]), [len(answer) for _, answer in pairs])

@@ -221,7 +221,28 @@ def _fidelity(recipe: Recipe, examples: Sequence[Lengths], count: _Counter) -> P
         for tokens_of in (one.prompt - one.visual, one.visual):  # text and images are ranked among themselves
             if tokens_of > 1:
                 runs += count.logprobs(one, sets + min(LEFT_OUT, tokens_of))
+        if greyed := _greyed_for_fidelity(recipe, one):
+            runs.append(Run(greyed, one.prompt, reads=1))
     return Phase("fidelity of the attributions", (), tuple(runs))
+
+
+def _greyed_for_fidelity(recipe: Recipe, one: Lengths) -> int:
+    """How often at most an example's images are encoded anew with patches greyed: once a set but the empty one."""
+    if recipe.vectors.mask != "pixel" or one.visual < 2:
+        return 0
+    return 2 * (1 + DRAWS) * len(SHARES) + min(LEFT_OUT, one.visual)
+
+
+def image_encodings(recipe: Recipe, examples: Sequence[Lengths]) -> list[tuple[int, int]]:
+    """How often the images of each example pass the vision tower, at least and at most."""
+    once = 1 + BASELINE_IMAGES.get(recipe.attribution.visual_baseline, 0)
+    found: list[tuple[int, int]] = []
+    for index, one in enumerate(examples):
+        more = 0
+        if METHODS.get(recipe.vectors.method) in (_grains, _random_tokens) and recipe.vectors.mask == "pixel":
+            more = 2 + (index < recipe.attribution.fidelity_examples) * _greyed_for_fidelity(recipe, one)
+        found.append((once, once + more))
+    return found
 
 
 def _random_tokens(recipe: Recipe, examples: Sequence[Lengths], count: _Counter) -> list[Phase]:

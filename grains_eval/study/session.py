@@ -82,9 +82,18 @@ def load_plain(model_args: Mapping[str, Any]) -> SteeringMixin:
     """The unsteered model, to build on.
 
     Raises:
-        GrainsError: arguments that would steer it; see also `GrainsHF`.
+        GrainsError: see `check_plain` and `GrainsHF`.
+    """
+    check_plain(model_args)
+    return load_lm(model_args)
+
+
+def check_plain(model_args: Mapping[str, Any]) -> None:
+    """Refuse arguments that would steer the model of a build.
+
+    Raises:
+        GrainsError: there are some.
     """
     steering = [name for name in STEERING_ARGUMENTS if name != "plugins" and model_args.get(name) is not None]
     if steering:
         raise GrainsError(f"unknown model argument '{steering[0]}' of a build: it starts from the unsteered model")
-    return load_lm(model_args)

@@ -138,7 +138,36 @@ def test_passes_with_images(family, tmp_path, tiny_vision, loaded_vision):
         build(given, {"pretrained": str(tiny_vision(family)), "dtype": "float32"}, tmp_path / "v", loaded=loaded)
     assert told(given, tiny_vision(family)) == done
     found = estimate(given, {"pretrained": str(tiny_vision(family)), "dtype": "float32", "device": "cpu"})
-    assert found.vision > 0
+    assert found.vision[0] == found.vision[1] > 0
+
+
+@contextmanager
+def encoded(model):
+    """Images through the vision tower."""
+    images = []
+    tower = model.get_encoder(modality="image")
+    handle = tower.register_forward_pre_hook(lambda *_: images.append(1))
+    try:
+        yield images
+    finally:
+        handle.remove()
+
+
+def test_passes_of_greyed_images_are_told_at_most(tmp_path, tiny_vision, loaded_vision):
+    """Every set of removed patches is an image of its own."""
+    changes = ("attribution.fidelity_examples=1", "vectors.mask=pixel")
+    given, loaded = recipe(tmp_path, *changes, images=True), loaded_vision("llava")
+    with counted(loaded.model) as done, encoded(loaded.model) as images:
+        build(given, {"pretrained": str(tiny_vision("llava")), "dtype": "float32"}, tmp_path / "v", loaded=loaded)
+    found = estimate(given, {"pretrained": str(tiny_vision("llava")), "dtype": "float32", "device": "cpu"})
+    runs = [run for phase in found.phases for run in phase.most]
+    least = total([run for phase in found.phases for run in phase.least], backward=False)
+    assert least < done["without"] <= total(runs, backward=False) <= 1.1 * done["without"]
+    assert done["tokens"] <= tokens(runs) <= 1.1 * done["tokens"]
+    plain = recipe(tmp_path, changes[0], images=True)
+    unmasked = estimate(plain, {"pretrained": str(tiny_vision("llava")), "dtype": "float32", "device": "cpu"})
+    most, once = found.vision[1], unmasked.vision[0] / 2 / 6  # a prompt and its blank image, six examples
+    assert 0.8 * len(images) <= most / once <= len(images)
 
 
 MEASURED = """
@@ -221,6 +250,51 @@ def test_the_command_prints_every_number_from_a_configuration_alone(big, capsys)
     assert {"activations", "gradients", "peak, one row", "peak, 20 rows", "operations", "evaluation", "time"} <= set(
         printed
     )
+
+
+BAD_ARGUMENTS = {
+    "dtyp=bfloat16": "unknown model argument 'dtyp': did you mean 'dtype'?",
+    "foo=1": "unknown model argument 'foo'",
+    "vectors=foo": "unknown model argument 'vectors' of a build",
+    "max_length=abc": "max_length=abc is not a whole number",
+    "backend=zz": "backend=zz is not known; write default, causal, seq2seq",
+    "add_bos_token=7": "add_bos_token=7 is neither true nor false",
+    "softmax_dtype=zz": "softmax_dtype=zz is not a torch dtype",
+}
+
+
+@pytest.mark.parametrize("estimating", [True, False])
+@pytest.mark.parametrize("argument", BAD_ARGUMENTS)
+def test_estimate_and_build_refuse_the_same_arguments(argument, estimating, tmp_path, tiny_text, capsys):
+    made = recipe(tmp_path)
+    (tmp_path / "r.yaml").write_text(made.to_yaml())
+    where = ["--estimate"] if estimating else ["--output_path", str(tmp_path / "v")]
+    model = f"pretrained={tiny_text('llama')},dtype=float32,{argument}"
+    assert cli.main(["build", "--config", str(tmp_path / "r.yaml"), "--model_args", model, *where]) == 2
+    text = capsys.readouterr().err
+    said = [line for line in text.splitlines() if line.startswith("grains-eval: ")]
+    assert len(said) == 1 and BAD_ARGUMENTS[argument] in said[0] and "Traceback" not in text
+
+
+def test_what_transformers_takes_is_not_refused(tiny_text, tmp_path):
+    more = {"attn_implementation": "eager", "low_cpu_mem_usage": True, "plugins": None, "share_context": False}
+    given = {"pretrained": str(tiny_text("llama")), "dtype": "float32", "device": "cpu", "num_labels": 2, **more}
+    assert estimate(recipe(tmp_path), given, lengths=(9, 3)).parameters
+
+
+def test_an_error_without_a_message_is_named(tiny_text, tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError
+
+    monkeypatch.setattr("grains_eval.study.lengths._tokenizing", fails)
+    with pytest.raises(GrainsError, match=r"has no tokenizer that can be loaded \(OSError\)"):
+        estimate(recipe(tmp_path), {"pretrained": str(tiny_text("llama"))})
+
+
+@pytest.mark.parametrize("text", ["00x24", "0x24", "0", "9" * 400, "9" * 400 + "x24", "24x", "nan"])
+def test_device_memory_that_is_no_amount(text):
+    with pytest.raises(GrainsError, match="is not understood; write 24 for one device"):
+        parse_devices(text)
 
 
 @pytest.mark.parametrize(
