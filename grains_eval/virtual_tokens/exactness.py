@@ -213,8 +213,3 @@ def _compare(probe: _Probe, places: Layout) -> None:
             f"no token that was taken out moved a log-probability by more than {effect:.1e} nats, too little to tell "
             "whether it would be shown exactly"
         )
-
-
-def is_learned(model: PreTrainedModel) -> bool:
-    """Whether the model's positions are learned, so that a virtual token's distance has no effect."""
-    return not layout(model).is_rotary

@@ -9,9 +9,11 @@ from grains_eval.demo.run import demo_model_args
 from grains_eval.errors import NotApplicable
 from grains_eval.examples import load_examples
 from grains_eval.harness.contrastive import encode_pair, score_contrasted
+from grains_eval.models import LoadedModel
 from grains_eval.recipes import load_recipe
 from grains_eval.study.contrastive import _preserved
 from grains_eval.study.development_set import ChoiceItem
+from grains_eval.study.session import load_plain
 from grains_eval.tasks_path import task_directory
 from tests.harness.test_contrastive import DOCS, prompt
 from tests.instances import instance
@@ -73,9 +75,10 @@ def test_it_is_compared_like_any_method(tmp_path):
     assert {"demo_faithfulness", "demo_faithfulness_skills"} <= tasks
 
 
-def test_preserved_items_are_scored_at_every_alpha_and_plainly_without_a_context(loaded_text):
+def test_preserved_items_are_scored_at_every_alpha_and_plainly_without_a_context(tiny_text):
     """Gold is what is best at the last alpha, so that accuracies tell whose scores were read."""
-    loaded, alphas = loaded_text("llama"), [0.0, 20.0]
+    arguments = {"pretrained": str(tiny_text("llama")), "dtype": "float32", "device": "cpu", "batch_size": 2}
+    loaded, alphas = LoadedModel.of(load_plain(arguments)), [0.0, 20.0]
     choices = [" red", " green", " dog", " rome", " yes", " bad"]
     best = []
     for doc in DOCS:
