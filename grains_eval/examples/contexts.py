@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from grains_eval.errors import GrainsError
-from grains_eval.examples.files import field
+from grains_eval.examples.fields import field
 
 KEY = "context_key"
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset, load_dataset
 from PIL import Image
 
-from grains_eval.errors import GrainsError, unknown
+from grains_eval.errors import GrainsError
+from grains_eval.examples.contexts import context_of
 from grains_eval.examples.documents import doc_hash
-from grains_eval.lm_eval_versions import apply_template
+from grains_eval.examples.fields import field
 from grains_eval.questions import question_hashes
 from grains_eval.recipes import Data
 from grains_eval.types import Message, PreferenceExample
@@ -43,19 +44,6 @@ def read_rows(data: Data, split: str | None) -> Dataset:
         raise GrainsError(f"data.path '{data.path}' cannot be loaded: {reason}") from error
 
 
-def field(row: Mapping[str, Any], name: str) -> Any:
-    """A field's value, or a Jinja template rendered over the row.
-
-    Raises:
-        GrainsError: neither.
-    """
-    if name in row:
-        return row[name]
-    if "{{" in name or "{%" in name:
-        return apply_template(name, dict(row))
-    raise unknown(name, row, "field of the data")
-
-
 def examples_from_rows(rows: Iterable[tuple[int, dict[str, Any]]], data: Data) -> Iterator[PreferenceExample]:
     """Turn rows, each with its index, into preference examples.
 
@@ -79,13 +67,8 @@ def examples_from_rows(rows: Iterable[tuple[int, dict[str, Any]]], data: Data) -
             images=_images(field(row, data.images), name, data.folder) if data.images else (),
             cluster=str(field(row, data.cluster)) if data.cluster else None,
             question=question_hashes(row, shown),
-            context=_context(row, data),
+            context=context_of(data.context, row) if data.context else None,
         )
-
-
-def _context(row: Mapping[str, Any], data: Data) -> str | None:
-    found = field(row, data.context) if data.context else None
-    return str(found) if found is not None and str(found).strip() else None
 
 
 def _prompt(value: Any, data: Data, name: str) -> str | tuple[Message, ...]:
