@@ -273,7 +273,7 @@ class ContrastMixin(_Base):
             if shows_images(request):
                 raise GrainsError(f"task {name}: prompts with images are not run without their context; leave it out")
             found[index] = without_context(request.args[0], context, f"task {name}, document {request.doc_id}")
-        self._check_cache(requests, found)
+        self._check_cached_prompts(requests, found)
         if plain:
             logger.info("no context is declared for %s: scored as without a contrast", ", ".join(sorted(plain)))
         return found
@@ -364,7 +364,7 @@ class ContrastMixin(_Base):
         processors = LogitsProcessorList([WithoutContext(self.model, ids, mask, contrast.alpha)])
         return super()._model_generate(context, max_length, *arguments, logits_processor=processors, **keywords)
 
-    def _check_cache(self, requests: Sequence[Instance], bare: Mapping[int, str]) -> None:
+    def _check_cached_prompts(self, requests: Sequence[Instance], bare: Mapping[int, str]) -> None:
         """Refuse prompts that a cache, which knows the prompt alone, would give each other's answers."""
         if self.cache_hook.dbdict is None:
             return

@@ -47,7 +47,7 @@ def lm(arguments: dict[str, str]) -> GrainsHF:
 
 
 def noted(folder: Path) -> dict[str, Any]:
-    return {key: read_run(folder).results[key] for key in NOTED}
+    return {key: read_run(folder).results.get(key) for key in NOTED}
 
 
 @pytest.mark.parametrize("settings", [{}, PROMPTED], ids=["plain", "prompted"])

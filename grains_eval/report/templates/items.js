@@ -30,7 +30,7 @@
   const gained = (i) => (method.score[i] - table.score[i]) * (table.higher === false ? -1 : 1) || 0;
   const words = () => (table.higher === null ? ["rose", "fell"] : ["helped", "harmed"]);
   const effect = (i) => (gained(i) > 0 ? words()[0] : gained(i) < 0 ? words()[1] : "same");
-  // as numpy's argmax, with which lm-eval scores: the first of equals, and what is no number before all
+  // as numpy's argmax, with which lm_eval scores: the first of equals, and what is no number before all
   const best = (scores) => scores.indexOf(scores.includes(null) ? null : Math.max(...scores));
   const said = (side, i) => {
     const answer = side.answer[i];
