@@ -58,6 +58,7 @@ def test_a_file_is_imported_once_and_its_source_is_known(tmp_path, monkeypatch):
     plugins.load_plugins(["plugin_one"])  # by the other name, it is the same module
 
 
+@pytest.mark.slow
 def test_a_taken_name_is_the_newcomers_fault_even_before_the_table_was_read():
     code = (
         "import grains_eval as ge\n"

@@ -92,6 +92,7 @@ def test_mcnemar_items_needed_reaches_its_power() -> None:
     assert mcnemar_power(0.15, 0.05, round(0.8 * n)) < 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("helped", "harmed", "n", "alpha"), [(0.2, 0.1, 37, 0.05), (0.01, 0.03, 900, 0.01)])
 def test_mcnemar_power_is_the_sum_over_all_tables(helped: float, harmed: float, n: int, alpha: float) -> None:
     total = 0.0

@@ -65,6 +65,7 @@ def test_steering_requires_what_the_errors_name():
     assert {names.get(name, name).replace("_", "-") for name in STEERING_PACKAGES} <= found
 
 
+@pytest.mark.slow
 def test_runs_of_every_tool_are_compared_without_them(tmp_path):
     folders = runs(tmp_path, TaskData({"acc": bits(40, 0.5, 1)}), TaskData({"acc": bits(40, 0.6, 2)}))
     pairs = {"lm_eval": folders, **{home.name: (home / "baseline", home / "steered") for home in (INSPECT, LMMS)}}

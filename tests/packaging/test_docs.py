@@ -112,6 +112,7 @@ AROUND = {
 SHORTER = {'["truthfulqa_mc1"])': '["demo_text_split"], limit=2)'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "code"), [one for one in each("python") if one.values[0].name != "extending.md"])
 def test_python_runs(page, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

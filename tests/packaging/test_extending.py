@@ -39,6 +39,7 @@ def test_the_tutorial_leads_to_a_row_in_the_report(tmp_path):
     assert set(note["provenance"]["plugins"]) == {"my_methods"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_every_python_block_registers_what_it_says(number, tmp_path):
     (tmp_path / "block.py").write_text(blocks("python")[number])

@@ -29,6 +29,7 @@ def test_a_grid_is_a_product_of_variants():
             parse_grid([wrong], demo_recipe())
 
 
+@pytest.mark.slow
 def test_an_ablation_reports_every_point_with_its_faithfulness(tmp_path, monkeypatch):
     attributed, loads = Counter(), []
 

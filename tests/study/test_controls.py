@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from grains_eval.demo.run import demo_model_args
@@ -13,6 +14,7 @@ from grains_eval.types import SteeringConfig, SteeringVectors
 from tests.study.studies import compare, demo_recipe
 
 
+@pytest.mark.slow
 def test_controls_stand_beside_a_method_that_moves_something(tmp_path):
     still, moving = ({"steering": {"layers": [2], "strength": strength}} for strength in (0.0, 2.0))
     small = demo_recipe("evaluation.limit=6", "evaluation.control_draws=1", "data.examples=8")
@@ -30,6 +32,7 @@ def test_controls_stand_beside_a_method_that_moves_something(tmp_path):
     assert alone.controls == {"vocabulary"} and not alone.bands
 
 
+@pytest.mark.slow
 def test_every_setting_has_controls_of_its_own_made_once(tmp_path, monkeypatch):
     weak, strong = ({"steering": {"layers": [2], "strength": strength}} for strength in (1.0, 4.0))
     other = {**strong, "vectors": {"direction": "mean"}}

@@ -124,6 +124,7 @@ def test_passes_of_fidelity_are_told_at_most(tmp_path, tiny_text, loaded_text):
     assert least < done["without"] <= most <= done["without"] + 3
 
 
+@pytest.mark.slow
 def test_passes_of_a_model_that_cannot_share_prompts(tmp_path, tiny_text, loaded_text):
     given, loaded = recipe(tmp_path), loaded_text("mamba")
     with counted(loaded.model) as done:
@@ -131,6 +132,7 @@ def test_passes_of_a_model_that_cannot_share_prompts(tmp_path, tiny_text, loaded
     assert told(given, tiny_text("mamba")) == done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llava", "gemma3"])
 def test_passes_with_images(family, tmp_path, tiny_vision, loaded_vision):
     given, loaded = recipe(tmp_path, images=True), loaded_vision(family)
@@ -228,6 +230,7 @@ def big(tmp_path):
     return tmp_path / "8b"
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_number_from_a_configuration_alone(big, capsys):
     words = ["build", "--config", "truthfulqa", "--model_args", f"pretrained={big}", "--estimate"]
     words += ["--prompt_tokens", "128", "--device_memory", "8,24,80,4x8,4x24", "--device_tflops", "100"]

@@ -155,6 +155,7 @@ def test_every_behaviour_has_a_readme(path: Path):
     assert (path / "README.md").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(HARNESS >= (0, 5), reason="lm_eval 0.5.0.dev1 cannot build generation tasks with pictures")
 def test_picture_tasks_generate_and_keep_what_a_judge_reads(
     tiny_vision: Callable[[str], Path], manager: TaskManager, local_data: Path

@@ -246,6 +246,7 @@ def test_masking_a_visual_token_is_removing_its_pixels(bundled: tuple[Any, Any])
     assert both.norm(dim=-1).mean() < 5  # words have a norm near 1
 
 
+@pytest.mark.slow
 def test_lm_eval_loads_the_tasks_and_draws_their_pictures() -> None:
     manager = TaskManager(include_path=str(task_directory() / "demo" / "image"))
     names = [
