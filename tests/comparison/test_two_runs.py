@@ -104,7 +104,7 @@ def plain_runs(tasks: Path, tiny_text: Callable[[str], Path], tmp_path_factory: 
 
 @pytest.mark.slow
 def test_two_plain_runs_of_lm_eval_compare(plain_runs: list[Path], tmp_path: Path) -> None:
-    report = compare_runs(plain_runs, tmp_path / "report", analysis=Analysis(subtasks=True))
+    report = compare_runs(plain_runs, tmp_path / "report", analysis=Analysis(subtasks=True, all_metrics=True))
     rows = {(row.comparison.task, row.comparison.metric): row.comparison for row in report.rows}
     first, second = (read_run(path).results["results"] for path in plain_runs)
     assert set(rows) == {
