@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lm_eval.api.instance import Instance
 
 from grains_eval.errors import GrainsError
 from grains_eval.harness.insertion import Insertion, _say_cut, into_batch, out_of_batch
 from grains_eval.virtual_tokens.merging import merged
 from tests.harness.test_model import requests
+from tests.instances import instance
 from tests.virtual_tokens.models import some_found
 
 
@@ -57,7 +57,7 @@ def test_full_prompts_lose_their_first_tokens_and_no_inserted_one(form, token_fo
 
 def _generate(text, tokens):
     options = {"until": ["@"], "do_sample": False, "max_gen_toks": tokens}
-    return Instance("generate_until", {}, (text, options), 0, metadata=("t", 0, 1))
+    return instance("generate_until", {}, (text, options))
 
 
 @pytest.mark.parametrize("share", [True, False])
