@@ -151,6 +151,9 @@ class BinaryPairs:
         return found
 
 
+NO_SPREAD = "binomial bound"  # the name of that test in tables
+
+
 @dataclass(frozen=True)
 class NoSpread:
     """Every unit changed by the same amount, mostly by none: all that is known is how rare others can be.
@@ -266,7 +269,7 @@ def _resampled(
         if not bounded:
             return found
         assumption = f"{unit} are independent and scores have bounds"
-        return replace(found, test="binomial bound", assumption=assumption, guaranteed=float(np.ptp(shares)) < 1e-9)
+        return replace(found, test=NO_SPREAD, assumption=assumption, guaranteed=float(np.ptp(shares)) < 1e-9)
     varied = bootstrap.varied(sums / shares)
     # resamples without the few units that differ have no spread: ratios to it say nothing
     if 0 < varied < bootstrap.FEWEST_DIFFERENT and not bounded:

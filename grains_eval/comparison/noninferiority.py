@@ -10,6 +10,7 @@ from typing import Literal
 from scipy import stats
 
 from grains_eval.comparison.estimates import Row
+from grains_eval.comparison.intervals import NO_SPREAD
 from grains_eval.comparison.significance import holm
 from grains_eval.types import Comparison
 
@@ -134,7 +135,11 @@ def _verdict(
     gain = -comparison.difference if comparison.higher_is_better is False else comparison.difference
     needed = None
     if answer == "cannot tell" and interval is not None and comparison.units_needed is None:
-        needed = _needed(gain, _turned(comparison, interval), margin, comparison.clusters or comparison.n, level, power)
+        units, ends = comparison.clusters or comparison.n, _turned(comparison, interval)
+        if comparison.test == NO_SPREAD:
+            needed = _needed_alike(gain, ends, margin, units, level)
+        else:
+            needed = _needed(gain, ends, margin, units, level, power)
     per_unit = comparison.n / comparison.clusters if comparison.clusters else 1.0
     return CapabilityVerdict(
         method=comparison.method,
@@ -173,6 +178,23 @@ def _tails(row: Row, margin: float) -> tuple[float, float]:
         above, below = row.procedure.tails(margin)
         return below, above
     return row.procedure.tails(-margin)
+
+
+def _needed_alike(gain: float, interval: tuple[float, float], margin: float, units: int, alpha: float) -> int | None:
+    """Units that would tell, were all of them to change as these, which all changed alike.
+
+    The interval then narrows with their number, not with its root: each end lies a share of the reach away, and that
+    share is `1 - (alpha / 2)^(1 / units)`; see `intervals.NoSpread`.
+    """
+    distance = abs(gain + margin)
+    half = gain - interval[0] if gain > -margin else interval[1] - gain
+    if not math.isfinite(half) or distance == 0:
+        return None
+    reach = half / (1 - (alpha / 2) ** (1 / units))
+    if distance >= reach:
+        return units + 1
+    needed = math.log(alpha / 2) / math.log1p(-distance / reach)
+    return max(units + 1, math.ceil(needed)) if needed <= MOST_ITEMS else None
 
 
 def _needed(

@@ -58,6 +58,30 @@ def test_items_needed_would_tell() -> None:
     assert np.mean(told) == pytest.approx(0.8, abs=0.07)
 
 
+@pytest.mark.parametrize(("difference", "reach"), [(0.0, 9.8), (0.004, 2.0), (-0.05, 3.0)])
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_units_that_all_changed_alike_need_as_many_more_as_the_bound_says(
+    difference: float, reach: float, higher_is_better: bool
+) -> None:
+    """The bound narrows with the number of units, not with its root: that many clear the margin, fewer do not."""
+
+    def bound(units: int) -> tuple[float, float]:
+        return statistics.NoSpread(difference, units, reach).interval(0.05)
+
+    seen = row(difference, 0, interval=bound(71), n=269, clusters=71, test=statistics.NO_SPREAD, standard_error=0.0)
+    low, high = seen.interval
+    if not higher_is_better:
+        seen = replace(seen, difference=-difference, interval=(-high, -low), higher_is_better=False)
+    verdict = judge(seen, 0.01)
+    assert verdict.answer == "cannot tell" and verdict.clusters_needed is not None
+
+    def tells(units: int) -> bool:
+        low, high = bound(units)
+        return low >= -0.01 if difference > -0.01 else high <= -0.01
+
+    assert tells(verdict.clusters_needed) and not tells(verdict.clusters_needed - 1)
+
+
 def test_no_number_of_items_tells_on_the_margin() -> None:
     assert judge(row(-0.01, 0.02), 0.01).items_needed is None
 
