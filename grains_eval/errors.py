@@ -41,6 +41,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def kind_and_line(error: BaseException, most: int = 200) -> str:
+    """The kind of an error and the first line of its message, cut to `most` characters."""
+    message = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {message[:most]}"
+
+
 def pick(table: Mapping[str, T], name: str, what: str) -> T:
     """Look a method up in its table.
 

@@ -21,7 +21,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def load_entry_points() -> None:
             entry.load()
             _remember(sys.modules[entry.module])
         except Exception as error:  # other people's code may fail in any way
-            logger.warning("the plug-in %s (%s) could not be imported: %s", entry.name, entry.value, _first_line(error))
+            logger.warning("the plug-in %s (%s) could not be imported: %s", entry.name, entry.value, first_line(error))
 
 
 def load_plugins(names: Iterable[str], folder: Path | None = None) -> None:
@@ -67,7 +67,7 @@ def load_plugins(names: Iterable[str], folder: Path | None = None) -> None:
             raise GrainsError(f"plug-in '{name}': {error}") from error
         except Exception as error:  # the user's own code may fail in any way
             raise GrainsError(
-                f"plug-in '{name}' could not be imported ({type(error).__name__}: {_first_line(error)}); give the name "
+                f"plug-in '{name}' could not be imported ({type(error).__name__}: {first_line(error)}); give the name "
                 "of a module that Python finds here, or the path of a .py file"
             ) from error
 
@@ -124,8 +124,3 @@ def _import_file(file: Path) -> ModuleType:
         del sys.modules[file.stem]
         raise
     return module
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else ""

@@ -9,7 +9,7 @@ from typing import Any, cast
 from datasets import Dataset, load_dataset
 from PIL import Image
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, first_line
 from grains_eval.examples.contexts import context_of
 from grains_eval.examples.documents import doc_hash
 from grains_eval.examples.fields import field
@@ -40,7 +40,7 @@ def read_rows(data: Data, split: str | None) -> Dataset:
     except GrainsError:
         raise
     except Exception as error:  # datasets raises many kinds for offline hubs, bad JSON and bad schemas
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise GrainsError(f"data.path '{data.path}' cannot be loaded: {reason}") from error
 
 

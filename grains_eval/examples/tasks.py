@@ -15,7 +15,7 @@ from typing import Any, cast
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
-from grains_eval.errors import GrainsError, unknown
+from grains_eval.errors import GrainsError, first_line, unknown
 from grains_eval.examples.contexts import context_of, declared_context
 from grains_eval.examples.documents import doc_hash
 from grains_eval.examples.prompts import task_prompt
@@ -72,7 +72,7 @@ def load_task(
     except GrainsError:
         raise
     except Exception as error:  # datasets raises many kinds for missing files, offline hubs and bad schemas
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise GrainsError(f"the data of task '{name}' cannot be loaded: {reason}") from error
     if task.OUTPUT_TYPE != "multiple_choice":
         raise GrainsError(

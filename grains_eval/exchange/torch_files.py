@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, first_line
 
 
 def is_torch_file(file: Path) -> bool:
@@ -29,9 +29,4 @@ def read_tensors(file: Path) -> Any:
             f"'{file}' holds Python objects, which are never unpickled; save a dict of plain tensors with torch.save"
         ) from error
     except Exception as error:  # torch raises whatever a wrong length leads to
-        raise GrainsError(f"'{file}' is not a readable file of torch.save: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+        raise GrainsError(f"'{file}' is not a readable file of torch.save: {first_line(error)}") from error

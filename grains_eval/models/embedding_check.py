@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, kind_and_line
 from grains_eval.models.activations import captured, prompt_states, response_states
 from grains_eval.models.encoded import EncodedExample
 from grains_eval.models.encoding import encode, without_sharing
@@ -67,7 +67,7 @@ def encode_all(
     expected = _attempt(lambda: [_plain(loaded, encoded[index], reads_states) for index in chosen])
     if isinstance(expected, Exception):
         raise GrainsError(
-            f"{_family(loaded.model)} itself fails where the harness would run it ({_first_line(expected)})"
+            f"{_family(loaded.model)} itself fails where the harness would run it ({kind_and_line(expected)})"
         ) from expected
 
     def worst() -> Difference:
@@ -85,7 +85,7 @@ def encode_all(
     if isinstance(off, Exception):
         raise GrainsError(
             f"{_family(loaded.model)} cannot be run from embeddings, which builds start from "
-            f"({_first_line(off)}); choose another model"
+            f"({kind_and_line(off)}); choose another model"
         ) from off
     if off.over > 1:
         raise GrainsError(
@@ -287,23 +287,19 @@ def refused_in_one_line(model: PreTrainedModel) -> Generator[None, None, None]:
         raise
     except Exception as error:
         raise GrainsError(
-            f"{_family(model)} cannot be attributed: it fails on embeddings between tokens ({_first_line(error)}); "
+            f"{_family(model)} cannot be attributed: it fails on embeddings between tokens ({kind_and_line(error)}); "
             "methods without attribution (caa, icv, iti) may work"
         ) from error
 
 
 def _warn(model: PreTrainedModel, off: Difference | Exception) -> None:
     if model not in _warned:
-        reason = off.text if isinstance(off, Difference) else f"it fails ({_first_line(off)})"
+        reason = off.text if isinstance(off, Difference) else f"it fails ({kind_and_line(off)})"
         logger.warning(
             "%s: prompts run with each response, not once for both, which takes up to twice as long; shared, %s",
             _family(model), reason,
         )  # fmt: skip
         _warned.add(model)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
 
 
 def _family(model: PreTrainedModel) -> str:

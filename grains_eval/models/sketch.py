@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, kind_and_line
 from grains_eval.models.forward import fork, shares_prefix
 from grains_eval.models.layers import find_decoder, hidden_size, text_config
 from grains_eval.models.loading import check_names, is_vision_language, read_config
@@ -180,7 +180,7 @@ def sketch(arguments: Mapping[str, Any]) -> Sketch:
         with mode, no_init_weights():
             model: PreTrainedModel = kind.from_config(config, dtype=dtype, **options).eval()
     except Exception as error:  # an architecture may do anything while it is made
-        raise GrainsError(f"{config.model_type}: torch cannot sketch it ({_first_line(error)})") from error
+        raise GrainsError(f"{config.model_type}: torch cannot sketch it ({kind_and_line(error)})") from error
     return Sketch(model.requires_grad_(False), mode, dtype)
 
 
@@ -193,10 +193,6 @@ def _dtype(arguments: Mapping[str, Any], config: Any) -> torch.dtype:
         return cast(torch.dtype, getattr(torch, given))
     own = getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)
     return cast(torch.dtype, getattr(torch, own)) if isinstance(own, str) else own or torch.float32
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:160]}"
 
 
 @dataclass(frozen=True)
@@ -339,4 +335,4 @@ def _refused(drawn: Sketch) -> Generator[None, None, None]:
         yield
     except Exception as error:  # a family may look at numbers, which are not there
         name = type(drawn.model).__name__
-        raise GrainsError(f"{name}: torch cannot sketch its passes ({_first_line(error)})") from error
+        raise GrainsError(f"{name}: torch cannot sketch its passes ({kind_and_line(error)})") from error

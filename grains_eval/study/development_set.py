@@ -12,7 +12,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from torch import Tensor
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, first_line
 from grains_eval.examples import doc_hash, load_task, task_manager
 from grains_eval.examples.prompts import task_prompt
 from grains_eval.examples.sampling import draw
@@ -94,7 +94,7 @@ def development_set(
                     for leaf in leaves.keys() - fit.keys()
                 )
         except Exception as error:  # an unreachable hub must not stop a build, but it must be said
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             notes.append(f"'{name}' is not watched while choosing: {reason}")
     share = -(-recipe.data.development // len(tasks)) if tasks else 0
     items: list[ChoiceItem] = []

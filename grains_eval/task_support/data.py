@@ -29,7 +29,7 @@ from datasets.table import InMemoryTable
 from huggingface_hub import snapshot_download
 from PIL import Image
 
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, first_line
 
 DATA_VARIABLE = "GRAINS_EVAL_DATA"
 
@@ -83,7 +83,7 @@ def read_parquet(folder: Path, pattern: str, columns: Sequence[str]) -> pa.Table
     try:
         tables = [pq.read_table(file).replace_schema_metadata(None) for file in files]
     except (pa.ArrowInvalid, OSError) as error:
-        raise GrainsError(f"'{pattern}' in {folder} is not readable parquet: {str(error).splitlines()[0]}") from error
+        raise GrainsError(f"'{pattern}' in {folder} is not readable parquet: {first_line(error)}") from error
     table = pa.concat_tables(tables)
     missing = [name for name in columns if name not in table.column_names]
     if missing:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, cast
 from lm_eval.api.task import ConfigurableTask
 from pydantic import Field
 
-from grains_eval.errors import GrainsError, NotApplicable
+from grains_eval.errors import GrainsError, NotApplicable, first_line
 from grains_eval.examples import task_manager
 from grains_eval.examples.contexts import KEY, declared_context
 from grains_eval.recipes import Recipe, Section, method_options
@@ -57,7 +57,7 @@ def declared_contexts(recipe: Recipe, include_path: Sequence[str] = ()) -> dict[
             try:
                 tasks = cast("dict[str, ConfigurableTask]", manager.load([name])["tasks"])
             except Exception as error:  # datasets raises many kinds for offline hubs
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 raise GrainsError(f"task '{name}' cannot be asked for its context: {reason}") from error
             for task in tasks.values():
                 declared = declared_context(task)

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from grains_eval.artifacts.save import save_tensors
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, first_line
 from grains_eval.models import EncodedExample, LoadedModel
 from grains_eval.models.forward import response_logprobs
 from grains_eval.models.layers import find_layers
@@ -115,7 +115,7 @@ def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> Generator[
         try:
             wrapped = get_peft_model(model, config)
         except ValueError as error:
-            raise GrainsError(f"{type(model).__name__} cannot be adapted: {str(error).splitlines()[0]}") from error
+            raise GrainsError(f"{type(model).__name__} cannot be adapted: {first_line(error)}") from error
     try:
         for name, parameter in wrapped.named_parameters():
             parameter.requires_grad_("lora_" in name)
