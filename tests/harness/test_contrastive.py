@@ -16,7 +16,6 @@ from grains_eval.artifacts.load import open_artifact
 from grains_eval.artifacts.save import save_artifact, save_vectors
 from grains_eval.errors import GrainsError
 from grains_eval.harness.contrastive import Pair, WithoutContext, contrasted, encode_pair, score_contrasted
-from grains_eval.harness.model import GrainsHF
 from grains_eval.harness.sweep import evaluate_settings
 from grains_eval.types import Contrast
 from tests.harness.test_model import vectors_for
@@ -54,15 +53,6 @@ def folder(tmp_path):
             contrast=Contrast(alpha, contexts or {"reading": "{{c}}"}), provenance={"method": "contrastive"}
         )
         return str(save_artifact(contents, tmp_path / name))
-
-    return make
-
-
-@pytest.fixture
-def open_lm(tiny_text):
-    def make(family="llama", **arguments):
-        given = {"pretrained": str(tiny_text(family)), "dtype": "float32", "device": "cpu", "batch_size": 3}
-        return GrainsHF(**{**given, **arguments})
 
     return make
 

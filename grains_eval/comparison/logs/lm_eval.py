@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from grains_eval.comparison.logs.files import digest, file_in, json_lines, json_object
-from grains_eval.comparison.logs.shapes import BY_TASK, document_number, metric_names, shaped
+from grains_eval.comparison.logs.shapes import BY_TASK, document_number, in_order, metric_names, shaped
 from grains_eval.comparison.runs import Evaluation, Run, Sample, SamplesByFilter
 from grains_eval.errors import GrainsError
 
@@ -117,16 +117,7 @@ def _read_samples(results_file: Path, results: dict[str, Any], task: str, run: s
     for row in json_lines(file):
         found.setdefault(str(row.get("filter", "none")), []).append(_sample(row, file))
     expected = results.get("n-samples", {}).get(task, {}).get("effective")
-    for key, samples in found.items():
-        samples.sort(key=lambda sample: sample.doc_id)
-        if isinstance(expected, int) and expected != len(samples):
-            raise GrainsError(
-                f"run '{run}', task '{task}', filter '{key}': {len(samples)} of {expected} "
-                f"samples are in {file.name}; the file is incomplete, run the task again"
-            )
-    if not found:
-        raise GrainsError(f"'{file}' is empty; run the task again with --log_samples")
-    return found
+    return in_order(found, expected, file, f"run '{run}', task '{task}'")
 
 
 def _samples_file(folder: Path, task: str, stamp: str) -> Path | None:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from grains_eval.comparison.logs import lm_eval
 from grains_eval.comparison.logs.files import digest, file_in, json_lines, json_object, text_hash
-from grains_eval.comparison.logs.shapes import document_number, shaped
+from grains_eval.comparison.logs.shapes import document_number, in_order, shaped
 from grains_eval.comparison.runs import Evaluation, Sample, SamplesByFilter
 from grains_eval.errors import GrainsError
 
@@ -92,16 +92,7 @@ def _read_samples(results_file: Path, results: Mapping[str, Any], task: str, run
             raise GrainsError(f"'{file}' holds document {number} more than once; the file is damaged, run again")
         found.setdefault(filters[place], []).append(_sample(row, metrics, str(config.get("score_key") or "score")))
     expected = results.get("n-samples", {}).get(task, {}).get("effective")
-    for key, samples in found.items():
-        samples.sort(key=lambda sample: sample.doc_id)
-        if isinstance(expected, int) and expected != len(samples):
-            raise GrainsError(
-                f"run '{run}', task '{task}', filter '{key}': {len(samples)} of {expected} "
-                f"samples are in {file.name}; the file is incomplete, run the task again"
-            )
-    if not found:
-        raise GrainsError(f"'{file}' is empty; run the task again with --log_samples")
-    return found
+    return in_order(found, expected, file, f"run '{run}', task '{task}'")
 
 
 def _filters(results: Mapping[str, Any], task: str) -> list[str]:

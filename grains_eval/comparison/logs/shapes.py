@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from grains_eval.comparison.runs import SamplesByFilter
 from grains_eval.errors import GrainsError
 
 # Entries of results that have a value per task or group, and what that is where something looks into it.
@@ -86,3 +87,27 @@ def _check_steering(file: Path, steering: Any) -> None:
 def _check(file: Path, what: str, value: Any, kind: type) -> None:
     if not isinstance(value, kind):
         raise GrainsError(f"'{file}' is damaged: '{what}' is not {_IN_JSON[kind]}; copy it or run the evaluation again")
+
+
+def in_order(found: SamplesByFilter, expected: Any, file: Path, where: str) -> SamplesByFilter:
+    """Samples sorted by their document's number.
+
+    Args:
+        found: The samples of a file by filter.
+        expected: How many the results count, if they say so.
+        file: The file.
+        where: Run and task, for errors.
+
+    Raises:
+        GrainsError: there are none, or not as many as there should be.
+    """
+    for key, samples in found.items():
+        samples.sort(key=lambda sample: sample.doc_id)
+        if isinstance(expected, int) and expected != len(samples):
+            raise GrainsError(
+                f"{where}, filter '{key}': {len(samples)} of {expected} samples are in {file.name}; the file is "
+                "incomplete, run the task again"
+            )
+    if not found:
+        raise GrainsError(f"'{file}' is empty; run the task again with --log_samples")
+    return found
