@@ -34,6 +34,7 @@ UNSTEERED, FOUND, STRONGER, CUE = "unsteered", "found token", "found token, stre
 EVERY, TUNED_VOCABULARY = "every token, then transfer", "vocabulary vector, tuned"
 # what leaving out frequent tokens does by itself, without attribution
 CONTENTS = "every token but template words, then transfer"
+FREQUENT = {"max_document_frequency": 1.0}  # of a draw that may take template words too
 # method, and selection where it is not the recipe's
 VECTORS: dict[str, tuple[str, str | None]] = {
     "GrAInS vector": ("grains", None),
@@ -206,10 +207,14 @@ def measure_world(name: str, seed: int, measured: Measured, draws: int, pools: b
     contents = replace(context, examples=[_without(shared, example) for example in context.examples])
 
     def pool(
-        kind: Pool, draw: int = 0, tested: bool = True, both_sides: bool = False, context: BuildContext = context
+        kind: Pool,
+        options: dict[str, Any] | None = None,
+        tested: bool = True,
+        both_sides: bool = False,
+        context: BuildContext = context,
     ) -> BuiltTokens:
-        options = one.recipe.vectors.model_copy(update={"method": "found_tokens", "options": {"draw": draw}})
-        own: BuildContext = replace(context, recipe=one.recipe.model_copy(update={"vectors": options}))
+        section = one.recipe.vectors.model_copy(update={"method": "found_tokens", "options": options or {}})
+        own: BuildContext = replace(context, recipe=one.recipe.model_copy(update={"vectors": section}))
         before = process_time()
         try:
             return found_tokens(own, measured.harmless, kind, tested, both_sides)
@@ -225,11 +230,14 @@ def measure_world(name: str, seed: int, measured: Measured, draws: int, pools: b
         reason = str(error)
     numbers = range(draws)
     rows: dict[str, list[Callable[[], FoundTokens]]] = {
-        "blind tokens": [lambda d=d: pool("random", d, tested=False).tokens for d in numbers],
-        "random pool, then transfer": [lambda d=d: pool("random", d).tokens for d in numbers],
+        "blind tokens": [lambda d=d: pool("random", {"draw": d, **FREQUENT}, tested=False).tokens for d in numbers],
+        "random pool, then transfer": [lambda d=d: pool("random", {"draw": d, **FREQUENT}).tokens for d in numbers],
         EVERY: [lambda: pool("every").tokens],
         "blind tokens, template words left out": [
-            lambda d=d: pool("random", d, tested=False, context=contents).tokens for d in numbers
+            lambda d=d: pool("random", {"draw": d}, tested=False).tokens for d in numbers
+        ],
+        "random pool without template words, then transfer": [
+            lambda d=d: pool("random", {"draw": d}).tokens for d in numbers
         ],
         CONTENTS: [lambda: pool("every", context=contents).tokens],
     }

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import torch
+from torch import Tensor
 
 from grains_eval.attribution.registry import SELECTIONS, TokenDeltas, selection
 from grains_eval.attribution.transfer import Transfer, best_of_examples, transfer_statistics
@@ -37,15 +38,24 @@ def shared_tokens(encoded: Sequence[EncodedExample], threshold: float) -> frozen
     return frozenset(token for token, count in counts.items() if count > threshold * len(encoded))
 
 
+def of_modality(tokens: Attribution | EncodedExample, modality: str) -> Tensor:
+    """`[T]`, true for candidates of `text`, of `image`, or of both (`joint`)."""
+    if modality == "joint":
+        return tokens.is_candidate
+    return tokens.is_candidate & (tokens.is_image if modality == "image" else ~tokens.is_image)
+
+
+def is_shared(encoded: EncodedExample, shared: frozenset[int]) -> Tensor:
+    """`[T]`, true for text tokens whose id is in `shared`; an image's placeholders are all alike and never are."""
+    is_in = torch.tensor([token in shared for token in encoded.input_ids.tolist()])
+    return is_in & ~encoded.is_image.cpu()
+
+
 def rank(
     attribution: Attribution, encoded: EncodedExample, config: AttributionConfig, shared: frozenset[int], k: int
 ) -> TokenSelection:
     """The `k` candidates of largest positive and of most negative score; a token of the wrong sign is never taken."""
-    allowed = attribution.is_candidate.clone()
-    if config.modality != "joint":
-        allowed &= attribution.is_image if config.modality == "image" else ~attribution.is_image
-    is_shared = torch.tensor([index in shared for index in encoded.input_ids.tolist()])
-    allowed &= ~is_shared | attribution.is_image
+    allowed = of_modality(attribution, config.modality) & ~is_shared(encoded, shared)
     scores = torch.where(allowed, attribution.scores, torch.zeros(()))
     order = scores.argsort(descending=True, stable=True).tolist()
     return TokenSelection(

@@ -13,12 +13,10 @@ from time import process_time
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat
-from torch import Tensor
 
-from grains_eval.attribution.selections import rank, shared_tokens, units
+from grains_eval.attribution.selections import is_shared, of_modality, rank, shared_tokens, units
 from grains_eval.attribution.transfer import Candidate, best_of_examples, transfer_statistics
 from grains_eval.errors import NotApplicable
-from grains_eval.models import EncodedExample
 from grains_eval.recipes import Section, method_options, one_is_a_list
 from grains_eval.types import Attribution, FoundTokens, TokenConfig, TokenPool, TokenSelection
 from grains_eval.vectors.context import BuildContext
@@ -85,7 +83,8 @@ def found_tokens(
     Args:
         context: The build.
         harmless: Says of virtual tokens whether preserved items are kept; None where the recipe preserves nothing.
-        pool: Where candidates come from: the top ones by attribution, as many drawn at random, or every token.
+        pool: Where candidates come from: the top ones by attribution, as many drawn at random from those that
+            attribution ranks, or every token, template words too.
         tested: Whether transfer decides among them; without it every candidate joins the token.
         both_sides: Whether those that favour `y-` are wanted too; untested ones have no side.
 
@@ -144,8 +143,8 @@ def _candidates(
     tested: bool,
 ) -> list[Candidate]:
     """Positions per example that may join the token of one side."""
+    shared = shared_tokens(context.examples, options.max_document_frequency)
     if pool == "attribution":
-        shared = shared_tokens(context.examples, options.max_document_frequency)
         config = context.recipe.attribution
         found: list[Candidate] = []
         for index, (scores, encoded) in enumerate(zip(attributions, context.examples, strict=True)):
@@ -154,19 +153,15 @@ def _candidates(
         return found
     found = []
     for index, encoded in enumerate(context.examples):
-        allowed = _of_modality(encoded, context.recipe.attribution.modality).nonzero().flatten().tolist()
+        may = of_modality(encoded, context.recipe.attribution.modality)
+        if pool == "random":  # template words say nothing: a control that draws them would be easy to beat
+            may = may & ~is_shared(encoded, shared)
+        allowed = may.nonzero().flatten().tolist()
         if pool == "random":
             generator = random.Random(f"{context.recipe.seed} {options.draw} {index} {sign}")
             allowed = generator.sample(allowed, min(options.candidates if tested else 1, len(allowed)))
         found += [(index, position) for position in allowed]
     return found
-
-
-def _of_modality(encoded: EncodedExample, modality: str) -> Tensor:
-    """`[T]` candidates of text, of images or of both: drawn ones come from where attribution's come from."""
-    if modality == "joint":
-        return encoded.is_candidate
-    return encoded.is_candidate & (encoded.is_image if modality == "image" else ~encoded.is_image)
 
 
 def _tested(

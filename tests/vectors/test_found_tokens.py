@@ -36,3 +36,17 @@ def test_drawn_candidates_are_of_the_modality_that_attribution_is_asked_for(
     allowed = [p for p in encoded.is_candidate.nonzero().flatten().tolist()]
     expected = [p for p in allowed if modality == "joint" or (p in of_images) == wanted[modality]]
     assert sorted(found) == sorted(expected) or (len(found) == 50 and set(found) <= set(expected))
+
+
+@pytest.mark.parametrize("pool", ["random", "every"])
+def test_a_random_pool_draws_no_template_words(loaded_text: Callable[[str], LoadedModel], pool: str) -> None:
+    """Attribution's candidates hold none, so drawn ones that did would be a control that is easy to beat."""
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    examples = [PreferenceExample(word, word, f"what is {word}", " a cat", " a dog") for word in words]
+    recipe = parse_recipe({"name": "t", "data": {"path": "x.jsonl"}, "vectors": {"method": "found_tokens"}})
+    context = build_context(loaded_text("llama"), examples, recipe)
+    found = _candidates(context, Options(candidates=50), pool, (), 1.0, tested=False)  # type: ignore[arg-type]
+    drawn = {int(context.examples[index].input_ids[position]) for index, position in found}
+    template = set.intersection(*(set(each.input_ids[each.is_candidate].tolist()) for each in context.examples))
+    assert template and drawn - template
+    assert (drawn & template == set()) == (pool == "random")
