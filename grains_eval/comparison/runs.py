@@ -13,6 +13,7 @@ from typing import Any, cast
 from grains_eval.questions import Recognised, hidden_hashes
 
 _IMAGE = re.compile(r"^<PIL\.\S+ .*at 0x[0-9A-Fa-f]+>$")
+_DIGEST = re.compile(r"^[0-9a-f]{64}$")
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,25 @@ class Sample:
 
     @property
     def has_image(self) -> bool:
-        """Whether the document held an image, whose logged form is a memory address."""
-        return holds_image(self.doc)
+        """Whether the document held an image, so that its hash is that of a memory address."""
+        return bool(self._image_pattern)
+
+    @property
+    def _image_pattern(self) -> re.Pattern[str] | None:
+        """What images left in the logged document: their address or, as lm_eval logs by default, their SHA-256."""
+        if _holds(self.doc, _IMAGE):
+            return _IMAGE
+        # a field that was text all along is part of the document's own hash
+        return _DIGEST if _holds(self.doc, _DIGEST) and _hash(self.doc) != self.doc_hash else None
 
     @property
     def content_hash(self) -> str:
         """The hash by which artifacts know this document: images are left out of it."""
-        if not self.has_image or not isinstance(self.doc, Mapping):
+        pattern = self._image_pattern
+        if pattern is None or not isinstance(self.doc, Mapping):
             return self.doc_hash
         document = cast(Mapping[str, Any], self.doc)
-        rest = {key: value for key, value in document.items() if not holds_image(value)}
-        return hashlib.sha256(
-            json.dumps(rest, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        ).hexdigest()
+        return _hash({key: value for key, value in document.items() if not _holds(value, pattern)})
 
     def query_hashes(self, field: Any) -> tuple[str, ...]:
         """The hash of a field as it stands, by which artifacts made before texts were normalised know a question.
@@ -182,13 +189,19 @@ class Run:
         return self.cache[task]
 
 
-def holds_image(value: Any) -> bool:
-    """Whether a logged value is, or contains, the text that a PIL image leaves in JSON."""
+def _holds(value: Any, pattern: re.Pattern[str]) -> bool:
+    """Whether a logged value is, or contains, such a text."""
     if isinstance(value, str):
-        return bool(_IMAGE.match(value))
+        return bool(pattern.match(value))
     if isinstance(value, Mapping):
-        return any(holds_image(item) for item in cast(Mapping[str, Any], value).values())
-    return isinstance(value, list) and any(holds_image(item) for item in cast(list[Any], value))
+        return any(_holds(item, pattern) for item in cast(Mapping[str, Any], value).values())
+    return isinstance(value, list) and any(_holds(item, pattern) for item in cast(list[Any], value))
+
+
+def _hash(document: Any) -> str:
+    """lm-eval's hash of a document."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def leaf_tasks(results: Mapping[str, Any], group: str, above: frozenset[str] = frozenset()) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from grains_eval.comparison import Analysis, compare
 from grains_eval.comparison.logs import read_run
 from grains_eval.comparison.two_runs import compare_pair
 from grains_eval.errors import GrainsError
-from tests.comparison.folders import TaskData, bits, runs, write_run
+from tests.comparison.folders import TaskData, bits, doc_hash, runs, write_run
 
 
 def test_rows_are_joined_by_document_not_by_order(tmp_path: Path) -> None:
@@ -39,18 +39,17 @@ def test_duplicate_documents_pair_off(tmp_path: Path) -> None:
     assert (row.n, row.helped, row.harmed) == (6, 1, 1)
 
 
-def test_documents_with_pictures_join_without_their_hash(tmp_path: Path) -> None:
+@pytest.mark.parametrize("logged", ["address", "digest"])
+def test_documents_with_images_join_without_their_hash(tmp_path: Path, logged: str) -> None:
     def task(values: list[float], address: int) -> TaskData:
-        docs = [
-            {
-                "question": f"q{i}",
-                "image": f"<PIL.PngImagePlugin.PngImageFile image mode=RGB size=8x8 at 0x{address + i:X}>",
-            }
-            for i in range(12)
-        ]
-        return TaskData({"acc": values}, docs=docs)
+        held = [f"<PIL.PngImagePlugin.PngImageFile image mode=RGB size=8x8 at 0x{address + i:X}>" for i in range(12)]
+        docs = [{"question": f"q{i}", "image": image} for i, image in enumerate(held)]
+        hashes = [doc_hash(doc) for doc in docs]
+        if logged == "digest":  # what lm_eval puts in an image's place once the document is hashed
+            docs = [{**doc, "image": hashlib.sha256(b"%d" % i).hexdigest()} for i, doc in enumerate(docs)]
+        return TaskData({"acc": values}, docs=docs, doc_hashes=hashes)
 
-    known = [hashlib.sha256(json.dumps({"question": f"q{i}"}, indent=2).encode()).hexdigest() for i in range(3)]
+    known = [doc_hash({"question": f"q{i}"}) for i in range(3)]
     write_run(tmp_path / "a", {"t": task([0.0] * 12, 0x7F0000)})
     write_run(
         tmp_path / "b",
@@ -59,6 +58,15 @@ def test_documents_with_pictures_join_without_their_hash(tmp_path: Path) -> None
     )
     (row,) = compare(tmp_path / "a", tmp_path / "b")
     assert (row.n, row.helped, row.excluded) == (9, 3, 3)
+
+
+def test_a_digest_that_was_in_the_document_is_text_like_any_other(tmp_path: Path) -> None:
+    def task(salt: str) -> TaskData:
+        docs = [{"q": i, "file": hashlib.sha256(f"{salt}{i}".encode()).hexdigest()} for i in range(4)]
+        return TaskData({"acc": [1.0] * 4}, docs=docs)
+
+    with pytest.raises(GrainsError, match="4 of 4 documents"):
+        compare(*runs(tmp_path, task("a"), task("b")))
 
 
 def test_text_documents_with_foreign_hashes_are_refused(tmp_path: Path) -> None:
