@@ -19,6 +19,7 @@ BROWSER = shutil.which("chromium") and shutil.which("chromedriver")
 BENCHMARKS = [
     "build",
     "coverage",
+    "departures",
     "evaluate",
     "exactness",
     "families",

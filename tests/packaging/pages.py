@@ -17,6 +17,12 @@ def blocks(page: Path, language: str) -> list[str]:
     ]
 
 
+def titled(page: Path, language: str = r"\w+") -> dict[str, str]:
+    """The blocks that name their file in the fence, by that name."""
+    fence = re.compile(rf"^```{language} title=\"([^\"]+)\"\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+    return dict(fence.findall(page.read_text(encoding="utf-8")))
+
+
 def commands(page: Path) -> list[list[str]]:
     """The words of every shell command."""
     text = "\n".join(blocks(page, "sh")).replace("\\\n", " ")

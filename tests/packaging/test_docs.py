@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from unittest.mock import MagicMock
 
 import pytest
@@ -13,6 +14,7 @@ from lm_eval._cli import HarnessCLI
 
 import grains_eval as ge
 from grains_eval import cli
+from grains_eval.artifacts import layout
 from grains_eval.demo import model_path
 from grains_eval.harness.model import GrainsHF
 from grains_eval.judging.rubrics import Rubric
@@ -20,7 +22,7 @@ from grains_eval.recipes import Recipe
 from grains_eval.vectors.registry import METHODS
 from grains_eval.vectors.response_states import read_responses
 from tests.comparison import folders
-from tests.packaging.pages import ROOT, blocks, commands
+from tests.packaging.pages import ROOT, blocks, commands, titled
 
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "tasks").rglob("README.md"), ROOT / "CONTRIBUTING.md"])
 # variables of the shell in front of a command
@@ -59,8 +61,10 @@ def test_every_command_is_one_that_its_program_takes(page, words):
         rest = [word for word in rest if word not in ("…", "run")]
         model = HarnessCLI()._parser.parse_args(["run", *rest]).model
         assert model is None or "--model" not in rest or model == rest[rest.index("--model") + 1]
+    elif program == "python" and rest[0] != "-m":
+        assert rest == list(titled(page, "python"))  # a file that the page gives
     elif program == "python":
-        assert rest[0] == "-m" and find_spec(rest[1]) is not None
+        assert find_spec(rest[1]) is not None
     elif program in ("pip", "vllm", "curl", "pre-commit", "hf"):
         pass  # not ours
     else:
@@ -103,23 +107,51 @@ def of_vllm(number, folder):
 
 # what a page's Python needs around it; docs/extending.md has tests of its own
 AROUND = {
-    "index.md": lambda number, folder: {},
+    "in-memory.md": lambda number, folder: {},
+    "own-behaviour.md": lambda number, folder: {},
     "statistics.md": of_statistics,
     "methods.md": of_methods,
     "performance.md": of_performance,
     "vllm.md": of_vllm,
 }
+# pages whose blocks go on from one another
+ONE_PROGRAM = ("in-memory.md",)
 SHORTER = {'["truthfulqa_mc1"])': '["demo_text_split"], limit=2)'}
 
 
+def programs():
+    apart = [one for one in each("python") if one.values[0].name not in ("extending.md", *ONE_PROGRAM)]
+    pages = [ROOT / "docs" / name for name in ONE_PROGRAM]
+    return [*apart, *(pytest.param(page, "\n".join(blocks(page, "python")), id=named(page)) for page in pages)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "code"), [one for one in each("python") if one.values[0].name != "extending.md"])
+@pytest.mark.parametrize(("page", "code"), programs())
 def test_python_runs(page, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    number = blocks(page, "python").index(code)
+    number = 0 if page.name in ONE_PROGRAM else blocks(page, "python").index(code)
     names = {"__name__": page.stem, **AROUND[page.name](number, tmp_path)}
     for long, short in SHORTER.items():
         code = code.replace(long, short)
     # a method that a block registers goes with the test
     monkeypatch.setattr(METHODS, "_entries", {name: METHODS[name] for name in METHODS})
     exec(compile(code, page.name, "exec"), names)
+
+
+def test_the_reference_names_every_key():
+    recipes = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    for name, kind in sections.items():
+        for key in getattr(kind, "model_fields", [name]):
+            assert re.search(rf"`(?:{name}\.)?{key}`", recipes), f"{name}.{key}"
+    artifacts = (ROOT / "docs" / "artifacts.md").read_text(encoding="utf-8")
+    files = (layout.CONFIG, layout.TENSORS, layout.TOKENS, layout.ATTRIBUTIONS, layout.RECIPE, layout.CARD)
+    for word in (*files, f"{layout.ADAPTER}/", f"{layout.IMAGES}/", *layout.ArtifactConfig.model_fields):
+        assert f"`{word}`" in artifacts, word
+
+
+def test_the_site_lists_every_command_and_flag():
+    page = run_path(str(ROOT / "docs" / "_hooks.py"))["commands_page"]()
+    for name in cli.NAMES:
+        assert f"### grains-eval {name}\n" in page
+    assert "`--config, -C RECIPE`" in page and "`--margin SHARE`" in page

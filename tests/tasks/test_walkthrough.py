@@ -1,69 +1,65 @@
-"""Does what docs/tasks.md says: a behaviour from YAML and JSONL alone, from the code blocks of the page."""
+"""Does what docs/own-behaviour.md says: behaviours from YAML and files alone, from the code blocks of the page."""
 
-import json
+import csv
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
-FILES = {f"manners/{name}" for name in ("train.jsonl", "test.jsonl", "politeness.yaml", "recipe.yaml", "run.sh")}
+from grains_eval import cli
+from tests.packaging.pages import ROOT, commands, titled
+
+PAGE = ROOT / "docs" / "own-behaviour.md"
+# the images' comparison is run with fewer of everything
+FEWER = ("data.examples=6", "data.development=4", "evaluation.limit=12", "evaluation.control_draws=1")
+QUICK = [word for key in FEWER for word in ("--set", key)]
 
 
-def blocks(page: str) -> dict[str, str]:
-    """The code blocks that name their file in the fence."""
-    return dict(re.findall(r"^```\w+ title=\"([^\"]+)\"\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE))
+def run(words: list[str]) -> None:
+    """One command of the page, in this process: where `lm_eval` finds grains_hf by itself has tests of its own."""
+    program, *rest = words
+    if program == "python":
+        exec(compile(Path(rest[0]).read_text(), rest[0], "exec"), {})
+        return
+    try:
+        assert cli.main(rest) == 0, words
+    except SystemExit as ended:
+        assert not ended.code, words
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where somebody has typed the page."""
+    made = tmp_path_factory.mktemp("typed")
+    before = Path.cwd()
+    os.chdir(made)
+    try:
+        first, *others = commands(PAGE)
+        Path("prepare.py").write_text(titled(PAGE)["prepare.py"])
+        run(first)
+        for name, text in titled(PAGE).items():
+            Path(name).write_text(text)
+        for words in others:
+            run([*words, *QUICK] if "--methods" in words else words)
+    finally:
+        os.chdir(before)
+    return made
 
 
 @pytest.mark.slow
-def test_the_page_works_as_written(tmp_path: Path, tiny_text: Callable[[str], Path]):
-    files = blocks(PAGE.read_text())
-    assert set(files) == FILES
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    environment = {
-        **os.environ,
-        "MODEL": f"{tiny_text('llama')},dtype=float32",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    done = subprocess.run(
-        ["bash", "-e", "manners/run.sh"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
-
-    scored: dict[str, list[list[float]]] = {}
-    pairs = [json.loads(line) for line in files["manners/test.jsonl"].splitlines()]
-    config = json.loads((tmp_path / "vectors/politeness/steering_config.json").read_text())
-    hashes = {doc_hash for part in _lists(config) for doc_hash in part if len(str(doc_hash)) == 64}
-    assert len(hashes) == 6  # four build, two development items
-    for run in ("baseline", "steered"):
-        (results,) = (tmp_path / "runs" / run).rglob("results_*.json")
-        assert 0 <= json.loads(results.read_text())["results"]["politeness"]["acc,none"] <= 1
-        (samples,) = (tmp_path / "runs" / run).rglob("samples_politeness_*.jsonl")
-        rows = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda row: row["doc_id"])
-        assert [row["doc"] for row in rows] == pairs
-        for row, pair in zip(rows, pairs, strict=True):
-            choices = [argument["arg_1"] for argument in row["arguments"].values()]
-            assert choices == [f" {pair['polite']}", f" {pair['rude']}"]
-            assert row["doc_hash"] not in hashes
-        scored[run] = [[float(response[0][0]) for response in row["resps"]] for row in rows]
-    assert scored["baseline"] != scored["steered"]
+def test_the_page_shows_what_comes_out(folder: Path) -> None:
+    with (folder / "runs/compare/comparisons.csv").open() as file:
+        found = {row["task"]: row for row in csv.DictReader(file)}
+    shown = re.findall(r"^\| (towns\w*) \| ([\d.]+) \| ([\d.]+) \|", PAGE.read_text(), flags=re.MULTILINE)
+    assert [name for name, *_ in shown] == ["towns", "towns_skills"]
+    for name, baseline, steered in shown:  # other processors round otherwise
+        assert 100 * float(found[name]["baseline"]) == pytest.approx(float(baseline), abs=5)
+        assert 100 * float(found[name]["steered"]) == pytest.approx(float(steered), abs=5)
 
 
-def _lists(value: object) -> list[list[object]]:
-    """Every list inside a JSON value."""
-    if isinstance(value, dict):
-        return [found for item in value.values() for found in _lists(item)]
-    if isinstance(value, list):
-        return [value, *(found for item in value for found in _lists(item))]
-    return []
+@pytest.mark.slow
+def test_images_are_compared_from_yaml_alone(folder: Path) -> None:
+    with (folder / "runs/rooms/comparisons.csv").open() as file:
+        found = {(row["task"], row["method"]) for row in csv.DictReader(file)}
+    assert {("rooms", "grains"), ("rooms", "prompt"), ("rooms", "vocabulary"), ("rooms_sight", "grains")} <= found
