@@ -12,7 +12,6 @@ import pytest
 import yaml
 from lm_eval._cli import HarnessCLI
 
-import grains_eval as ge
 from grains_eval import cli
 from grains_eval.artifacts import layout
 from grains_eval.demo import model_path
@@ -20,7 +19,6 @@ from grains_eval.harness.model import GrainsHF
 from grains_eval.judging.rubrics import Rubric
 from grains_eval.recipes import Recipe
 from grains_eval.vectors.registry import METHODS
-from grains_eval.vectors.response_states import read_responses
 from tests.comparison import folders
 from tests.packaging.pages import ROOT, blocks, commands, titled
 
@@ -91,11 +89,6 @@ def of_statistics(number, folder):
     return {}
 
 
-def of_methods(number, folder):
-    names = ("vector_method", "BuildContext", "BuiltVectors", "SteeringVectors")
-    return {"read_responses": read_responses, **{name: getattr(ge, name) for name in names}}
-
-
 def of_performance(number, folder):
     lm = GrainsHF(pretrained=str(model_path("text_split")), dtype="float32", device="cpu")
     return {"lm": lm, "weak": (), "strong": ()}
@@ -110,7 +103,6 @@ AROUND = {
     "in-memory.md": lambda number, folder: {},
     "own-behaviour.md": lambda number, folder: {},
     "statistics.md": of_statistics,
-    "methods.md": of_methods,
     "performance.md": of_performance,
     "vllm.md": of_vllm,
 }
