@@ -14,6 +14,7 @@ from grains_eval import cli
 
 TASKS = Path(__file__).resolve().parent.parent / "tasks"
 LINK = re.compile(r"\]\(\.\./tasks/([\w/]+)/README\.md")
+WIDTH = 70  # characters of a line of code that the page shows
 SHARED = ("--verbosity", "--plugin", "--traceback")
 
 
@@ -46,8 +47,9 @@ def commands_page() -> str:
         parts.append(f"## {group.capitalize()}")
         for command in commands:
             actions = parsers[command.name]._actions
-            described = command.description or command.summary
-            parts += [f"### grains-eval {command.name}", described, f"```\n{command.example}\n```"]
+            described = command.description or f"In short: {command.summary}."
+            example = command.example.replace(" --", " \\\n    --") if len(command.example) > WIDTH else command.example
+            parts += [f"### grains-eval {command.name}", described, f"```\n{example}\n```"]
             own = [action for action in actions if not {"-h", *SHARED} & set(action.option_strings)]
             if command.add_arguments is None:
                 parts.append("Takes every flag of `lm-eval run`, and `--plugin`.")
