@@ -40,8 +40,8 @@ def commands_page() -> str:
     parsers = next(action.choices for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction))
     parts = [
         "# Commands",
-        "What `grains-eval COMMAND --help` prints. The exit code is 0, or 1 for a failure of the program, 2 for an "
-        "error that you can mend, 130 for an interrupt.",
+        "What `grains-eval COMMAND --help` prints. The exit code is 0, or 1 for a failure of the program, 2 for a "
+        "mistake that you can fix, 130 for an interrupt.",
     ]
     for group, commands in cli.GROUPS.items():
         parts.append(f"## {group.capitalize()}")

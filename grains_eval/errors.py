@@ -11,12 +11,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-USER_ERROR = 2  # exit code for what a user can mend
+USER_ERROR = 2  # exit code for what a user can fix
 MOST_NAMES = 12  # of a table, in an error
 
 
 class GrainsError(ValueError):
-    """Something the user can mend: says what was wrong, what is allowed and what to do."""
+    """Something the user can fix: says what was wrong, what is allowed and what to do."""
 
 
 class NotApplicable(GrainsError):

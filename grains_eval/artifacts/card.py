@@ -28,7 +28,7 @@ _LEGEND = {
 
 _FIDELITY = {
     "comprehensiveness": "comprehensiveness: fall of the preference without the top tokens, nats; more is better",
-    "sufficiency": "sufficiency: its fall with nothing but them, nats; less is better",
+    "sufficiency": "sufficiency: fall of the preference with the top tokens alone, nats; less is better",
     "leave_one_out": "rank correlation of the scores with leaving out one token at a time",
 }
 

@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; default `sys.argv[1:]`.
 
     Returns:
-        0, 1 for a failure that is ours, 2 for one that the user can mend, 130 for an interrupt.
+        0, 1 for a failure that is ours, 2 for one that the user can fix, 130 for an interrupt.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and not words[0].startswith("-"):

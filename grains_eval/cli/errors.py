@@ -17,7 +17,7 @@ STEERING_PACKAGES = frozenset({
 
 
 def exit_code(work: Callable[[], object], traceback: bool = False) -> int:
-    """Run a command and translate what a user can mend; anything else is a bug and keeps its traceback.
+    """Run a command and translate what a user can fix; anything else is a bug and keeps its traceback.
 
     Args:
         work: The command.

@@ -42,6 +42,9 @@ def _run(options: argparse.Namespace) -> None:
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--worlds", type=names, metavar="A,B", help="only these worlds (default: all bundled ones)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted demo; vectors and runs that are there stay"
+    )
     add_output_flags(parser, "where vectors, runs and the report go", "runs/demo")
 
 
@@ -50,8 +53,10 @@ def _demo(options: argparse.Namespace) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     from grains_eval.cli.terminal import bars, output
     from grains_eval.demo.run import run_demo
+    from grains_eval.study.session import OutputFolder
 
-    run_demo(options.output_path, output(), worlds=options.worlds, overwrite=options.overwrite, progress=bars)
+    place = OutputFolder(options.output_path, options.overwrite, options.resume)
+    run_demo(place, output(), worlds=options.worlds, progress=bars)
 
 
 START = (

@@ -75,7 +75,7 @@ COMMANDS = (
     ),
     Command(
         "show",
-        "print the card of a vector or a run, with token heat maps",
+        "print the card of a vector, with token heat maps, a run or a report",
         "grains-eval show steering_vectors/truthfulqa-name",
         _show_arguments,
         _show,

@@ -68,7 +68,7 @@ def common_tasks(baseline: Run, other: Run, wanted: Sequence[str] | None = None)
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise GrainsError(
                 f"run '{run.name}' lacks task '{missing[0]}'{more} of the other run; "
-                "evaluate the same tasks, or name the tasks to compare"
+                "evaluate the same tasks, or name those to compare with --tasks"
             )
     return first
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,20 +32,18 @@ def demo_model_args(world: str) -> dict[str, Any]:
 
 
 def run_demo(
-    output_path: str | Path,
+    place: OutputFolder,
     console: Any = None,
     *,
     worlds: Sequence[str] | None = None,
-    overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, ReportData]:
     """Build, evaluate and compare on each bundled world.
 
     Args:
-        output_path: Each world's vectors, runs and report go to `<output_path>/<world>`.
+        place: Each world's vectors, runs and report go to a folder of its name in there.
         console: A rich console to print to.
         worlds: Names of worlds; default: all that are bundled.
-        overwrite: Replace what is there.
         progress: Wraps loops, with a description.
 
     Returns:
@@ -65,7 +63,7 @@ def run_demo(
                 console.rule(f"[bold]{world}")
             recipe = load_recipe(task_directory() / "demo" / world / "recipe.yaml")
             session = Session(demo_model_args(world), console=console, progress=progress)
-            output = OutputFolder(Path(output_path) / world, overwrite)
+            output = replace(place, path=place.path / world)
             reports[world] = compare_methods(recipe, session, output, methods=methods)
     finally:
         torch.set_num_threads(threads)

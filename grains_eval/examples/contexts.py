@@ -54,7 +54,7 @@ def without_context(prompt: str, context: str, where: str) -> str:
             )
         return prompt[: starts[-1]] + prompt[starts[-1] + len(wanted) :]
     raise GrainsError(
-        f"{where}: the declared context is not in its prompt as it stands; mend {KEY} in the task's metadata "
+        f"{where}: the declared context is not in its prompt as it stands; correct {KEY} in the task's metadata "
         "(or the recipe's key), a field or template that gives the passage to the letter"
     )
 

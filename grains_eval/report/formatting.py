@@ -83,7 +83,7 @@ def counted(n: int, clusters: int | None) -> str:
 def too_few(n: int, clusters: int | None, needed: int) -> str:
     """Why there is no verdict, and how many units would allow one."""
     units = f"{n:,} items" if clusters is None else f"{clusters:,} clusters"
-    return f"{units} are too few for a test, about {needed:,} like them would do"
+    return f"{units} are too few for any test, which takes about {needed:,}"
 
 
 def no_verdict(comparison: Comparison) -> str:

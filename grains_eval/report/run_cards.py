@@ -23,7 +23,7 @@ _FACTS = (
     ("inspect_ai", ("inspect_ai_version",)),
     ("transformers", ("transformers_version",)),
     ("git", ("git_hash",)),
-    ("device", ("config", "device")),
+    ("device argument", ("config", "device")),
     ("batch size", ("config", "batch_size")),
     ("limit", ("config", "limit")),
     ("generation settings", ("config", "gen_kwargs")),

@@ -1,4 +1,4 @@
-"""`grains-eval show`: a vector's card and heat maps, or a run's results, in the terminal and as HTML."""
+"""`grains-eval show`: a vector's card and heat maps, a run's results or a report, in the terminal and as HTML."""
 
 from __future__ import annotations
 
@@ -20,27 +20,31 @@ from grains_eval.report.token_maps import VISIBLE, read_token_maps, readable, sh
 
 CARD = "README.md"
 CONFIG = "steering_config.json"
+REPORT = "report.md"
 
 
 def show_folder(source: str | Path, console: Any, *, examples: int = 3, html: Path | None = None) -> None:
-    """Print an artifact's card with token heat maps, or a run's results.
+    """Print an artifact's card with token heat maps, a run's results, or a report.
 
     Args:
-        source: An artifact folder, or a folder of lm-eval results.
+        source: An artifact folder, a folder of lm-eval results, or one with a report.
         console: A rich console.
         examples: Heat maps to draw.
         html: Also write the heat maps to this file, over the images where there are any.
 
     Raises:
-        GrainsError: neither, or the file exists.
+        GrainsError: none of them, or the file exists.
     """
     folder = Path(source)
     if not folder.is_dir():
-        raise GrainsError(f"'{source}' is not a folder; give an artifact folder or a run folder of lm-eval")
+        raise GrainsError(f"'{source}' is not a folder; give an artifact folder, a run folder of lm-eval or a report's")
     if not (folder / CONFIG).is_file():
         if html is not None:
-            raise GrainsError(f"'{source}' is a run, which has no heat maps; give --html with an artifact folder")
-        _show_run(folder, console)
+            raise GrainsError(f"'{source}' is no artifact and has no heat maps; give --html with an artifact folder")
+        if (folder / REPORT).is_file():
+            console.print(Markdown((folder / REPORT).read_text(encoding="utf-8")))
+        else:
+            _show_run(folder, console)
         return
     if examples < 0:
         raise GrainsError(f"--examples {examples} is not a number of heat maps; give 0 or more")
@@ -102,7 +106,7 @@ def _show_run(folder: Path, console: Any) -> None:
         setting = f"layers {item['layers']}, strength {item.get('strength')}" if is_vector else setting_text(item)
         console.print(
             f"steered by {item.get('vectors')} ({item.get('method')}), {setting or 'as it is'}; "
-            f"{config.get('evaluated_docs_used_to_build', 0)} evaluated documents built it"
+            f"{config.get('evaluated_docs_used_to_build') or 'none'} of the evaluated documents built it"
         )
     table = Table("task", "metric", "value", "items")
     counts: dict[str, Any] = run.results.get("n-samples", {})

@@ -62,7 +62,7 @@ def build_from_recipe(
         The folder.
 
     Raises:
-        GrainsError: anything the user can mend; nothing is written then.
+        GrainsError: anything the user can fix; nothing is written then.
     """
     check_replaceable(output.path, overwrite=output.overwrite)
     makes = pick(METHODS, recipe.vectors.method, METHODS.what).makes

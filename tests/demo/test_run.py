@@ -9,6 +9,7 @@ from grains_eval.demo.run import WORLDS, run_demo
 from grains_eval.errors import GrainsError
 from grains_eval.recipes import load_recipe
 from grains_eval.study.methods import method_recipe
+from grains_eval.study.session import OutputFolder
 from grains_eval.tasks_path import task_directory
 
 
@@ -22,4 +23,4 @@ def test_every_world_has_weights_and_every_method_a_recipe(world):
 
 def test_an_unknown_world_is_refused(tmp_path):
     with pytest.raises(GrainsError, match="unknown demo world 'text_splt': did you mean 'text_split'"):
-        run_demo(tmp_path / "out", worlds=["text_splt"])
+        run_demo(OutputFolder(tmp_path / "out"), worlds=["text_splt"])

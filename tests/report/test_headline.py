@@ -59,7 +59,7 @@ def test_many_methods_headline() -> None:
 
 
 def test_too_few_clusters_are_no_verdict_and_say_how_many_would_do() -> None:
-    few = "9 clusters are too few for a test, about 20 like them would do"
+    few = "9 clusters are too few for any test, which takes about 20"
     lone = row(0.159, 0.0, task="truthful", **FEW)
     assert answer(lone, 0.05) == "no verdict"
     text = headline([lone], [judge(row(-0.02, 0.0, **FEW), 0.01)], 0.05)
@@ -141,7 +141,7 @@ def test_methods_are_listed_from_the_largest_change() -> None:
 def test_of_several_without_a_verdict_the_one_that_needs_most_is_named() -> None:
     much = {**FEW, "units_needed": 45}
     rows = [row(0.1, 0.0, method=m, **few) for m, few in (("a", FEW), ("b", much))]
-    said = "9 clusters are too few for a test, about 45 like them would do"
+    said = "9 clusters are too few for any test, which takes about 45"
     assert headline(rows, [], 0.05).startswith(f"No verdict on mmlu acc for any of 2 methods: {said}.")
     text = headline([], [judge(one, 0.01) for one in rows], 0.05)
     assert f"no verdict for a, b ({said})" in text

@@ -52,11 +52,11 @@ def test_markdown_and_page_say_what_gave_each_row(report: ReportData) -> None:
 def test_skills_name_error_rates_clusters_and_what_would_tell(few: ReportData) -> None:
     lines = to_markdown(few).splitlines()
     (found,) = [line for line in lines if line.startswith("| few | acc | grains | no verdict")]
-    assert found.endswith("| 63 | 9 |  | 9 clusters are too few for a test, about 20 like them would do |")
+    assert found.endswith("| 63 | 9 |  | 9 clusters are too few for any test, which takes about 20 |")
     (found,) = [line for line in lines if line.startswith("| many | acc | grains | kept")]
     assert found.endswith("| 2,000 |  | guaranteed |  |")
     page = Outline.text(render_html(few))
-    assert "9 clusters are too few for a test" in page and "guaranteed" in page
+    assert "9 clusters are too few for any test" in page and "guaranteed" in page
 
 
 def test_kept_by_all_is_a_line_of_its_own(few: ReportData) -> None:

@@ -37,4 +37,4 @@ def test_a_row_of_too_few_clusters_says_so_at_80_columns(few: ReportData) -> Non
     row = next(line for line in shown.splitlines() if "no verdict" in line and "│" in line)
     assert "+33.3" in row and "nan" not in shown
     words = " ".join(shown.split())
-    assert "no verdict is possible, 9 clusters are too few for a test, about 20 like them would do" in words
+    assert "no verdict is possible, 9 clusters are too few for any test, which takes about 20" in words
