@@ -25,9 +25,9 @@ def read_yaml(content: str | bytes) -> Any:
 
 
 def not_json(value: Any) -> str:
-    """Why a value cannot be written as JSON; empty where it can."""
+    """Why a value cannot be written as JSON in UTF-8; empty where it can."""
     try:
-        json.dumps(value, allow_nan=False)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         return " ".join(str(error).split())
     return ""

@@ -27,8 +27,10 @@ NUMBERS = (
 SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
 
 
-def json_values(leaves: st.SearchStrategy[Any] = SCALARS) -> st.SearchStrategy[Any]:
+def json_values(
+    leaves: st.SearchStrategy[Any] = SCALARS, names: st.SearchStrategy[str] = TEXTS
+) -> st.SearchStrategy[Any]:
     """Whatever JSON may hold, and NaN, as Python's reader takes it."""
     return st.recursive(
-        leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=6
+        leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3), max_leaves=6
     )

@@ -138,7 +138,7 @@ PATHS = st.sampled_from(_known_keys()) | st.tuples(st.sampled_from(SECTIONS), TE
 ODD = st.sampled_from([date(2020, 1, 1), b"\xff", {1, 2}, {(1, 2): 3}, {1: 2, "a": 3}, {None: 1}])
 
 
-@cases(600)
+@cases(300)
 @given(st.lists(st.tuples(PATHS, json_values() | ODD), min_size=1, max_size=3))
 def test_any_keys_and_values_are_a_recipe_or_refused_in_a_line_that_names_the_key(changes):
     raw = {"name": "x", "data": {"task": "t"}}
@@ -186,6 +186,7 @@ def test_any_text_is_a_recipe_or_refused_in_one_line(text):
         ("vectors: {options: {rate: .nan}}", r"vectors\.options\.rate: Out of range float"),
         ("vectors: {options: {set: !!set {a}}}", r"vectors\.options\.set: Object of type set"),
         ("vectors: {options: &all {all: *all}}", r"vectors\.options\.all.*: Circular reference"),
+        ('vectors: {options: {text: "\\ud800"}}', r"vectors\.options\.text: 'utf-8' codec can't encode"),
         ("data: {metadata: {b: !!binary //4=}}", r"data\.metadata\.b: Object of type bytes"),
     ],
 )
