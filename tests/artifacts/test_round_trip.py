@@ -89,7 +89,7 @@ def alike(first, second):
     return first == second
 
 
-@cases(50)
+@cases(30)
 @given(vectors(), FOLDERS)
 def test_vectors(made, name):
     with TemporaryDirectory() as home:

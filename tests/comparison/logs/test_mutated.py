@@ -64,7 +64,7 @@ def test_the_files_are_sound_before(tool):
     assert outcome(whole(tool)) is None
 
 
-@cases(300)
+@cases(150)
 @given(st.sampled_from(list(MADE)), st.integers(0, 10_000), json_values(), st.booleans())
 def test_values(tool, seed, value, in_rows):
     files, chance = dict(whole(tool)), random.Random(seed)
@@ -83,7 +83,7 @@ def test_values(tool, seed, value, in_rows):
     outcome(files)
 
 
-@cases(300)
+@cases(150)
 @given(st.sampled_from([*MADE, "inspect_ai, zipped"]), st.integers(0, 10_000), st.sampled_from(["cut", "flip", "mix"]))
 def test_bytes(tool, seed, way):
     files, chance = dict(whole(tool)), random.Random(seed)
