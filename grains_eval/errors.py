@@ -26,14 +26,15 @@ class NotApplicable(GrainsError):
 def unknown(name: object, known: Iterable[str], what: str) -> GrainsError:
     """Build the error for a name that is not in a table, with the closest known name."""
     names = sorted(known)
-    close = get_close_matches(str(name), names, n=1)
+    shown = told(name, 300)
+    close = get_close_matches(shown, names, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     if len(names) > MOST_NAMES:
-        likely = get_close_matches(str(name), names, n=MOST_NAMES, cutoff=0)
+        likely = get_close_matches(shown, names, n=MOST_NAMES, cutoff=0)
         return GrainsError(
-            f"unknown {what} '{name}': {hint}among the {len(names)} known are {', '.join(sorted(likely))}"
+            f"unknown {what} '{shown}': {hint}among the {len(names)} known are {', '.join(sorted(likely))}"
         )
-    return GrainsError(f"unknown {what} '{name}': {hint}known are {', '.join(names)}")
+    return GrainsError(f"unknown {what} '{shown}': {hint}known are {', '.join(names)}")
 
 
 def first_line(error: BaseException) -> str:

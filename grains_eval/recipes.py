@@ -23,7 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from grains_eval.errors import GrainsError, unknown
+from grains_eval.errors import GrainsError, told, unknown
+from grains_eval.plain_values import not_json, read_yaml
 from grains_eval.plugins import load_plugins
 from grains_eval.types import Positions, Unit
 
@@ -212,7 +213,7 @@ class Recipe(Section):
         Raises:
             GrainsError: an unknown key or a bad value.
         """
-        raw = _merged({**self.model_dump(mode="json"), "methods": {}}, overrides)
+        raw = _merged({**self.model_dump(), "methods": {}}, overrides)
         made = parse_recipe(raw, where=f"variant '{name}' of {self.name}")
         return made.model_copy(update={"data": made.data.beside(self.data.folder)})
 
@@ -231,7 +232,7 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The recipe as run, every default spelled out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -249,9 +250,9 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     if not file.is_file():
         raise GrainsError(f"recipe '{path}' is not a file; give the path of a recipe.yaml")
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise GrainsError(f"recipe '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
+        raw = read_yaml(file.read_bytes())
+    except GrainsError as error:
+        raise GrainsError(f"recipe '{path}' is {error}") from error
     if not isinstance(raw, dict):
         raise GrainsError(f"recipe '{path}' is not a mapping; it needs at least 'name' and 'data'")
     recipe = parse_recipe(raw, overrides, where=str(path))
@@ -268,7 +269,7 @@ def parse_recipe(raw: dict[str, Any], overrides: Iterable[str] = (), where: str 
     for override in overrides:
         raw = _override(raw, override)
     try:
-        return Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         location = [str(part) for part in first["loc"]]
@@ -280,7 +281,19 @@ def parse_recipe(raw: dict[str, Any], overrides: Iterable[str] = (), where: str 
         said = "; or ".join(dict.fromkeys(one["msg"] for one in alike))
         others = error.error_count() - len(alike)
         more = f" (and {others} more)" if others else ""
-        raise GrainsError(f"{where}: {'.'.join(key) or 'recipe'}: {said}{more}") from error
+        raise GrainsError(f"{where}: {told('.'.join(key)) or 'recipe'}: {told(said, 300)}{more}") from error
+    if reason := _unkept(recipe.model_dump()):
+        raise GrainsError(f"{where}: {reason}")
+    return recipe
+
+
+def _unkept(values: Mapping[str, Any], section: str = "") -> str:
+    """The first key whose value no JSON holds (a date, NaN), and why; artifacts and fingerprints are made of JSON."""
+    for name, value in values.items():
+        if reason := not_json(value):
+            inner = _unkept(value, f"{section}{name}.") if isinstance(value, Mapping) and section.count(".") < 3 else ""
+            return inner or f"{told(f'{section}{name}')}: {told(reason, 200)} (a date or a number in quotes is text)"
+    return ""
 
 
 Options = TypeVar("Options", bound=Section)
@@ -309,7 +322,7 @@ def parse_section(kind: type[Options], raw: Mapping[str, Any], where: str) -> Op
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise unknown(key, kind.model_fields, f"key in {where}") from error
-        raise GrainsError(f"{where}: {key or 'section'}: {first['msg']}") from error
+        raise GrainsError(f"{where}: {told(key) or 'section'}: {told(first['msg'], 300)}") from error
 
 
 def _merged(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -345,9 +358,11 @@ def _override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     if not separator:
         raise GrainsError(f"override '{override}' has no '='; write section.key=value")
     try:
-        return with_key(raw, key, yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise GrainsError(f"override '{override}': the value is not valid YAML") from error
+        value = read_yaml(text)
+    except GrainsError as error:
+        raise GrainsError(f"override '{override}': the value is {error}") from error
+    try:
+        return with_key(raw, key, value)
     except GrainsError as error:
         raise GrainsError(f"override '{override}': {error}") from error
 

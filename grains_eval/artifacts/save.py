@@ -40,6 +40,7 @@ from grains_eval.types import FoundTokens, SteeringVectors
 from grains_eval.versions import package_versions
 
 _MOST_EXAMPLES = 5  # whose images are kept for heat maps
+_NOTE = ("format", "grains-eval")  # of safetensors files
 
 
 def save_vectors(vectors: SteeringVectors, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -129,13 +130,12 @@ def _write(contents: ArtifactContents, config: ArtifactConfig, folder: Path, nam
     kinds = {"found_tokens": contents.tokens, "contrast": contents.contrast}  # which older versions do not know
     shown = config.model_dump(mode="json", exclude={name for name, held in kinds.items() if held is None})
     (folder / CONFIG).write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
-    notes = {"format": "grains-eval", "format_version": str(config.format_version)}
     if contents.vectors is not None:
         directions = contents.vectors.directions
         tensors = {f"layers.{i}": directions[i].detach().float().cpu().contiguous() for i in contents.vectors.layers}
-        save_tensors(tensors, folder / TENSORS, notes)
+        save_tensors(tensors, folder / TENSORS, _NOTE)
     if contents.tokens is not None:
-        save_tensors(tensors_of(contents.tokens), folder / TOKENS, notes)
+        save_tensors(tensors_of(contents.tokens), folder / TOKENS, _NOTE)
     if contents.attributions:
         write_attributions(folder / ATTRIBUTIONS, contents.attributions, contents.selections)
     for example, images in enumerate(contents.images[:_MOST_EXAMPLES]):
@@ -146,17 +146,23 @@ def _write(contents: ArtifactContents, config: ArtifactConfig, folder: Path, nam
         (folder / RECIPE).write_text(contents.recipe, encoding="utf-8")
     if contents.adapter is not None:
         shutil.copytree(contents.adapter, folder / ADAPTER)
-    (folder / CARD).write_text(write_card(config.model_dump(), name), encoding="utf-8")
+    # halves of surrogate pairs, which YAML and JSON can name, are in no text file
+    (folder / CARD).write_text(write_card(config.model_dump(), name), encoding="utf-8", errors="replace")
 
 
-def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; a full disk raises the same error as for any other file.
+def save_tensors(tensors: Mapping[str, Tensor], file: Path, note: tuple[str, str]) -> None:
+    """Write a safetensors file, the same bytes every time; a full disk raises the same error as for any other file.
+
+    Args:
+        tensors: What it holds.
+        file: Where to.
+        note: The one entry of its metadata; of several, safetensors would write one or another first.
 
     Raises:
         OSError: the file cannot be written.
     """
     try:
-        save_file(dict(tensors), file, metadata=dict(metadata))
+        save_file(dict(tensors), file, metadata=dict([note]))
     except SafetensorError as error:
         number = re.search(r"os error ([0-9]+)", str(error))
         code = int(number[1]) if number else errno.EIO

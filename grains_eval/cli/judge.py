@@ -77,9 +77,7 @@ def _parameters(words: list[str]) -> dict[str, Any]:
     Raises:
         GrainsError: no `=`, a value that JSON has not, or a parameter that is the judge's own.
     """
-    import yaml
-
-    from grains_eval.judging.rubrics import not_json
+    from grains_eval.plain_values import not_json, read_yaml
 
     found: dict[str, Any] = {}
     for word in (part for text in words for part in re.split(r",(?=\s*\w+=)", text)):
@@ -89,9 +87,9 @@ def _parameters(words: list[str]) -> dict[str, Any]:
         if key in ("model", "messages", "stream", "n"):
             raise GrainsError(f"--gen_kwargs may not set {key}")
         try:
-            found[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:  # a date of month 13
-            raise GrainsError(f"--gen_kwargs '{word}' is not YAML: {' '.join(str(error).split())}") from error
+            found[key] = read_yaml(value)
+        except GrainsError as error:
+            raise GrainsError(f"--gen_kwargs '{word}' is {error}") from error
         if reason := not_json(found[key]):
             raise GrainsError(f"--gen_kwargs '{word}' cannot be sent: {reason}; quote it to send it as text")
     return found

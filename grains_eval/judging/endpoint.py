@@ -139,10 +139,12 @@ async def _answer(client: AsyncOpenAI, request: Mapping[str, Any], retries: int)
     raise AssertionError("unreachable")
 
 
-def _lost(error: Exception, endpoint: Endpoint, replies: ReplyFile) -> GrainsError:
+def _lost(error: Exception, endpoint: Endpoint, replies: ReplyFile) -> Exception:
     """The one line for an endpoint that does not answer, or not so."""
     import openai
 
+    if isinstance(error, OSError):  # of the connection the client makes errors of its own
+        return OSError(error.errno, error.strerror, str(replies.file))
     again = f"{len(replies.replies)} replies are kept in '{replies.file}'; run the same command again to go on"
     if isinstance(error, openai.APITimeoutError):
         return GrainsError(f"the judge at {endpoint.base_url} did not answer within {endpoint.timeout:g} s; {again}")
@@ -154,7 +156,7 @@ def _lost(error: Exception, endpoint: Endpoint, replies: ReplyFile) -> GrainsErr
         return GrainsError(f"the judge at {endpoint.base_url} answered {error.status_code}: {said}; {again}")
     if isinstance(error, JSONDecodeError | AttributeError | IndexError | TypeError):
         return GrainsError(f"the judge at {endpoint.base_url} gave no chat completion ({error}); {again}")
-    if isinstance(error, OSError | openai.OpenAIError):
+    if isinstance(error, openai.OpenAIError):
         return GrainsError(
             f"the judge at {endpoint.base_url} cannot be asked ({' '.join(str(error).split())}); {again}"
         )

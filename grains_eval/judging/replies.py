@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grains_eval.errors import GrainsError
-from grains_eval.files import write_file
+from grains_eval.files import try_lock, write_file
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,8 @@ class ReplyFile:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         # a file of its own, as the replies' is replaced; it stays, as whoever waits for it would lock a removed one
         with self.file.with_name(f".{self.file.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when the process ends
-            except BlockingIOError as error:
-                raise GrainsError(f"another process is asking into '{self.file}'; wait for it to end") from error
+            if not try_lock(lock.fileno()):
+                raise GrainsError(f"another process is asking into '{self.file}'; wait for it to end")
             if half := self._load():
                 with self.file.open("rb+") as handle:
                     handle.truncate(self.file.stat().st_size - len(half))
@@ -95,10 +93,20 @@ class ReplyFile:
                 self._is_open = False
 
     def add(self, key: str, reply: Reply) -> None:
-        """Keep a reply, on disk before anything else happens."""
+        """Keep a reply, on disk before anything else happens.
+
+        Raises:
+            OSError: the disk is full; no part of the reply stays in the file, where the next one would follow it.
+        """
         assert self._is_open
-        with self.file.open("a", encoding="utf-8") as handle:
-            handle.write(_line(key, reply))
+        with self.file.open("ab", buffering=0) as handle:
+            start, left = handle.seek(0, os.SEEK_END), _line(key, reply).encode()
+            try:
+                while left:
+                    left = left[handle.write(left) :]
+            except BaseException:
+                handle.truncate(start)
+                raise
         self.replies[key] = reply
 
     def settle(self, keys: Iterable[str]) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from grains_eval.errors import GrainsError, unknown
+from grains_eval.plain_values import not_json, read_yaml
 
 _BUNDLED = Path(__file__).with_name("bundled")
 _TEMPLATES = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -38,15 +38,6 @@ def _template(text: str) -> str:
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno} is not a Jinja template: {error.message}") from error
     return text
-
-
-def not_json(value: Any) -> str:
-    """Why a value cannot be sent as JSON; empty where it can."""
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        return " ".join(str(error).split())
-    return ""
 
 
 class _Section(BaseModel):
@@ -158,9 +149,9 @@ def load_rubric(name: str) -> Rubric:
             raise unknown(name, bundled(), "rubric (no such file, and none bundled)")
         file = bundled()[name]
     try:
-        raw: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise GrainsError(f"rubric '{name}' is not valid YAML: {' '.join(str(error).split())}") from error
+        raw: Any = read_yaml(file.read_bytes())
+    except GrainsError as error:
+        raise GrainsError(f"rubric '{name}' is {error}") from error
     if not isinstance(raw, Mapping):
         raise GrainsError(f"rubric '{name}' is not a mapping; it needs name, prompt, verdict and higher_is_better")
     try:

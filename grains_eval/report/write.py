@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from grains_eval.errors import GrainsError
-from grains_eval.files import write_together
+from grains_eval.files import finished, write_together
 from grains_eval.report.data import ReportData
 from grains_eval.report.html import render_html
 from grains_eval.report.markdown import to_markdown
@@ -104,9 +104,8 @@ def refuse_existing(folder: Path, instead: str = "choose another --output_path o
     """
     if folder.is_file():
         raise GrainsError(f"'{folder}' is a file; give a folder as --output_path")
-    for name in FILES:
-        if (folder / name).exists():
-            raise GrainsError(f"'{folder / name}' exists; {instead}")
+    if found := finished(folder, FILES):
+        raise GrainsError(f"'{folder / found[0]}' exists; {instead}")
 
 
 def write(report: ReportData, folder: str | Path, *, overwrite: bool = False) -> Path:

@@ -7,11 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from grains_eval.comparison.settings import Analysis
 from grains_eval.errors import GrainsError
 from grains_eval.examples import load_examples
+from grains_eval.plain_values import read_yaml
 from grains_eval.recipes import Recipe, with_key
 from grains_eval.report.data import Curve, Grid, ReportData, Supplement
 from grains_eval.report.write import refuse_existing
@@ -20,6 +19,7 @@ from grains_eval.study.compare import SCORES, compare_variants
 from grains_eval.study.faithfulness import faithfulness, faithfulness_figure
 from grains_eval.study.provenance import weights_fingerprint
 from grains_eval.study.session import OutputFolder, Session
+from grains_eval.study.unfinished import claimed
 
 _COUNTS = (1, 2, 5, 10, 20)
 
@@ -45,8 +45,8 @@ def grid_points(grid: Sequence[str]) -> dict[str, dict[str, Any]]:
     for axis in grid:
         key, separator, text = axis.partition("=")
         try:
-            values = yaml.safe_load(f"[{text}]")
-        except yaml.YAMLError as error:
+            values = read_yaml(f"[{text}]")
+        except GrainsError as error:
             raise GrainsError(f"--grid {axis}: the values are not a comma-separated list") from error
         if not separator or not values or "." not in key:
             raise GrainsError(f"--grid {axis}: write section.key=value,value (e.g. attribution.top_k=1,2,5)")
@@ -102,9 +102,10 @@ def ablate(
     variants = parse_grid(grid, recipe)
     if not output.overwrite:
         refuse_existing(output.path)
-    session = session.opened()
     attributing = any(axis.startswith("attribution.") for axis in grid)
-    curves = _faithfulness_curves(variants, session, output.path / SCORES) if attributing else []
+    with claimed(output.path):  # and let go, as the comparison claims it too
+        session = session.opened()
+        curves = _faithfulness_curves(variants, session, output.path / SCORES) if attributing else []
     title = f"{recipe.name}: ablation of {', '.join(axis.partition('=')[0] for axis in grid)}"
     analysis = Analysis(all_metrics=all_metrics)
     points = grid_points(grid)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from grains_eval.study.fidelity import fidelity
 from grains_eval.study.methods import BUILDERS, MethodInputs, leaves_open
 from grains_eval.study.provenance import data_provenance, model_identity, recipe_provenance
 from grains_eval.study.session import OutputFolder, Session
-from grains_eval.study.unfinished import abandon, claimed, take_up, work_folder
+from grains_eval.study.unfinished import abandon, claimed, drop, forget, take_up, work_folder
 from grains_eval.vectors import METHODS
 
 logger = logging.getLogger(__name__)
@@ -64,13 +63,16 @@ def build_from_recipe(
     Raises:
         GrainsError: anything the user can fix; nothing is written then.
     """
+    if output.path.exists() and not output.overwrite:
+        with suppress(GrainsError), claimed(output.path):
+            forget(output.path)
     check_replaceable(output.path, overwrite=output.overwrite)
     makes = pick(METHODS, recipe.vectors.method, METHODS.what).makes
     if makes == "instruction":
         if is_first_process():
             save_artifact(_instruction(recipe, session), output.path, overwrite=output.overwrite)
         return output.path
-    with claimed(output.path) if is_first_process() else nullcontext():
+    with claimed(output.path):
         if session.lm is None:
             check_steering(recipe, _configured_layers(session.model_args))
         session = session.opened()
@@ -172,7 +174,7 @@ def _build(recipe: Recipe, session: Session, output: OutputFolder, examples: Exa
         images=[example.images for example in examples.build] if result.attributions else (),
     )
     save_artifact(contents, output.path, overwrite=output.overwrite)
-    shutil.rmtree(work, ignore_errors=True)
+    drop(work)
     steering = result.vectors or result.tokens
     setting = f" with {asdict(steering.recommended)}" if steering else ""
     logger.info("wrote %s%s", output.path, setting)

@@ -81,7 +81,7 @@ class AttributionCache:
         """Keep an example's scores."""
         numbers = json.dumps({name: getattr(attribution, name) for name in _NUMBERS})
         with whole_file(self.file(encoded, config)) as part:
-            save_tensors({"scores": attribution.scores.contiguous()}, part, {"numbers": numbers})
+            save_tensors({"scores": attribution.scores.contiguous()}, part, ("numbers", numbers))
 
 
 def build_context_with_cache(

@@ -26,6 +26,7 @@ from grains_eval.study.report_parts import development_curves, development_table
 from grains_eval.study.runs import PlannedRun, run_all
 from grains_eval.study.session import OutputFolder, Session
 from grains_eval.study.token_controls import write_token_controls
+from grains_eval.study.unfinished import claimed, forget
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +82,24 @@ def compare_variants(
         supplement: What the report shows besides; what the study has to show comes on top.
 
     Raises:
-        GrainsError: anything that concerns all variants alike.
+        GrainsError: anything that concerns all variants alike, or another process works on the folder.
     """
     if not output.overwrite and not output.resume:
         go_on = "pass --resume to go on with it, --overwrite to begin anew, or another --output_path"
         refuse_existing(output.path, go_on)
+    with claimed(output.path):
+        return _compare(recipe, variants, session, output, analysis, supplement)
+
+
+def _compare(
+    recipe: Recipe,
+    variants: Mapping[str, Recipe],
+    session: Session,
+    output: OutputFolder,
+    analysis: Analysis,
+    supplement: Supplement,
+) -> ReportData:
+    """`compare_variants` in a folder that is this process's alone."""
     if output.overwrite:
         shutil.rmtree(output.path / SCORES, ignore_errors=True)
     if taken := next((name for name in variants if name == BASELINE or not _is_folder_name(name)), None):
@@ -112,8 +126,9 @@ def compare_variants(
     places = [*artifacts, *(output.path / "vectors" / name for name in controls.names)]
     planned = [PlannedRun(BASELINE), *(PlannedRun(place.name, {"vectors": str(place)}) for place in places)]
     there, failed = run_all(output.path / "runs", recipe, planned, session, overwrite=output.overwrite)
+    shutil.rmtree(output.path / SCORES, ignore_errors=True)
     evaluation = recipe.evaluation
-    made = compare_runs(
+    return compare_runs(
         there,
         output.path,
         session.console,
@@ -135,8 +150,6 @@ def compare_variants(
         overwrite=True,
         keep_going=True,
     )
-    shutil.rmtree(output.path / SCORES, ignore_errors=True)
-    return made
 
 
 def _analysis(analysis: Analysis, evaluation: Evaluation, runs: Mapping[str, Path]) -> Analysis:
@@ -189,6 +202,7 @@ def _build_all(
     failures, absent = dict[str, str](), dict[str, str]()
     for name, variant in variants.items():
         if variant.folder.exists() and not output.overwrite:
+            forget(variant.folder)
             continue
         place = OutputFolder(variant.folder, overwrite=output.overwrite)
         try:

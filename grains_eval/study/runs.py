@@ -221,6 +221,7 @@ def _is_there(folder: Path, note: Mapping[str, Any], overwrite: bool) -> bool:
         shutil.rmtree(folder, ignore_errors=True)  # an evaluation that was cut off
         return False
     if not overwrite and json.loads(file.read_text(encoding="utf-8")) == note:
+        (folder / STARTED).unlink(missing_ok=True)
         return True
     if not overwrite:
         raise GrainsError(f"'{folder}' holds another evaluation; choose another --output_path or pass --overwrite")

@@ -17,7 +17,7 @@ from rich.table import Table
 from grains_eval.artifacts.layout import Artifact
 from grains_eval.errors import GrainsError, pick
 from grains_eval.examples import Examples, load_examples
-from grains_eval.files import write_together
+from grains_eval.files import finished, written_together
 from grains_eval.harness.arguments import AppliedArtifact, check_artifact
 from grains_eval.models.layers import find_layers
 from grains_eval.recipes import Recipe
@@ -30,6 +30,7 @@ from grains_eval.study.provenance import weights_fingerprint
 from grains_eval.study.session import OutputFolder, Session
 from grains_eval.study.sweep_page import point_numbers, setting_values, sweep_page
 from grains_eval.study.tune import Choice, choose, curve, grid, measured
+from grains_eval.study.unfinished import claimed
 from grains_eval.types import FoundTokens, TokenConfig
 from grains_eval.vectors import METHODS, BuildContext, run_method
 from grains_eval.vectors.found_tokens import BuiltTokens
@@ -84,10 +85,11 @@ def sweep(recipe: Recipe, session: Session, output: OutputFolder, tried: SweepGr
         tried: The settings.
 
     Raises:
-        GrainsError: no development examples, a layer the model lacks, or files in the way.
+        GrainsError: no development examples, a layer the model lacks, files in the way, or another process works on
+            the folder.
     """
     folder = output.path
-    if not output.overwrite and (found := [name for name in FILES if (folder / name).exists()]):
+    if not output.overwrite and (found := finished(folder, FILES)):
         raise GrainsError(f"'{folder / found[0]}' exists; choose another --output_path or pass --overwrite")
     if not recipe.data.development:
         raise GrainsError("a sweep needs development examples; set data.development above 0")
@@ -95,7 +97,13 @@ def sweep(recipe: Recipe, session: Session, output: OutputFolder, tried: SweepGr
     for name in ("top_k",) if makes_tokens else ("tokens", "distances"):
         if getattr(tried, name) is not None:
             raise GrainsError(f"--{name} does not apply to method {recipe.vectors.method}; leave it out")
-    session = session.opened()
+    with claimed(folder):
+        return _sweep(recipe, session.opened(), folder, tried)
+
+
+def _sweep(recipe: Recipe, session: Session, folder: Path, tried: SweepGrid) -> SweepResult:
+    """`sweep` in a folder that is this process's alone."""
+    makes_tokens = METHODS[recipe.vectors.method].makes == "tokens"
     loaded = session.loaded
     for layer in tried.layers or ():
         check_layer(layer, len(find_layers(loaded.model)))
@@ -119,8 +127,8 @@ def sweep(recipe: Recipe, session: Session, output: OutputFolder, tried: SweepGr
             )
             choices[f"top_k={k}, examples={count}"] = _choose(context, development, tried)
     best = max(choices, key=lambda name: choices[name].point.rank)
-    _write(folder, choices, best, development)
-    shutil.rmtree(cache.folder, ignore_errors=True)
+    with written_together(folder, _files(choices, best, development)):
+        shutil.rmtree(cache.folder, ignore_errors=True)  # before anything says that the sweep is done
     if session.console is not None:
         _print(session.console, choices, best, folder)
     return SweepResult(choices, best)
@@ -213,7 +221,8 @@ def table(name: str, choice: Choice) -> Table:
     return shown
 
 
-def _write(output: Path, choices: Mapping[str, Choice], best: str, development: DevelopmentSet) -> None:
+def _files(choices: Mapping[str, Choice], best: str, development: DevelopmentSet) -> dict[str, str]:
+    """What a sweep writes, by name."""
     rows = [
         {"varied": name, **point_numbers(point, choice)} for name, choice in choices.items() for point in choice.points
     ]
@@ -227,5 +236,4 @@ def _write(output: Path, choices: Mapping[str, Choice], best: str, development: 
     writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    texts = {"sweep.json": json.dumps(summary, indent=2) + "\n", "sweep.html": page, "sweep.csv": lines.getvalue()}
-    write_together(output, texts)
+    return {"sweep.json": json.dumps(summary, indent=2) + "\n", "sweep.html": page, "sweep.csv": lines.getvalue()}

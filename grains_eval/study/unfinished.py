@@ -1,21 +1,22 @@
-"""The folder of an unfinished build: one process at a time, and an interrupted build goes on where it stopped."""
+"""The folder of an unfinished study: one process at a time, and an interrupted build goes on where it stopped."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from getpass import getuser
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from grains_eval.artifacts.layout import CONFIG
 from grains_eval.errors import GrainsError
-from grains_eval.files import write_file
+from grains_eval.files import part_of, try_lock, write_file
+from grains_eval.study.distributed import is_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -24,20 +25,24 @@ STATE = "state.json"
 
 @contextmanager
 def claimed(target: Path) -> Generator[None, None, None]:
-    """Keep other processes from building the same folder; the system releases the lock of one that died.
+    """Keep other processes from working on the same folder; the system releases the lock of one that died.
+
+    Of the processes of one distributed job the first claims it.
 
     Raises:
-        GrainsError: another process is building it.
+        GrainsError: another process works on it.
     """
+    if not is_first_process():
+        yield
+        return
     name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
     # not unlinked: a process waiting for the old file would not see the lock on a new one
-    with (Path(gettempdir()) / f"grains-eval-{getuser()}-{name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    user = os.getuid() if hasattr(os, "getuid") else 0  # a container's user may have no name
+    with (Path(gettempdir()) / f"grains-eval-{user}-{name}.lock").open("w") as file:
+        if not try_lock(file.fileno()):
             raise GrainsError(
-                f"another process is building '{target}'; wait for it, or choose another --output_path"
-            ) from error
+                f"another process is working on '{target}'; wait for it to end, or choose another --output_path"
+            )
         yield
 
 
@@ -67,7 +72,7 @@ def take_up(work: Path, state: Mapping[str, Any], *, overwrite: bool) -> None:
             logger.warning("going on with %d examples that are done", done)
         return
     if work.exists():
-        if any(work.iterdir()) and not note.is_file():
+        if not note.is_file() and any(each != part_of(note) for each in work.iterdir()):
             raise GrainsError(
                 f"'{work}' is in the way and is not an unfinished build; move it or choose another --output_path"
             )
@@ -76,11 +81,32 @@ def take_up(work: Path, state: Mapping[str, Any], *, overwrite: bool) -> None:
                 f"'{work}' holds an unfinished build of another recipe or model; finish that one, choose another "
                 "--output_path or pass --overwrite"
             )
-        shutil.rmtree(work)
+        drop(work)
     write_file(note, json.dumps(state))
+
+
+def drop(work: Path) -> None:
+    """Remove the folder of an unfinished build; what says that it is one goes last, as this may be cut off too."""
+    for each in work.iterdir() if work.is_dir() else ():
+        if each.name != STATE:
+            shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink(missing_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def forget(target: Path) -> None:
+    """Remove the work folder of the build that made an artifact, if the process was killed before it could do so."""
+    work = work_folder(target)
+    try:
+        state = json.loads((work / STATE).read_text(encoding="utf-8"))
+        made = json.loads((target / CONFIG).read_text(encoding="utf-8"))["provenance"]
+        is_of_it = (made["recipe_hash"], made["weights"]) == (state["recipe"], state["weights"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if is_of_it:
+        drop(work)
 
 
 def abandon(work: Path) -> None:
     """Remove the folder of a build that failed, unless it holds what another attempt could use."""
     if not any(work.glob("*.safetensors")):
-        shutil.rmtree(work, ignore_errors=True)
+        drop(work)

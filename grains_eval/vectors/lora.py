@@ -211,5 +211,5 @@ def save_adapter(trained: Trained, epoch: int, folder: Path) -> Path:
         name: sorted(value) if isinstance(value, set) else value for name, value in trained.config.to_dict().items()
     }
     (folder / "adapter_config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_tensors(trained.checkpoints[epoch], folder / "adapter_model.safetensors", {"format": "pt"})
+    save_tensors(trained.checkpoints[epoch], folder / "adapter_model.safetensors", ("format", "pt"))
     return folder

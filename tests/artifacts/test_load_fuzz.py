@@ -11,6 +11,7 @@ import random
 import shutil
 import struct
 import sys
+from collections import Counter
 from copy import deepcopy
 
 import pytest
@@ -171,7 +172,7 @@ def _header(rng, file):
     header = json.loads(content[8 : 8 + size])
     name = rng.choice([name for name in header if name != "__metadata__"])
     entry = header[name]
-    kind = rng.choice(("dtype", "shape", "offsets", "name", "twice", "long", "metadata"))
+    kind = rng.choice(("dtype", "shape", "offsets", "name", "twice", "long", "metadata", "many", "deep"))
     if kind == "dtype":
         entry["dtype"] = rng.choice(
             ("F64", "F16", "BF16", "I32", "U8", "BOOL", "C64", "F8_E4M3", "F8_E8M0", "F4", "X", 3)
@@ -187,6 +188,13 @@ def _header(rng, file):
         header["layers.2"] = entry
     elif kind == "long":
         header["x" * rng.choice((10, 100_000))] = {**entry, "shape": [0], "data_offsets": [0, 0]}
+    elif kind == "many":
+        header |= {f"layers.{number}": {**entry, "data_offsets": [0, 0]} for number in range(rng.choice((9, 5000)))}
+    elif kind == "deep":
+        depth = rng.choice((50, 100_000))
+        made = b'{"layers.1":' * depth + b"1" + b"}" * depth
+        file.write_bytes(struct.pack("<Q", len(made)) + made + content[8 + size :])
+        return
     else:
         header["__metadata__"] = rng.choice((None, {"a": 1}, {"a": "b" * 10_000}, []))
     made = json.dumps(header).encode()
@@ -219,22 +227,40 @@ def _other_tensors(rng, file):
     save_file({**held, rng.choice(names): tensor}, file)
 
 
+def _rename(rng, file, outside):
+    file.rename(file.with_name(rng.choice((TENSORS, TOKENS, CONFIG, "x"))))
+
+
+def _link_folder(rng, folder, outside):
+    """The adapter's folder leads out of the artifact, or in a circle."""
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    (folder / ADAPTER).symlink_to(rng.choice((outside, folder, folder / ADAPTER, outside / "none")))
+
+
 def _spoil(rng, folder, outside):
+    """Damage something, and say in which way."""
     files = sorted(each for each in folder.rglob("*") if each.suffix in (".json", ".safetensors"))
     tensors = [each for each in files if each.suffix == ".safetensors"]
     way = rng.random()
     if way < 0.35:
         _config(rng, folder)
-    elif way < 0.65 and tensors:
-        rng.choice((_header, _header, _other_tensors))(rng, rng.choice(tensors))
-    elif way < 0.68:
-        file = rng.choice(files)
-        file.rename(file.with_name(rng.choice((TENSORS, TOKENS, CONFIG, "x"))))
-    elif way < 0.71:
-        shutil.rmtree(folder / ADAPTER, ignore_errors=True)
-        (folder / ADAPTER).symlink_to(rng.choice((outside, folder, folder / ADAPTER, outside / "none")))
-    else:
-        rng.choice(_DAMAGE)(rng, rng.choice(files), outside)
+        return _config
+    if way < 0.65 and tensors:
+        done = rng.choice((_header, _header, _other_tensors))
+        done(rng, rng.choice(tensors))
+        return done
+    done = _rename if way < 0.68 else _link_folder if way < 0.71 else rng.choice(_DAMAGE)
+    done(rng, folder if done is _link_folder else rng.choice(files), outside)
+    return done
+
+
+# of `vectors=`, where no artifact is
+_SOURCES = (
+    "../x", "{0}/../none", "a/../b", "../a@main", "a/..", "./a", "~/a", "a/b@../../etc/passwd", "a/b@..", "a\0b",
+    "a/b\n", "{0}/\0", "{1}/secret", "/dev/zero", "/proc/self/fd/0", "{0}/steering_config.json", "{0}/x.pt", "x" * 5000,
+    "", "/", "{1}", "\ud800/a", "a/\x1b[2J", "file:///etc/passwd", "https://h/x", "a/b@" + "r" * 3000,
+    "{1}/../outside/./secret",
+)  # fmt: skip
 
 
 def _held(*folders):
@@ -269,16 +295,20 @@ def _run(whole, home, cases, seed):
     sys.addaudithook(_watch)
     for folder in whole.values():
         open_artifact(folder)  # what is imported late is imported now
-    counts = {"loaded": 0, "refused": 0}
+    counts = Counter()
     for number in range(cases):
         rng = random.Random(seed * 1_000_003 + number)
         folder = home / "artifact"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(whole[rng.choice(("vectors", "vectors", "tokens", *whole))], folder)
-        _spoil(rng, folder, outside)
+        source = folder
+        if rng.random() < 0.03:
+            source, way = rng.choice(_SOURCES).format(folder, outside), "source"
+        else:
+            way = _spoil(rng, folder, outside).__name__
         before = _held(folder, outside)
         try:
-            found, error, did = _open(rng.choice((open_artifact, load_vectors)), folder)
+            found, error, did = _open(rng.choice((open_artifact, load_vectors)), source)
         except BaseException as unexpected:
             raise AssertionError(f"case {number} of seed {seed}: {unexpected!r}"[:500]) from unexpected
         assert not did, (number, did)
@@ -287,9 +317,10 @@ def _run(whole, home, cases, seed):
             said = str(error)
             assert said.isprintable() and len(said) < 1000 and "hush" not in said, (number, said)
         else:
+            assert way != "source", number
             assert isinstance(found, Artifact | SteeringVectors), number
             _check(found if isinstance(found, SteeringVectors) else found.vectors)
-        counts["loaded" if error is None else "refused"] += 1
+        counts.update(["loaded" if error is None else "refused", way])
     return counts
 
 
@@ -310,6 +341,8 @@ def test_spoilt_artifacts_load_or_are_refused_in_one_line(whole, tmp_path):
 def test_so_are_ten_thousand(whole, tmp_path):
     counts = _run(whole, tmp_path, _MANY, 2)
     assert counts["refused"] > _MANY / 2 and counts["loaded"] > _MANY / 20
+    ways = (_config, _header, _other_tensors, _rename, _link_folder, *_DAMAGE)
+    assert all(counts[way] > _MANY / 50 for way in ("source", *(each.__name__ for each in ways))), counts
 
 
 def test_the_watch_sees_what_is_done(tmp_path):

@@ -59,7 +59,7 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
 
 def test_tensors_that_cannot_be_written_are_an_error_of_the_operating_system(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as caught:
-        saving.save_tensors({"a": torch.zeros(2)}, tmp_path / "gone" / "a", {})
+        saving.save_tensors({"a": torch.zeros(2)}, tmp_path / "gone" / "a", ("format", "pt"))
     assert caught.value.filename == str(tmp_path / "gone" / "a")
     full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     monkeypatch.setattr(saving, "save_file", lambda *a, **k: (_ for _ in ()).throw(full))

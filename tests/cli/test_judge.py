@@ -29,9 +29,9 @@ def test_parameters(words, found):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("stop=[a", "is not YAML"),
+        ("stop=[a", "is not valid YAML"),
         ("seed=2020-01-01", "cannot be sent: Object of type date is not JSON serializable; quote it"),
-        ("seed=2020-13-01", "is not YAML: month must be in 1..12"),
+        ("seed=2020-13-01", "is not valid YAML: month must be in 1..12"),
         ("temperature=.nan", "cannot be sent: Out of range float values are not JSON compliant"),
         ("temperature", "is not KEY=VALUE"),
         ("temperature=0,n=2", "may not set n"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 
 from grains_eval.errors import GrainsError
@@ -112,3 +114,20 @@ def test_a_key_is_all_of_the_request():
     base = {"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0}
     assert request_key(base) == request_key(dict(reversed(base.items())))
     assert len({request_key({**base, **change}) for change in ({}, {"model": "n"}, {"temperature": 1})}) == 3
+
+
+def test_a_reply_that_the_disk_had_no_room_for_leaves_nothing_of_itself(tmp_path):
+    replies = ReplyFile(tmp_path / "r.jsonl")
+    inherited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with replies.open():
+        replies.add("a", Reply("one"))
+        before = replies.file.read_bytes()
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 90, inherited[1]))
+            with pytest.raises(OSError, match="too large"):
+                replies.add("b", Reply("x" * 500))
+            assert replies.file.read_bytes() == before
+            replies.add("c", Reply("three"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, inherited)
+    assert list(ReplyFile(replies.file).replies) == ["a", "c"]
