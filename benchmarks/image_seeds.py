@@ -96,14 +96,14 @@ class Trial:
             return choice_log_probs(model, processor, items, picture, self.world.background)
 
 
-def build_questions(world: ImageWorld, count: int) -> list[Item]:
-    """The build items that vectors are made from."""
+def build_questions(world: ImageWorld, count: int, draw: int = 0) -> list[Item]:
+    """The build items that vectors are made from; another set of them for every `draw`."""
     items = build_items(world, 4)
-    Random(0).shuffle(items)
+    Random(draw).shuffle(items)
     return items[:count]
 
 
-def examples(world: ImageWorld, count: int) -> list[PreferenceExample]:
+def examples(world: ImageWorld, count: int, draw: int = 0) -> list[PreferenceExample]:
     """Build questions: what is pictured is chosen, what is usual is rejected."""
     return [
         PreferenceExample(
@@ -115,7 +115,7 @@ def examples(world: ImageWorld, count: int) -> list[PreferenceExample]:
             images=(image(read_scene(item), item["noise"], world.background),),
             cluster=item["cluster"],
         )
-        for item in build_questions(world, count)
+        for item in build_questions(world, count, draw)
     ]
 
 
@@ -131,6 +131,11 @@ def trial(seed: int, recipe: Recipe, models: Path, background: int = BACKGROUND)
     folder = models / (f"image_{seed}" if background == BACKGROUND else f"image_{seed}_{background}")
     if not (folder / "training.json").is_file():
         train_to_folder("split", seed, folder, background=background, keep_failures=True)
+    return open_trial(seed, recipe, folder, background)
+
+
+def open_trial(seed: int, recipe: Recipe, folder: Path, background: int = BACKGROUND) -> Trial:
+    """A trained model's folder, and the world that it was trained on."""
     trained = json.loads((folder / "training.json").read_text(encoding="utf-8")).get("background", BACKGROUND)
     if trained != background:
         raise SystemExit(f"'{folder}' was trained on background {trained}, not {background}; give another --models")
