@@ -3,7 +3,7 @@
     python -m benchmarks.fidelity --output benchmarks/results/fidelity.json
 
 GrAInS is built on each bundled world from several draws of examples, by every attribution method and by random scores,
-at the settings of the world's recipe. Fidelity is measured as a build's card does, of text and of image tokens apart; the
+at the settings of the world's recipe. Fidelity is measured as a build's card does, for text and image tokens apart; the
 gain is the change of accuracy on cue-free questions of test towns or rooms. Rows give Spearman's correlation over the
 builds of a world, and within worlds over all of them (ranks taken in each world), with a permutation p. The builds of a
 world go to `--runs` and are taken from there where they are.
