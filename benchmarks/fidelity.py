@@ -1,6 +1,7 @@
 """Does the fidelity of attributions predict what steering by them gains?
 
     python -m benchmarks.fidelity --output benchmarks/results/fidelity.json
+    python -m benchmarks.fidelity --worlds images --output benchmarks/results/fidelity_images.json
 
 GrAInS is built on each bundled world from several draws of examples, by every attribution method and by random scores,
 at the settings of the world's recipe. Fidelity is measured as a build's card does, for text and image tokens apart; the
@@ -12,9 +13,8 @@ world go to `--runs` and are taken from there where they are.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -37,7 +37,7 @@ from grains_eval.vectors.context import BuildContext
 
 METHODS = ("integrated_gradients", "gradient", "smoothgrad", "random")
 IMAGES = "images"
-WORLDS = ("split", "shared", "faithfulness", IMAGES)
+TEXT = ("split", "shared", "faithfulness")
 RUNS = Path(__file__).parent / "results" / "fidelity"
 
 
@@ -89,38 +89,41 @@ def drawn(recipe: Recipe, draw: int, method: str, examples: int) -> Recipe:
     )
 
 
-def builds(name: str, draws: int, examples: int) -> list[dict[str, Any]]:
-    """Fidelity and gain of every build on one world, a row per build and kind of tokens."""
+def builds(name: str, draws: Sequence[int], examples: int) -> Iterator[list[dict[str, Any]]]:
+    """Fidelity and gain of every build on one world: per draw, a row per attribution method and kind of tokens."""
     world = open_images() if name == IMAGES else open_text(name)
     before = mean(world.right(None))
-    rows = list[dict[str, Any]]()
-    for draw, method in itertools.product(range(draws), METHODS):
-        context = world.context(draw, method, examples)
-        built = run_method(context)
-        gain = mean(world.right(built.vectors)) - before
-        for tokens, found in fidelity(context, built.attributions).items():
-            measures = {each: found[each]["difference"] for each in MEASURES}
-            rows.append(
-                {"world": name, "draw": draw, "attribution": method, "tokens": tokens, **measures, "gain": gain}
-            )
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+    for draw in draws:
+        rows = list[dict[str, Any]]()
+        for method in METHODS:
+            context = world.context(draw, method, examples)
+            built = run_method(context)
+            gain = mean(world.right(built.vectors)) - before
+            for tokens, found in fidelity(context, built.attributions).items():
+                measures = {each: found[each]["difference"] for each in MEASURES}
+                rows.append(
+                    {"world": name, "draw": draw, "attribution": method, "tokens": tokens, **measures, "gain": gain}
+                )
+                print(json.dumps(rows[-1]), flush=True)
+        yield rows
 
 
 def known_builds(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The builds of one world, measured now unless they were before."""
+    """The builds of one world; draws that were not measured before are measured now."""
     file: Path = arguments.runs / f"{name}.json"
-    if file.is_file() and not arguments.smoke:
-        return json.loads(file.read_text(encoding="utf-8"))
-    rows = builds(name, arguments.draws, arguments.examples)
-    if not arguments.smoke:
+    if arguments.smoke:
+        return [row for rows in builds(name, range(arguments.draws), arguments.examples) for row in rows]
+    known: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    missing = [draw for draw in range(arguments.draws) if all(row["draw"] != draw for row in known)]
+    for rows in builds(name, missing, arguments.examples) if missing else ():
+        known += rows
         arguments.runs.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return rows
+        file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return [row for row in known if row["draw"] < arguments.draws]
 
 
 def correlations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per kind of tokens, measure and set of builds."""
+    """One row per kind of tokens (said where there are images), measure and set of builds."""
     found = list[dict[str, Any]]()
     worlds = list(dict.fromkeys(row["world"] for row in rows))
     real = [row for row in rows if row["attribution"] != "random"]
@@ -133,7 +136,7 @@ def correlations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 within, p = _within(some, own, measured)
                 found.append(
                     {
-                        "tokens": tokens,
+                        **({"tokens": tokens} if IMAGES in worlds else {}),
                         "builds": f"{label} ({len(some)})",
                         "measure": measured,
                         **{world: "" if cell is None else cell for world, cell in cells.items()},
@@ -174,7 +177,7 @@ def _within(rows: Sequence[dict[str, Any]], worlds: Sequence[str], measured: str
 def main() -> None:
     """Build, measure, correlate."""
     parser = common.parser(__doc__.splitlines()[0])
-    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=WORLDS)
+    parser.add_argument("--worlds", nargs="+", choices=(*TEXT, IMAGES), default=TEXT)
     parser.add_argument("--runs", type=Path, default=RUNS, help="builds of each world, taken up again")
     parser.add_argument("--draws", type=int, default=4, help="draws of build examples per world")
     parser.add_argument("--examples", type=int, default=50)
