@@ -268,13 +268,15 @@ def token_rows(
     except GrainsError as error:
         reason = str(error)
     numbers = range(draws)
-    rows: dict[str, list[Callable[[], FoundTokens]]] = {
+    blind: dict[str, list[Callable[[], FoundTokens]]] = {
         "blind tokens": [lambda d=d: pool("random", {"draw": d, **FREQUENT}, tested=False).tokens for d in numbers],
-        "random pool, then transfer": [lambda d=d: pool("random", {"draw": d, **FREQUENT}).tokens for d in numbers],
-        EVERY: [lambda: pool("every").tokens],
         "blind tokens, template words left out": [
             lambda d=d: pool("random", {"draw": d}, tested=False).tokens for d in numbers
         ],
+    }
+    tested: dict[str, list[Callable[[], FoundTokens]]] = {
+        "random pool, then transfer": [lambda d=d: pool("random", {"draw": d, **FREQUENT}).tokens for d in numbers],
+        EVERY: [lambda: pool("every").tokens],
         "random pool without template words, then transfer": [
             lambda d=d: pool("random", {"draw": d}).tokens for d in numbers
         ],
@@ -294,7 +296,7 @@ def token_rows(
             "vocabulary token": [lambda: vocabulary(context, own_token)],
             "tokens of the other side": [lambda: other_side(own_token)],
         }
-    for label, makers in {**later, **(rows if pools else {})}.items():
+    for label, makers in {**later, **blind, **(tested if pools else {})}.items():
         measured.add_tokens(label, makers, setting)
 
 
