@@ -5,17 +5,18 @@
 
 GrAInS is built on each bundled world from several draws of examples, by every attribution method and by random scores,
 at the settings of the world's recipe. Fidelity is measured as a build's card does, for text and image tokens apart; the
-gain is the change of accuracy on cue-free questions of test towns or rooms. Rows give Spearman's correlation over the
-builds of a world, and within worlds over all of them (ranks taken in each world), with a permutation p. The builds of a
-world go to `--runs` and are taken from there where they are.
+gain is the change of accuracy on cue-free questions of test towns or rooms, for images also with the paper's top-k in
+place of the recipe's selection. Rows give Spearman's correlation over the builds of a world, and within worlds over all
+of them (ranks taken in each world), with a permutation p. The builds of a world go to `--runs` and are taken from there
+where they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -36,7 +37,7 @@ from grains_eval.vectors import build_context, run_method
 from grains_eval.vectors.context import BuildContext
 
 METHODS = ("integrated_gradients", "gradient", "smoothgrad", "random")
-IMAGES = "images"
+IMAGES, RECIPE = "images", "recipe"
 TEXT = ("split", "shared", "faithfulness")
 RUNS = Path(__file__).parent / "results" / "fidelity"
 
@@ -48,10 +49,12 @@ class World:
     Attributes:
         context: From a draw, an attribution method and a number of examples to a build.
         right: From vectors or None to 1.0 per test question that is right.
+        selections: Which tokens are masked: settings of `attribution` besides the recipe's own.
     """
 
     context: Callable[[int, str, int], BuildContext]
     right: Callable[[SteeringVectors | None], Sequence[float]]
+    selections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
 
 def open_text(kind: str) -> World:
@@ -75,7 +78,10 @@ def open_images() -> World:
         found = image_seeds.examples(one.world, examples, draw)
         return build_context(one.loaded, found, drawn(recipe, draw, method, examples))
 
-    return World(context, lambda vectors: one.right(vectors, image_seeds.fixed_setting(recipe)))
+    setting = image_seeds.fixed_setting(recipe)
+    # by the recipe's own selection nearly every build answers all questions
+    selections = {"top_k": recipe.methods["grains_top_k"]["attribution"]}
+    return World(context, lambda vectors: one.right(vectors, setting), selections)
 
 
 def drawn(recipe: Recipe, draw: int, method: str, examples: int) -> Recipe:
@@ -90,7 +96,7 @@ def drawn(recipe: Recipe, draw: int, method: str, examples: int) -> Recipe:
 
 
 def builds(name: str, draws: Sequence[int], examples: int) -> Iterator[list[dict[str, Any]]]:
-    """Fidelity and gain of every build on one world: per draw, a row per attribution method and kind of tokens."""
+    """Fidelity and gain of every build on one world: per draw, rows by attribution method, selection and tokens."""
     world = open_images() if name == IMAGES else open_text(name)
     before = mean(world.right(None))
     for draw in draws:
@@ -98,13 +104,18 @@ def builds(name: str, draws: Sequence[int], examples: int) -> Iterator[list[dict
         for method in METHODS:
             context = world.context(draw, method, examples)
             built = run_method(context)
-            gain = mean(world.right(built.vectors)) - before
+            gains = {RECIPE: mean(world.right(built.vectors)) - before}
+            known = {each.example_id: each for each in built.attributions}
+            context = replace(context, attribute=lambda one, _, known=known: known[one.example.id])
+            for selection, changes in world.selections.items():
+                other = run_method(context.with_attribution(**changes)).vectors
+                gains[selection] = mean(world.right(other)) - before
             for tokens, found in fidelity(context, built.attributions).items():
                 measures = {each: found[each]["difference"] for each in MEASURES}
-                rows.append(
-                    {"world": name, "draw": draw, "attribution": method, "tokens": tokens, **measures, "gain": gain}
-                )
-                print(json.dumps(rows[-1]), flush=True)
+                same = {"world": name, "draw": draw, "attribution": method, "tokens": tokens, **measures}
+                rows += [{**same, "selection": selection, "gain": gain} for selection, gain in gains.items()]
+        for row in rows:
+            print(json.dumps(row), flush=True)
         yield rows
 
 
@@ -123,27 +134,21 @@ def known_builds(name: str, arguments: argparse.Namespace) -> list[dict[str, Any
 
 
 def correlations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per kind of tokens (said where there are images), measure and set of builds."""
+    """One row per kind of tokens and selection (said where there are images), measure and set of builds."""
     found = list[dict[str, Any]]()
     worlds = list(dict.fromkeys(row["world"] for row in rows))
     real = [row for row in rows if row["attribution"] != "random"]
-    for tokens in dict.fromkeys(row["tokens"] for row in rows):
+    for tokens, selection in sorted({(row["tokens"], row["selection"]) for row in rows}, reverse=True):
+        said = {"tokens": tokens, "selection": selection} if IMAGES in worlds else {}
         for label, those in (("all builds", rows), ("without random scores", real)):
-            some = [row for row in those if row["tokens"] == tokens]
+            some = [row for row in those if (row["tokens"], row["selection"]) == (tokens, selection)]
             own = [world for world in worlds if any(row["world"] == world for row in some)]
             for measured in MEASURES:
                 cells = {world: _spearman([row for row in some if row["world"] == world], measured) for world in worlds}
                 within, p = _within(some, own, measured)
-                found.append(
-                    {
-                        **({"tokens": tokens} if IMAGES in worlds else {}),
-                        "builds": f"{label} ({len(some)})",
-                        "measure": measured,
-                        **{world: "" if cell is None else cell for world, cell in cells.items()},
-                        "within worlds": within,
-                        "p": p,
-                    }
-                )
+                cells = {world: "" if cell is None else cell for world, cell in cells.items()}
+                pooled = {"within worlds": within, "p": p} if len(worlds) > 1 else {"p": p}
+                found.append({**said, "builds": f"{label} ({len(some)})", "measure": measured, **cells, **pooled})
     return found
 
 
