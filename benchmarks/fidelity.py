@@ -138,7 +138,7 @@ def correlations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     found = list[dict[str, Any]]()
     worlds = list(dict.fromkeys(row["world"] for row in rows))
     real = [row for row in rows if row["attribution"] != "random"]
-    for tokens, selection in sorted({(row["tokens"], row["selection"]) for row in rows}, reverse=True):
+    for tokens, selection in dict.fromkeys((row["tokens"], row["selection"]) for row in rows):
         said = {"tokens": tokens, "selection": selection} if IMAGES in worlds else {}
         for label, those in (("all builds", rows), ("without random scores", real)):
             some = [row for row in those if (row["tokens"], row["selection"]) == (tokens, selection)]

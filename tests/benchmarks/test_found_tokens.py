@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.found_image_rows import IMAGES, MeasuredImages, cued, image_items, open_images
+from benchmarks.found_image_rows import ABLATIONS, IMAGES, MeasuredImages, cued, image_items, open_images
 from benchmarks.found_token_rows import FOUND, UNSTEERED, Measured, open_world
 from benchmarks.found_tokens import CUE, SEEDS, builds, goal, known_seeds, table
 from benchmarks.image_seeds import build_questions
@@ -163,3 +163,12 @@ def test_tables_of_the_image_world_have_a_cluster_per_room() -> None:
     (row,) = [row for row in table(IMAGES, [{**one, "world": IMAGES}]) if row["method"] == UNSTEERED]
     assert row["accuracy"] == pytest.approx(20 / len(items), abs=1e-3)
     assert len({item["cluster"] for item in items}) == 24
+
+
+def test_modalities_and_the_stamp_are_no_controls_to_be_ahead_of() -> None:
+    one = world(7, every_token=89)
+    one["rows"] |= {label: one["rows"][FOUND] for label in ABLATIONS}
+    assert {each for each in reached(one) if each.startswith("≥")} == {
+        "≥ 0.2 beyond: blind tokens",
+        "≥ 0.2 beyond: every token",
+    }
