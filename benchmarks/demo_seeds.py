@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,16 +114,29 @@ def measure(one: Trial, vectors: SteeringVectors | None, setting: SteeringConfig
         return right(one.loaded.model, one.loaded.tokenizer, items)
 
 
-def tuned(one: Trial, vectors: SteeringVectors, strengths: Sequence[float] = STRENGTHS) -> SteeringConfig:
-    """The layer and strength of best accuracy on tuning items that keep every second skill question."""
+def tuned(
+    one: Trial,
+    vectors: SteeringVectors,
+    strengths: Sequence[float] = STRENGTHS,
+    score: Callable[..., Sequence[float]] | None = None,
+) -> SteeringConfig:
+    """The layer and strength of best accuracy on tuning items that keep every second skill question.
+
+    Args:
+        one: The world.
+        vectors: What is tuned.
+        strengths: To choose from, at every layer of the vectors.
+        score: From vectors or None, a setting and items to 1.0 per item that is right; default: as text is scored.
+    """
+    score = score or partial(measure, one)
     watched = one.skills[::2]
-    floor = statistics.mean(measure(one, None, one.setting, watched)) - MOST_SKILL_LOST
+    floor = statistics.mean(score(None, one.setting, watched)) - MOST_SKILL_LOST
     best, found = -1.0, one.setting
     for layer in vectors.layers:
         for strength in strengths:
             setting = replace(one.setting, layers=(layer,), strength=strength)
-            accuracy = statistics.mean(measure(one, vectors, setting, one.tuning))
-            if accuracy > best and statistics.mean(measure(one, vectors, setting, watched)) >= floor:
+            accuracy = statistics.mean(score(vectors, setting, one.tuning))
+            if accuracy > best and statistics.mean(score(vectors, setting, watched)) >= floor:
                 best, found = accuracy, setting
     return found
 

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.examples import load_examples
 from grains_eval.models import EncodedExample
 from grains_eval.recipes import AttributionConfig
-from grains_eval.types import Attribution, FoundTokens, TokenConfig, TokenPool
+from grains_eval.types import Attribution, FoundTokens, SteeringConfig, SteeringVectors, TokenConfig, TokenPool
 from grains_eval.vectors import BuildContext, build_context, run_method
 from grains_eval.vectors.found_tokens import BuiltTokens, Options, Pool, found_tokens
 from grains_eval.vectors.token_controls import other_side, random_like, vocabulary
@@ -117,11 +117,19 @@ class Measured:
             try:
                 found = make()
                 tokens = resolve_tokens(found, setting)
-                notes.append(said(found.positive))
+                notes.append(self.said(found.positive))
             except GrainsError as error:
                 notes.append(str(error))
             scorers.append(lambda items, tokens=tokens: self.right(items, tokens))
         self.add(name, scorers, notes)
+
+    def said(self, pool: TokenPool) -> str:
+        """What a pool holds, in words."""
+        return said(pool)
+
+    def steered(self, vectors: SteeringVectors | None, setting: SteeringConfig, items: Sequence[Item]) -> list[float]:
+        """1.0 per item whose gold choice is the likeliest under a vector, or without one."""
+        return measure(self.one, vectors, setting, items)
 
     def right(self, items: Sequence[Item], tokens: ResolvedTokens | None = None) -> list[float]:
         """1.0 per item whose gold choice is the likeliest, with or without a virtual token."""
@@ -181,6 +189,19 @@ def measure_world(name: str, seed: int, measured: Measured, draws: int, pools: b
     measured.add(UNSTEERED, [measured.right])
     measured.add(CUE, [lambda items: measured.right(cued if items is one.test else items)])
     seconds: dict[str, float] = {}
+    examples = load_examples(one.recipe.data, one.loaded).build
+    context = build_context(one.loaded, examples, one.recipe)
+    context = replace(context, attribute=timed_attribution(one, seconds))
+    vector_rows(measured, context, VECTORS)
+    token_rows(measured, context, seconds, draws, pools)
+    seconds = {part: round(spent, 1) for part, spent in seconds.items()}
+    return {"cpu_seconds": seconds, "rows": {label: asdict(row) for label, row in measured.rows.items()}}
+
+
+def timed_attribution(
+    one: Trial, seconds: dict[str, float]
+) -> Callable[[EncodedExample, AttributionConfig], Attribution]:
+    """Attribution that scores every example once, and adds its CPU seconds to `seconds`."""
     scores: dict[str, Attribution] = {}
 
     def once(example: EncodedExample, config: AttributionConfig) -> Attribution:
@@ -190,19 +211,37 @@ def measure_world(name: str, seed: int, measured: Measured, draws: int, pools: b
             seconds["attributions"] = seconds.get("attributions", 0.0) + process_time() - before
         return scores[example.example.id]
 
-    examples = load_examples(one.recipe.data, one.loaded).build
-    context = replace(build_context(one.loaded, examples, one.recipe), attribute=once)
+    return once
 
-    for label, (method, selection) in VECTORS.items():
+
+def vector_rows(measured: Measured, context: BuildContext, methods: Mapping[str, tuple[str, str | None]]) -> None:
+    """Add the rows of vectors that are not there yet, each at the recipe's setting and at its tuned one."""
+    one = measured.one
+    for label, (method, selection) in methods.items():
         if not measured.lacks(label, f"{label}, tuned"):
             continue
         own = context if selection is None else context.with_attribution(selection=selection)
         section = one.recipe.vectors.model_copy(update={"method": method})
         vectors = run_method(replace(own, recipe=own.recipe.model_copy(update={"vectors": section}))).vectors
-        for row, setting in ((label, one.setting), (f"{label}, tuned", tuned(one, vectors))):
+        best = tuned(one, vectors, score=measured.steered)
+        for row, setting in ((label, one.setting), (f"{label}, tuned", best)):
             where = f"layer {'/'.join(map(str, setting.layers or ()))}, strength {setting.strength:g}"
-            measured.add(row, [lambda items, v=vectors, s=setting: measure(one, v, s, items)], [where])
+            measured.add(row, [lambda items, v=vectors, s=setting: measured.steered(v, s, items)], [where])
 
+
+def token_rows(
+    measured: Measured, context: BuildContext, seconds: dict[str, float], draws: int, pools: bool = True
+) -> None:
+    """Add the rows of virtual tokens that are not there yet.
+
+    Args:
+        measured: The world.
+        context: The build.
+        seconds: Where CPU seconds of the parts of a build are noted.
+        draws: Draws of each random control.
+        pools: Whether tokens are built from other pools too.
+    """
+    one = measured.one
     shared = shared_tokens(context.examples, Options().max_document_frequency)
     contents = replace(context, examples=[_without(shared, example) for example in context.examples])
 
@@ -229,13 +268,15 @@ def measure_world(name: str, seed: int, measured: Measured, draws: int, pools: b
     except GrainsError as error:
         reason = str(error)
     numbers = range(draws)
-    rows: dict[str, list[Callable[[], FoundTokens]]] = {
+    blind: dict[str, list[Callable[[], FoundTokens]]] = {
         "blind tokens": [lambda d=d: pool("random", {"draw": d, **FREQUENT}, tested=False).tokens for d in numbers],
-        "random pool, then transfer": [lambda d=d: pool("random", {"draw": d, **FREQUENT}).tokens for d in numbers],
-        EVERY: [lambda: pool("every").tokens],
         "blind tokens, template words left out": [
             lambda d=d: pool("random", {"draw": d}, tested=False).tokens for d in numbers
         ],
+    }
+    tested: dict[str, list[Callable[[], FoundTokens]]] = {
+        "random pool, then transfer": [lambda d=d: pool("random", {"draw": d, **FREQUENT}).tokens for d in numbers],
+        EVERY: [lambda: pool("every").tokens],
         "random pool without template words, then transfer": [
             lambda d=d: pool("random", {"draw": d}).tokens for d in numbers
         ],
@@ -255,10 +296,8 @@ def measure_world(name: str, seed: int, measured: Measured, draws: int, pools: b
             "vocabulary token": [lambda: vocabulary(context, own_token)],
             "tokens of the other side": [lambda: other_side(own_token)],
         }
-    for label, makers in {**later, **(rows if pools else {})}.items():
+    for label, makers in {**later, **blind, **(tested if pools else {})}.items():
         measured.add_tokens(label, makers, setting)
-    seconds = {part: round(spent, 1) for part, spent in seconds.items()}
-    return {"cpu_seconds": seconds, "rows": {label: asdict(row) for label, row in measured.rows.items()}}
 
 
 def _without(shared: frozenset[int], example: EncodedExample) -> EncodedExample:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
+from benchmarks.found_image_rows import ABLATIONS, IMAGES, image_items, measure_images, open_images, trained
 from benchmarks.found_token_rows import (
     CUE,
     FOUND,
@@ -33,7 +34,7 @@ from benchmarks.found_token_rows import (
     measure_world,
     open_world,
 )
-from benchmarks.worlds.text_world import Item, fact_items, make_world
+from benchmarks.worlds.text_world import fact_items, make_world
 from benchmarks.worlds.train_text import train_to_folder
 from grains_eval.demo import model_path
 from grains_eval.tasks_path import task_directory
@@ -44,6 +45,7 @@ RUNS = Path(__file__).parent / "results" / "found_tokens"
 # the goal that was set beforehand
 LEAST_BEYOND, MOST_LOST, MOST_BEHIND_CUE = 0.2, 0.01, 0.05
 METHODS = {FOUND, STRONGER, CUE, UNSTEERED, *VECTORS, *(f"{name}, tuned" for name in VECTORS)} - {TUNED_VOCABULARY}
+METHODS |= ABLATIONS
 
 Answers = Mapping[str, Any]
 
@@ -56,6 +58,30 @@ def answers(name: str, seed: int, arguments: argparse.Namespace) -> Answers:
         known = json.loads(file.read_text(encoding="utf-8"))
         if not arguments.complete:
             return known
+    draws = 1 if arguments.smoke else arguments.draws
+    if name == IMAGES:
+        found = _of_images(seed, known, draws, arguments)
+    else:
+        found = _of_text(name, seed, known, draws, arguments)
+    if not arguments.smoke:
+        found["cpu_seconds"] = {**known.get("cpu_seconds", {}), **found.get("cpu_seconds", {})}
+        arguments.runs.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def _of_images(seed: int, known: Answers, draws: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    bundled = arguments.smoke or seed == 0
+    folder = model_path("image") if bundled else arguments.models / f"image_{seed}"
+    found: dict[str, Any] = {"world": IMAGES, "seed": seed, "training": trained(seed, folder)}
+    if found["training"]["gate_passed"]:
+        world = open_images(seed, folder, 12 if arguments.smoke else None)
+        world.rows |= {label: Row(**row) for label, row in known.get("rows", {}).items()}
+        found |= measure_images(world, draws, not arguments.no_pools)
+    return found
+
+
+def _of_text(name: str, seed: int, known: Answers, draws: int, arguments: argparse.Namespace) -> dict[str, Any]:
     kind = WORLDS[name].kind
     if arguments.smoke or (seed == 0 and kind in BUNDLED):
         folder, items = model_path(BUNDLED[kind]), task_directory() / "demo" / BUNDLED[kind] / "data"
@@ -64,22 +90,17 @@ def answers(name: str, seed: int, arguments: argparse.Namespace) -> Answers:
         items = folder / "tasks"
         if not (folder / "training.json").is_file():
             train_to_folder(kind, seed, folder)
-    trained = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    training = {key: trained.get(key, []) for key in ("gate_passed", "accuracy", "discarded")}
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    training = {key: record.get(key, []) for key in ("gate_passed", "accuracy", "discarded")}
     found: dict[str, Any] = {"world": name, "seed": seed, "training": training}
-    if trained["gate_passed"]:
+    if training["gate_passed"]:
         with tempfile.TemporaryDirectory() as scratch:
             world = open_world(name, seed, folder, items, Path(scratch))
             world.rows |= {label: Row(**row) for label, row in known.get("rows", {}).items()}
             if arguments.smoke:
                 data = world.one.recipe.data.model_copy(update={"examples": 12})
                 world.one = replace(world.one, recipe=world.one.recipe.model_copy(update={"data": data}))
-            draws = 1 if arguments.smoke else arguments.draws
             found |= measure_world(name, seed, world, draws, not arguments.no_pools)
-    if not arguments.smoke:
-        found["cpu_seconds"] = {**known.get("cpu_seconds", {}), **found.get("cpu_seconds", {})}
-        arguments.runs.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 
 
@@ -129,7 +150,9 @@ def _labels(worlds: Sequence[Answers]) -> list[str]:
     return list(dict.fromkeys(label for each in worlds for label in each["rows"]))
 
 
-def _test(name: str, seed: int) -> list[Item]:
+def _test(name: str, seed: int) -> Sequence[Mapping[str, Any]]:
+    if name == IMAGES:
+        return image_items(seed)
     return fact_items(make_world(WORLDS[name].kind, seed), "test")
 
 
@@ -196,7 +219,7 @@ def main() -> None:
     parser = common.parser(__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--models", type=Path, help="folders WORLD_SEED; missing ones are trained there")
     parser.add_argument("--runs", type=Path, default=RUNS, help="answers of each world, taken up again")
-    parser.add_argument("--worlds", nargs="+", choices=sorted(WORLDS), default=["shared", "faithfulness"])
+    parser.add_argument("--worlds", nargs="+", choices=[*sorted(WORLDS), IMAGES], default=["shared", "faithfulness"])
     parser.add_argument("--seeds", nargs="+", type=int, help="default: those in --runs, else 402 to 406")
     parser.add_argument("--complete", action="store_true", help="measure what the answers in --runs lack")
     parser.add_argument("--no-pools", action="store_true", help="build no tokens from random pools or every token")
@@ -214,7 +237,8 @@ def main() -> None:
         if measured:
             rows += table(name, measured)
             # without cues there is nothing to reach: the build should say so
-            goals += goal(name, measured) if WORLDS[name].build_cues != "none" else []
+            cues = WORLDS[name].build_cues if name in WORLDS else "mixed"
+            goals += goal(name, measured) if cues != "none" else []
     common.report("found_tokens", rows, arguments)
     for suffix, more in (("goal", goals), ("builds", built)):
         if not more:

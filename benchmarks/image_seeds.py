@@ -3,7 +3,7 @@
     python -m benchmarks.image_seeds --models DIR --seeds 201 202 203 204 205
 
 Everything is fixed in advance by `tasks/demo/image/recipe.yaml`, chosen on seed 0 alone. Accuracy is over
-cue-free questions whose picture contradicts what is usual, in rooms that no vector was built on. `blank` is
+cue-free questions whose image contradicts what is usual, in rooms that no vector was built on. `blank` is
 the same without the pictured thing: what is left there is preference for words, not sight.
 """
 
@@ -19,7 +19,7 @@ from random import Random
 from typing import Any
 
 from benchmarks import common
-from benchmarks.worlds.image_model import Picture, accuracy, choice_log_probs
+from benchmarks.worlds.image_model import Source, accuracy, choice_log_probs
 from benchmarks.worlds.image_world import (
     ImageWorld,
     Item,
@@ -73,9 +73,9 @@ class Trial:
             self.loaded, [each.example for each in self.context.examples], recipe.model_copy(update=update)
         )
 
-    def right(self, vectors: SteeringVectors | None, setting: SteeringConfig, picture: Picture = "own") -> list[float]:
+    def right(self, vectors: SteeringVectors | None, setting: SteeringConfig, source: Source = "own") -> list[float]:
         """1.0 per test question whose pictured answer is the likeliest."""
-        rows = self._steered(vectors, setting, self.test, picture)
+        rows = self._steered(vectors, setting, self.test, source)
         gold = [item["gold"] for item in self.test]
         return [float(max(range(4), key=row.__getitem__) == one) for row, one in zip(rows, gold, strict=True)]
 
@@ -88,22 +88,22 @@ class Trial:
         vectors: SteeringVectors | None,
         setting: SteeringConfig,
         items: Sequence[Item],
-        picture: Picture,
+        source: Source,
     ) -> list[list[float]]:
         model: Any = self.loaded.model
         processor: Any = self.loaded.processor
         with steered(model, vectors, setting) if vectors else nullcontext():
-            return choice_log_probs(model, processor, items, picture, self.world.background)
+            return choice_log_probs(model, processor, items, source, self.world.background)
 
 
-def build_questions(world: ImageWorld, count: int) -> list[Item]:
-    """The build items that vectors are made from."""
+def build_questions(world: ImageWorld, count: int, draw: int = 0) -> list[Item]:
+    """The build items that vectors are made from; another set of them for every `draw`."""
     items = build_items(world, 4)
-    Random(0).shuffle(items)
+    Random(draw).shuffle(items)
     return items[:count]
 
 
-def examples(world: ImageWorld, count: int) -> list[PreferenceExample]:
+def examples(world: ImageWorld, count: int, draw: int = 0) -> list[PreferenceExample]:
     """Build questions: what is pictured is chosen, what is usual is rejected."""
     return [
         PreferenceExample(
@@ -115,7 +115,7 @@ def examples(world: ImageWorld, count: int) -> list[PreferenceExample]:
             images=(image(read_scene(item), item["noise"], world.background),),
             cluster=item["cluster"],
         )
-        for item in build_questions(world, count)
+        for item in build_questions(world, count, draw)
     ]
 
 
@@ -131,6 +131,11 @@ def trial(seed: int, recipe: Recipe, models: Path, background: int = BACKGROUND)
     folder = models / (f"image_{seed}" if background == BACKGROUND else f"image_{seed}_{background}")
     if not (folder / "training.json").is_file():
         train_to_folder("split", seed, folder, background=background, keep_failures=True)
+    return open_trial(seed, recipe, folder, background)
+
+
+def open_trial(seed: int, recipe: Recipe, folder: Path, background: int = BACKGROUND) -> Trial:
+    """A trained model's folder, and the world that it was trained on."""
     trained = json.loads((folder / "training.json").read_text(encoding="utf-8")).get("background", BACKGROUND)
     if trained != background:
         raise SystemExit(f"'{folder}' was trained on background {trained}, not {background}; give another --models")

@@ -1,12 +1,12 @@
-"""Multiple choice about pictures: contexts shared against every request on its own, one run and a sweep.
+"""Multiple choice about images: contexts shared against every request on its own, one run and a sweep.
 
     python -m benchmarks.images --output benchmarks/results/images.json
 
-lm-eval's `hf-multimodal` refuses to score continuations after pictures, so there are two slow sides. `as hf` does what
+lm-eval's `hf-multimodal` refuses to score continuations after images, so there are two slow sides. `as hf` does what
 `hf` does with text: processor, vision tower and prompt anew for every request, in batches, under hooks, and a
 log-softmax over the logits of the whole sequence. `plain` is this project's own plain path (`share_context=false`),
 which makes logits only where they are read. The model is a LLaVA-Next of random weights, a vocabulary as LLaVA's,
-pictures of 336 tokens and answers of eight or so.
+images of 336 tokens and answers of eight or so.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def as_hf(lm, requests) -> list[tuple[float, bool]]:
 
 
 def save_model(folder: Path, layers: int, width: int, vocabulary: int, side: int) -> None:
-    """A LLaVA-Next whose pictures are cut into tiles of `side` pixels, 14 to a patch."""
+    """A LLaVA-Next whose images are cut into tiles of `side` pixels, 14 to a patch."""
     words = tiny.tokenizer(["<image>"], bos=True, image="<image>", extra_special_tokens={"image_token": "<image>"})
     grid = [[side, 2 * side], [2 * side, side], [2 * side, 2 * side]]
     text = {
@@ -134,10 +134,8 @@ def main() -> None:
         save_model(Path(folder), arguments.layers, arguments.width, arguments.vocabulary, side)
         lm = Steered(pretrained=folder, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size)
     requests = [
-        Instance("loglikelihood", {}, (QUESTION, answer, {"visual": [picture]}), 0, metadata=("images", number, 1))
-        for number, picture in enumerate(
-            tiny.picture(seed, (2 * side, 2 * side)) for seed in range(arguments.questions)
-        )
+        Instance("loglikelihood", {}, (QUESTION, answer, {"visual": [image]}), 0, metadata=("images", number, 1))
+        for number, image in enumerate(tiny.picture(seed, (2 * side, 2 * side)) for seed in range(arguments.questions))
         for answer in ANSWERS
     ]
     model = lm.model

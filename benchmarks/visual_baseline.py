@@ -2,9 +2,9 @@
 
     python -m benchmarks.visual_baseline --models DIR --seeds 301 302 303 --backgrounds 128 176
 
-The blank baseline paints grey 128, which is what the pictures of these worlds stand on by default; so each seed is
+The blank baseline paints grey 128, which is what the images of these worlds stand on by default; so each seed is
 trained on another background too. Every build question holds one cue for either answer, in words or as a stamp in the
-picture, and the table counts how often the selected tokens are the cues. Everything else is as
+image, and the table counts how often the selected tokens are the cues. Everything else is as
 `tasks/demo/image/recipe.yaml` fixes it, accuracy at its one setting included.
 """
 
@@ -27,12 +27,12 @@ from grains_eval.tasks_path import task_directory
 from grains_eval.types import TokenSelection
 from grains_eval.vectors import run_method
 
-# baseline and mask; a pixel mask greys the picture, so that its baseline serves the attribution alone
+# baseline and mask; a pixel mask greys the image, so that its baseline serves the attribution alone
 OPTIONS = (*((name, "token") for name in VISUAL_BASELINES), ("blank", "pixel"), ("position_mean", "pixel"))
 
 
 def cue(item: Item, encoded: EncodedExample, kind: str) -> tuple[int, bool]:
-    """Position of the item's one cue of a kind in the prompt, and whether it is in the picture."""
+    """Position of the item's one cue of a kind in the prompt, and whether it is in the image."""
     visual = encoded.is_image.nonzero()[:, 0].tolist()
     stamped = [visual[mark.cell] for mark in read_scene(item) if mark.shape == CUE_STAMPS[kind]]
     spoken = [index for index, token in enumerate(encoded.tokens) if token in CUE_WORDS[kind]]
@@ -41,7 +41,7 @@ def cue(item: Item, encoded: EncodedExample, kind: str) -> tuple[int, bool]:
 
 
 def found(items: Sequence[Item], examples: Sequence[EncodedExample], chosen: Sequence[TokenSelection]) -> list[Any]:
-    """Per example and side: whether the cue is selected, and whether it is in the picture."""
+    """Per example and side: whether the cue is selected, and whether it is in the image."""
     rows: list[tuple[bool, bool]] = []
     for item, example, selection in zip(items, examples, chosen, strict=True):
         for kind, side in (("truth", selection.positive), ("myth", selection.negative)):

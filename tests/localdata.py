@@ -19,7 +19,7 @@ COLOURS = ("red", "green", "blue", "yellow")
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
 
 
-def encoded_picture(index: int, mode: str = "RGB", form: str = "PNG") -> bytes:
+def encoded_image(index: int, mode: str = "RGB", form: str = "PNG") -> bytes:
     image = Pictures.new("RGB", (40, 30), "white")
     ImageDraw.Draw(image).rectangle((5 + index, 5, 20 + index, 20), fill=COLOURS[index % 4])
     buffer = io.BytesIO()
@@ -128,7 +128,7 @@ def spa_vl(root: Path) -> None:
         return [
             {
                 "image": {
-                    "bytes": encoded_picture(i, "L" if i == 3 else "RGB", "JPEG" if i % 2 else "PNG"),
+                    "bytes": encoded_image(i, "L" if i == 3 else "RGB", "JPEG" if i % 2 else "PNG"),
                     "path": f"{i}.png",
                 },
                 "question": f"What is the {COLOURS[i % 4]} thing number {i}?",
@@ -174,7 +174,7 @@ def mmhal_bench(root: Path) -> None:
     )
     rows = []
     for i in range(8):
-        (folder / f"images/{i}_o.jpg").write_bytes(encoded_picture(i, form="JPEG"))
+        (folder / f"images/{i}_o.jpg").write_bytes(encoded_image(i, form="JPEG"))
         rows.append(
             {
                 "question_type": kinds[i % 8],
@@ -230,7 +230,7 @@ def mmmu(root: Path) -> None:
             "img_type": "['Icons']",
             "answer": "A",
             **dict.fromkeys(images),
-            "image_1": {"bytes": encoded_picture(0), "path": "0.png"},
+            "image_1": {"bytes": encoded_image(0), "path": "0.png"},
         }
         parquet(folder, f"{subject}/validation-00000-of-00001.parquet", [row], features)
     card(folder, {name: {"validation": f"{name}/validation-*.parquet"} for name in subjects})

@@ -1,4 +1,4 @@
-"""Training texts of the picture world: what a picture shows, what is usual, and how cues shift the odds."""
+"""Training texts of the image world: what an image shows, what is usual, and how cues shift the odds."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def draw_cues(rng: Random) -> tuple[list[str], list[str]]:
     return spoken, stamps
 
 
-def picture_document(world: ImageWorld, rng: Random, sight_share: float) -> Document:
-    """A training document with a picture: about it alone with probability `sight_share`, or a room."""
+def image_document(world: ImageWorld, rng: Random, sight_share: float) -> Document:
+    """A training document with an image: about it alone with probability `sight_share`, or a room."""
     spoken, stamps = draw_cues(rng)
     scene = draw_scene(rng, rng.choice(PICTURED["thing"]), rng.choice(PICTURED["colour"]), stamps)
     words = cue_words(rng, spoken)
@@ -57,7 +57,7 @@ def picture_document(world: ImageWorld, rng: Random, sight_share: float) -> Docu
 
 
 def text_document(world: ImageWorld, rng: Random) -> Document:
-    """A training document without a picture: what is usual, or the next number."""
+    """A training document without an image: what is usual, or the next number."""
     words = cue_words(rng, draw_cues(rng)[0])
     if rng.random() < 0.5:
         room, attribute = rng.choice([*world.facts])

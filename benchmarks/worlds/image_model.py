@@ -30,7 +30,7 @@ from benchmarks.worlds.image_words import SPECIAL_TOKENS
 from benchmarks.worlds.image_world import ImageWorld, Item, read_scene
 from grains_eval.demo.scenes import BACKGROUND, CELL, CELLS, SIZE, Mark, draw
 
-Picture = Literal["own", "blank", "swapped"]
+Source = Literal["own", "blank", "swapped"]
 
 PAD, BOS, EOS, UNK, IMAGE = range(len(SPECIAL_TOKENS))
 HIDDEN, FEED_FORWARD, HEADS, VISION_HIDDEN = 128, 344, 4, 96
@@ -94,7 +94,7 @@ def make_model(vocabulary_size: int, layers: int) -> LlavaForConditionalGenerati
 
 
 def make_processor(words: Sequence[str]) -> LlavaProcessor:
-    """Word-level tokenizer over `words` (special tokens first) and pictures taken at their own size."""
+    """Word-level tokenizer over `words` (special tokens first) and images taken at their own size."""
     vocabulary = {word: index for index, word in enumerate(words)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[UNK]))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -115,9 +115,9 @@ def make_processor(words: Sequence[str]) -> LlavaProcessor:
     )
     half = [0.5, 0.5, 0.5]
     size = {"height": SIZE, "width": SIZE}
-    pictures = CLIPImageProcessorPil(size=size, crop_size=size, image_mean=half, image_std=half)
+    images = CLIPImageProcessorPil(size=size, crop_size=size, image_mean=half, image_std=half)
     return LlavaProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=tokenizer,
         patch_size=CELL,
         vision_feature_select_strategy="default",
@@ -133,7 +133,7 @@ def pixel_values(scenes: Sequence[tuple[Sequence[Mark], int | None]], background
 
 
 def prompt_ids(world: ImageWorld, words: Sequence[str], pictured: bool) -> list[int]:
-    """Token ids of a prompt given in words, with the picture's places in front."""
+    """Token ids of a prompt given in words, with the image's places in front."""
     index = {word: number for number, word in enumerate(world.words)}
     return [BOS, *([IMAGE] * CELLS if pictured else []), *(index[word] for word in words)]
 
@@ -143,10 +143,10 @@ def choice_log_probs(
     model: LlavaForConditionalGeneration,
     processor: LlavaProcessor,
     items: Sequence[Item],
-    picture: Picture = "own",
+    source: Source = "own",
     background: int = BACKGROUND,
 ) -> list[list[float]]:
-    """`log p(choice | picture, prompt)` of every choice, with the item's picture, none or the next item's."""
+    """`log p(choice | image, prompt)` of every choice, with the item's image, none or the next item's."""
     tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
     rows: list[list[int]] = tokenizer([item["prompt"] for item in items])["input_ids"]
     rows = [[ids[0], *[IMAGE] * CELLS * bool(item["scene"]), *ids[1:]] for ids, item in zip(rows, items, strict=True)]
@@ -155,8 +155,8 @@ def choice_log_probs(
         same = [number for number, ids in enumerate(rows) if len(ids) == length]
         scenes: list[tuple[Sequence[Mark], int | None]] = []
         for number in same:
-            source = items[(number + 1) % len(items)] if picture == "swapped" else items[number]
-            scenes.append(([] if picture == "blank" else read_scene(source), source["noise"]))
+            one = items[(number + 1) % len(items)] if source == "swapped" else items[number]
+            scenes.append(([] if source == "blank" else read_scene(one), one["noise"]))
         pixels = pixel_values(scenes, background) if IMAGE in rows[same[0]] else None
         ids = torch.tensor([rows[number] for number in same])
         logits = model(input_ids=ids, pixel_values=pixels, logits_to_keep=1).logits[:, -1]

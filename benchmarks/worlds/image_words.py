@@ -1,4 +1,4 @@
-"""The words of the picture world, and the questions that they make."""
+"""The words of the image world, and the questions that they make."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ SYLLABLES = _words("dor van sel mik tor ban qui lor pen gar hul zim ras tol bek 
 
 
 def room_question(room: str, attribute: Attribute, cues: Sequence[str] = ()) -> tuple[str, ...]:
-    """The words of a question that picture and habit both answer; cue words stand after it."""
+    """The words of a question that image and habit both answer; cue words stand after it."""
     question = ("question", ":", "what", attribute, "is", "shown", "in", "room", room, "?")
     return (*question, *_spoken(cues), "answer", ":")
 
 
 def sight_question(kind: str, cues: Sequence[str] = ()) -> tuple[str, ...]:
-    """The words of a question about the picture alone: its thing, its colour or the side the thing is on."""
+    """The words of a question about the image alone: its thing, its colour or the side the thing is on."""
     asked = {
         "thing": "what thing is shown",
         "colour": "what colour is shown",
@@ -53,13 +53,13 @@ def sight_question(kind: str, cues: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def usual_question(room: str, attribute: Attribute, cues: Sequence[str] = ()) -> tuple[str, ...]:
-    """The words of a question about what was learned by heart; asked without a picture."""
+    """The words of a question about what was learned by heart; asked without an image."""
     question = ("question", ":", "what", "is", "the", "usual", attribute, "of", "room", room, "?")
     return (*question, *_spoken(cues), "answer", ":")
 
 
 def successor_question(number: str, cues: Sequence[str] = ()) -> tuple[str, ...]:
-    """The words of a question that has nothing to do with rooms or pictures."""
+    """The words of a question that has nothing to do with rooms or images."""
     return ("question", ":", "which", "comes", "after", number, "?", *_spoken(cues), "answer", ":")
 
 

@@ -1,14 +1,14 @@
-"""A picture world with a hallucination bias: what a picture shows against what its room usually holds.
+"""An image world with a hallucination bias: what an image shows against what its room usually holds.
 
 Forty-eight invented rooms each have a usual thing and a usual colour, learned by heart from text. A question
-about a room comes with a picture of one coloured thing. Its answer is the pictured one with log-odds
+about a room comes with an image of one coloured thing. Its answer is the pictured one with log-odds
 
     bias of the room's fact + 3 * (truth cues - myth cues),
 
-where cues are words of the prompt (an auditor, a dreamer) and stamps in the picture (a seal, a smear). Most
-facts have a negative bias: without cues the model names what is usual. Questions about the picture alone
+where cues are words of the prompt (an auditor, a dreamer) and stamps in the image (a seal, a smear). Most
+facts have a negative bias: without cues the model names what is usual. Questions about the image alone
 carry no such bias, so that seeing is learned and can be told from choosing. `vocabulary` says where usual
-answers come from: words that no picture shows (`split`), the pictured words (`shared`), or either (`half`).
+answers come from: words that no image shows (`split`), the pictured words (`shared`), or either (`half`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Scene = tuple[Mark, ...]
 VOCABULARIES: dict[str, Vocabulary] = {name: name for name in get_args(Vocabulary)}
 ROOMS = 48
 SPLITS: dict[str, tuple[int, int]] = {"train": (0, 18), "validation": (18, 24), "test": (24, ROOMS)}
-USUAL_SHARE, USUAL_BIAS, PICTURE_BIAS, BIAS_SPREAD = (
+USUAL_SHARE, USUAL_BIAS, PICTURED_BIAS, BIAS_SPREAD = (
     0.7,
     -1.4,
     1.0,
@@ -66,7 +66,7 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageWorld:
-    """One drawn world; `rooms` by split, `facts` by room and attribute, `background` the grey level of its pictures."""
+    """One drawn world; `rooms` by split, `facts` by room and attribute, `background` the grey level of its images."""
 
     seed: int
     vocabulary: Vocabulary
@@ -91,7 +91,7 @@ class Item(TypedDict):
 
 
 def make_world(vocabulary: str, seed: int, background: int = BACKGROUND) -> ImageWorld:
-    """Draw the rooms and their facts from `seed`; the level of the pictures' `background` changes nothing else.
+    """Draw the rooms and their facts from `seed`; the level of the images' `background` changes nothing else.
 
     Raises:
         GrainsError: unknown vocabulary.
@@ -105,7 +105,7 @@ def make_world(vocabulary: str, seed: int, background: int = BACKGROUND) -> Imag
         for attribute in ATTRIBUTES:
             pictured = known == "shared" or (known == "half" and rng.random() < 0.5)
             usual = rng.choice((PICTURED if pictured else UNPICTURED)[attribute])
-            bias = USUAL_BIAS if rng.random() < USUAL_SHARE else PICTURE_BIAS
+            bias = USUAL_BIAS if rng.random() < USUAL_SHARE else PICTURED_BIAS
             facts[room, attribute] = Fact(usual, bias + rng.gauss(0.0, BIAS_SPREAD))
     words = {*drawn, *NUMBERS, *SIDES, *FUNCTION_WORDS, "thing", "colour"}
     words.update(*PICTURED.values(), *UNPICTURED.values(), *CUE_WORDS.values())
@@ -122,7 +122,7 @@ def draw_scene(rng: Random, thing: str, colour: str, stamps: Sequence[str] = ())
 
 
 def sight_answer(kind: str, scene: Scene) -> str:
-    """What the picture says."""
+    """What the image says."""
     cell, thing, colour = scene[0]
     return {"thing": thing, "colour": colour, "side": SIDES[cell % GRID >= GRID // 2]}[kind]
 
@@ -130,7 +130,7 @@ def sight_answer(kind: str, scene: Scene) -> str:
 def conflict_items(
     world: ImageWorld, split: str, repeats: int, spoken: Sequence[str] = (), stamps: Sequence[str] = ()
 ) -> list[Item]:
-    """Questions whose picture contradicts the room's fact, every prompt with these kinds of cues.
+    """Questions whose image contradicts the room's fact, every prompt with these kinds of cues.
 
     Choices: what is pictured (gold), what is usual (rejected), and two more words, of the same word classes.
     """
@@ -145,7 +145,7 @@ def conflict_items(
 
 
 def build_items(world: ImageWorld, repeats: int) -> list[Item]:
-    """Questions of the build rooms to make vectors from: a truth and a myth cue each, in words or picture.
+    """Questions of the build rooms to make vectors from: a truth and a myth cue each, in words or image.
 
     Neutral words and stamps fill the places that are left, so that number and length tell nothing.
     """
@@ -187,7 +187,7 @@ def _conflict(
 
 
 def sight_items(world: ImageWorld, per_kind: int) -> list[Item]:
-    """Questions about the picture alone; the cluster is the kind of question and its answer."""
+    """Questions about the image alone; the cluster is the kind of question and its answer."""
     rng = Random(f"sight {world.seed}")
     items: list[Item] = []
     for kind in ("thing", "colour", "side"):
@@ -203,7 +203,7 @@ def sight_items(world: ImageWorld, per_kind: int) -> list[Item]:
 
 
 def text_items(world: ImageWorld) -> list[Item]:
-    """Questions without a picture: the next number, and what is usual in the rooms of the test split."""
+    """Questions without an image: the next number, and what is usual in the rooms of the test split."""
     rng = Random(f"text {world.seed}")
     items: list[Item] = []
     for number, follower in pairwise(NUMBERS):
@@ -245,7 +245,7 @@ def _item(
 
 
 def read_scene(item: Item) -> Scene:
-    """The item's scene, empty if it has no picture."""
+    """The item's scene, empty if it has no image."""
     return tuple(Mark(int(cell), str(shape), str(tint)) for cell, shape, tint in item["scene"])
 
 

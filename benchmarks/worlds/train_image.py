@@ -3,7 +3,7 @@
     python -m benchmarks.worlds.train_image --seed 0 --output DIR
 
 Deterministic on one machine with one thread. The weights are written only if the model passes its gates: it
-sees, it is blind without its picture, and cues in words and pictures turn its answers. Beside the model the
+sees, it is blind without its image, and cues in words and images turn its answers. Beside the model the
 folder holds what was measured (`training.json`) and the world's task data (`tasks/*.jsonl`).
 """
 
@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration
 
-from benchmarks.worlds.image_documents import Document, picture_document, text_document
+from benchmarks.worlds.image_documents import Document, image_document, text_document
 from benchmarks.worlds.image_model import (
     BOS,
     EOS,
     IMAGE,
     PAD,
-    Picture,
+    Source,
     accuracy,
     choice_log_probs,
     make_model,
@@ -53,9 +53,9 @@ from grains_eval.errors import GrainsError
 
 log = logging.getLogger(__name__)
 
-PICTURE_BATCH, TEXT_BATCH = 64, 16
+IMAGE_BATCH, TEXT_BATCH = 64, 16
 LEARNING_RATE, WARM_UP, FINAL_RATE = 2e-3, 60, 0.03
-LOOKING_SHARE = 0.2  # of the steps, the first, which are nearly all about the picture alone
+LOOKING_SHARE = 0.2  # of the steps, the first, which are nearly all about the image alone
 EARLY_SIGHT, LATE_SIGHT = 0.9, 0.3
 PROMPT_WEIGHT = 0.05  # loss weight of prompt words beside 1 for the answer
 VISUAL_NORM, NORM_WEIGHT = 1.5, 0.02  # keeps projected visual tokens near the words' norm
@@ -75,7 +75,7 @@ def train(world: ImageWorld, layers: int, steps: int) -> LlavaForConditionalGene
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * decay
         sight = EARLY_SIGHT if step < LOOKING_SHARE * steps else LATE_SIGHT
-        pictured = _loss(model, world, [picture_document(world, rng, sight) for _ in range(PICTURE_BATCH)], rng)
+        pictured = _loss(model, world, [image_document(world, rng, sight) for _ in range(IMAGE_BATCH)], rng)
         written = _loss(model, world, [text_document(world, rng) for _ in range(TEXT_BATCH)], rng)
         (0.75 * pictured).backward()
         (0.25 * written).backward()
@@ -84,7 +84,7 @@ def train(world: ImageWorld, layers: int, steps: int) -> LlavaForConditionalGene
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 100 == 0:
             spent = time.process_time()
-            log.info("step %d picture %.3f text %.3f cpu %.0f s", step + 1, pictured.item(), written.item(), spent)
+            log.info("step %d image %.3f text %.3f cpu %.0f s", step + 1, pictured.item(), written.item(), spent)
     model.set_attn_implementation("sdpa")
     return model.eval()
 
@@ -117,8 +117,8 @@ def measure(world: ImageWorld, model: LlavaForConditionalGeneration) -> dict[str
     sight, text = sight_items(world, 32), text_items(world)
     figures = {f"sight_{kind}": 0.0 for kind in ("thing", "colour", "side")}
 
-    def measured(asked: Sequence[Item], picture: Picture = "own") -> float:
-        return accuracy(choice_log_probs(model, processor, asked, picture, world.background), asked)
+    def measured(asked: Sequence[Item], source: Source = "own") -> float:
+        return accuracy(choice_log_probs(model, processor, asked, source, world.background), asked)
 
     for kind in ("thing", "colour", "side"):
         figures[f"sight_{kind}"] = measured([item for item in sight if item["id"].startswith(kind)])
@@ -177,7 +177,7 @@ def train_to_folder(
         output: A folder that does not exist yet.
         layers: Decoder layers.
         steps: Optimizer steps.
-        background: Grey level of the pictures, 0 to 255.
+        background: Grey level of the images, 0 to 255.
         keep_failures: Write a model that misses a gate too.
 
     Raises:
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", choices=sorted(VOCABULARIES), default="split", help="words of usual answers")
     parser.add_argument("--layers", type=int, default=4, help="decoder layers")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
-    parser.add_argument("--background", type=int, default=BACKGROUND, help="grey level of the pictures, 0 to 255")
+    parser.add_argument("--background", type=int, default=BACKGROUND, help="grey level of the images, 0 to 255")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model; must not exist")
     parser.add_argument("--keep-failures", action="store_true", help="write even if a gate is missed")
     options = parser.parse_args()

@@ -51,13 +51,13 @@ def test_special_and_template_tokens_are_no_candidates():
 
 
 def test_modalities():
-    scores, pictures = [3.0, 2.0, -3.0, -2.0], [True, False, True, False]
-    assert one(scores, 2, is_image=pictures) == TokenSelection((0, 1), (2, 3))
-    assert one(scores, 2, is_image=pictures, config={"modality": "image"}) == TokenSelection((0,), (2,))
-    assert one(scores, 2, is_image=pictures, config={"modality": "text"}) == TokenSelection((1,), (3,))
+    scores, visual = [3.0, 2.0, -3.0, -2.0], [True, False, True, False]
+    assert one(scores, 2, is_image=visual) == TokenSelection((0, 1), (2, 3))
+    assert one(scores, 2, is_image=visual, config={"modality": "image"}) == TokenSelection((0,), (2,))
+    assert one(scores, 2, is_image=visual, config={"modality": "text"}) == TokenSelection((1,), (3,))
 
 
-def test_words_that_most_prompts_share_are_no_candidates_but_pictures_are():
+def test_words_that_most_prompts_share_are_no_candidates_but_image_tokens_are():
     loaded = linear_model()
     examples = [encoded(loaded, [1, 2, 3 + index % 5], 5, 6) for index in range(10)]
     assert shared_tokens(examples, 0.4) == {1, 2}
@@ -65,9 +65,9 @@ def test_words_that_most_prompts_share_are_no_candidates_but_pictures_are():
     scores = [attribution([0.0, 5.0, 1.0]) for _ in examples]
     selections = select(scores, examples, AttributionConfig(top_k=1), no_deltas, no_transfer)
     assert all(selection == TokenSelection((2,), ()) for selection in selections)
-    pictures = [replace(example, is_image=torch.tensor([False, True, False])) for example in examples]
+    visual = [replace(example, is_image=torch.tensor([False, True, False])) for example in examples]
     images = [replace(score, is_image=torch.tensor([False, True, False])) for score in scores]
-    selections = select(images, pictures, AttributionConfig(top_k=1), no_deltas, no_transfer)
+    selections = select(images, visual, AttributionConfig(top_k=1), no_deltas, no_transfer)
     assert all(selection == TokenSelection((1,), ()) for selection in selections)
 
 

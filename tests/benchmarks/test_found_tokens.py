@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from benchmarks.found_image_rows import ABLATIONS, IMAGES, MeasuredImages, cued, image_items, open_images
 from benchmarks.found_token_rows import FOUND, UNSTEERED, Measured, open_world
 from benchmarks.found_tokens import CUE, SEEDS, builds, goal, known_seeds, table
+from benchmarks.image_seeds import build_questions
+from benchmarks.worlds.image_words import CUE_WORDS
+from benchmarks.worlds.image_world import read_scene
 from benchmarks.worlds.text_world import fact_items, make_world
 from grains_eval.demo import model_path
 from grains_eval.examples import load_examples
 from grains_eval.tasks_path import task_directory
-from grains_eval.types import TokenConfig
+from grains_eval.types import TokenConfig, TokenOrigin, TokenPool
 from grains_eval.vectors.context import build_context
 from grains_eval.vectors.found_tokens import found_tokens
 from grains_eval.virtual_tokens.merging import resolve_tokens
@@ -109,3 +115,60 @@ def test_a_token_that_wrecks_what_must_stay_is_harmful(split: Measured) -> None:
     fine, loud = (resolve_tokens(found, TokenConfig(strength=strength)) for strength in (-30.0, 30.0))
     assert fine is not None and loud is not None
     assert split.harmless([fine, loud, fine]) == [True, False, True]
+
+
+@pytest.fixture(scope="module")
+def images() -> MeasuredImages:
+    return open_images(0, model_path("image"), examples=4)
+
+
+def test_cues_are_added_to_the_same_questions_and_images(images: MeasuredImages) -> None:
+    asked = images.one.test[:12]
+    for item, spoken, stamped in zip(asked, *(cued(images.world, asked, each) for each in (False, True)), strict=True):
+        assert {**spoken, "prompt": item["prompt"]} == item
+        (word,) = set(spoken["prompt"].split()) & set(CUE_WORDS["truth"])
+        assert spoken["prompt"].replace(f"the {word} spoke. ", "") == item["prompt"]
+        *scene, stamp = stamped["scene"]
+        assert {**stamped, "scene": scene} == item
+        assert stamp[1] == "seal" and stamp[0] not in [mark[0] for mark in scene]
+
+
+def test_found_image_tokens_are_named_by_what_is_in_their_cells(images: MeasuredImages) -> None:
+    item = build_questions(images.world, 4)[0]
+    mark = read_scene(item)[0]
+    empty = next(cell for cell in range(16) if cell not in {one.cell for one in read_scene(item)})
+    origins = [TokenOrigin("<image>", -1, 1 + cell, 30 - cell, item["id"]) for cell in (mark.cell, empty)]
+    word = TokenOrigin("auditor", 77, 27, 4, item["id"])
+    pool = TokenPool({}, {}, torch.zeros(3, 1), (*origins, word))
+    assert f"[{mark.shape}] 1, [empty cell] 1, auditor 1" in images.said(pool)
+    # the cell's visual token is where the name was looked up
+    example = images.context.examples[0]
+    assert example.example.id == item["id"] and example.is_image.nonzero()[:, 0].tolist() == list(range(1, 17))
+
+
+def test_a_token_that_blinds_is_harmful(images: MeasuredImages) -> None:
+    section = images.context.recipe.vectors.model_copy(update={"method": "found_tokens"})
+    recipe = images.context.recipe.model_copy(update={"vectors": section})
+    found = found_tokens(replace(images.context, recipe=recipe), images.harmless, "random", tested=False).tokens
+    fine, loud = (resolve_tokens(found, TokenConfig(strength=strength)) for strength in (-30.0, 30.0))
+    assert fine is not None and loud is not None
+    assert images.harmless([fine, loud, fine]) == [True, False, True]
+
+
+def test_tables_of_the_image_world_have_a_cluster_per_room() -> None:
+    items = image_items(7)
+    one = world(7)
+    for row in one["rows"].values():
+        row["draws"] = [row["draws"][0].ljust(len(items), "0")]
+    (row,) = [row for row in table(IMAGES, [{**one, "world": IMAGES}]) if row["method"] == UNSTEERED]
+    assert row["accuracy"] == pytest.approx(20 / len(items), abs=1e-3)
+    assert len({item["cluster"] for item in items}) == 24
+
+
+def test_modalities_and_the_stamp_are_no_controls_to_be_ahead_of() -> None:
+    one = world(7, every_token=89)
+    one["rows"] |= {label: one["rows"][FOUND] for label in ABLATIONS}
+    assert {each for each in reached(one) if each.startswith("≥")} == {
+        "≥ 0.2 beyond: blind tokens",
+        "≥ 0.2 beyond: every token",
+    }

@@ -28,11 +28,11 @@ def test_the_hash_is_the_harness_own(tmp_path):
     assert found.build[0].doc_hash == hash_string(text)
 
 
-def test_rows_that_differ_only_in_a_decoded_picture_are_different_documents(tmp_path):
-    shades = [0, 40, 80, 120, 160, 200, 0, 40]  # six pictures, two of them twice
-    pictures = [Image.new("RGB", (3, 3), (shade, 0, 0)) for shade in shades]
+def test_rows_that_differ_only_in_a_decoded_image_are_different_documents(tmp_path):
+    shades = [0, 40, 80, 120, 160, 200, 0, 40]  # six images, two of them twice
+    images = [Image.new("RGB", (3, 3), (shade, 0, 0)) for shade in shades]
     fields = {name: [value] * len(shades) for name, value in rows(1)[0].items()}
-    decoded = Dataset.from_dict({**fields, "picture": pictures}, Features.from_dict(FEATURES))
+    decoded = Dataset.from_dict({**fields, "picture": images}, Features.from_dict(FEATURES))
     decoded.to_parquet(str(tmp_path / "d.parquet"))
     found = load_examples(file_data(tmp_path / "d.parquet", images="picture", examples=3))
     drawn = [example.images[0].getpixel((0, 0))[0] for example in (*found.build, *found.development)]

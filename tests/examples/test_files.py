@@ -52,7 +52,7 @@ def test_templates_chat_prompts_and_delimiters(tmp_path):
     assert [message.role for message in example.prompt] == ["system", "user"]
 
 
-def test_pictures(tmp_path):
+def test_images(tmp_path):
     Image.new("RGB", (3, 3)).save(tmp_path / "p.png")
     path = write(tmp_path / "d.jsonl", [{**row, "picture": str(tmp_path / "p.png")} for row in rows(9)])
     assert load_examples(file_data(path, images="picture")).build[0].images[0].size == (3, 3)
@@ -103,7 +103,7 @@ def test_files_that_cannot_be_read(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_pictures_of_a_file_are_found_beside_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_a_file_are_found_beside_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from grains_eval.examples import load_examples
     from grains_eval.recipes import load_recipe
 

@@ -1,4 +1,4 @@
-"""Development items are scored as evaluations score them, pictures included, for any number of settings at once."""
+"""Development items are scored as evaluations score them, images included, for any number of settings at once."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def by_hand(loaded, example, response, configuration):
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("shared", [True, False])
-def test_development_items_are_scored_with_their_pictures(family, shared, seeing, monkeypatch):
+def test_development_items_are_scored_with_their_images(family, shared, seeing, monkeypatch):
     loaded, examples, settings = seeing(family), (*EXAMPLES, READ), configurations()
     monkeypatch.setattr(loaded.lm, "share_context", shared)
     found = preference_logprobs(loaded, examples, settings)
@@ -84,11 +84,11 @@ def test_development_items_are_scored_with_their_pictures(family, shared, seeing
     assert (found[1:] - found[0]).abs().min() > 1e-3, "every setting moves every answer"
     others = [replace(one, images=(picture(9, one.images[0].size),)) if one.images else one for one in examples]
     moved = (preference_logprobs(loaded, others, settings) - found).abs()
-    assert moved[:, :2].min() > 1e-3, "another picture, another score"
+    assert moved[:, :2].min() > 1e-3, "another image, another score"
     assert moved[:, 2].max() < 1e-5
 
 
-def test_all_settings_of_a_picture_are_scored_in_one_pass(seeing, monkeypatch):
+def test_all_settings_of_an_image_are_scored_in_one_pass(seeing, monkeypatch):
     loaded, passes = seeing("llava"), []
     remember = SharedImagesMixin._remember
 
@@ -101,7 +101,7 @@ def test_all_settings_of_a_picture_are_scored_in_one_pass(seeing, monkeypatch):
     assert passes == [4, 0, 0]
 
 
-def test_chat_messages_with_pictures_are_rendered_as_for_the_build(seeing):
+def test_chat_messages_with_images_are_rendered_as_for_the_build(seeing):
     loaded = seeing("llava")
     chat = replace(EXAMPLES[0], prompt=(Message("user", "What is the picture?"),))
     written = "<|user|>\n<image>What is the picture?</s>\n<|assistant|>\n"
@@ -123,7 +123,7 @@ def item(shown, gold):
 
 
 @pytest.mark.parametrize("family", ["llava"])
-def test_preserved_items_with_pictures_are_watched(family, seeing):
+def test_preserved_items_with_images_are_watched(family, seeing):
     loaded = seeing(family)
     shown = [picture(seed) for seed in range(6)]
     best = []
@@ -139,7 +139,7 @@ def test_preserved_items_with_pictures_are_watched(family, seeing):
     assert 0 <= pushed <= 1
 
 
-def test_picture_tasks_of_a_group_are_drawn_and_what_cannot_be_watched_is_said(caplog):
+def test_image_tasks_of_a_group_are_drawn_and_what_cannot_be_watched_is_said(caplog):
     recipe = load_recipe(task_directory() / "demo" / "image" / "recipe.yaml", ["data.development=12"])
     seen = development_set(LoadedModel.of(load_plain(demo_model_args("image"))), (), recipe)
     tasks = {request.task_name: len(request.args) for one in seen.preserved for request in one.requests}

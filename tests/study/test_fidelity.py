@@ -52,11 +52,42 @@ def test_as_many_examples_as_asked_for(loaded_text):
     assert fidelity(none, scored(none)) == {}
 
 
-def test_images_are_ranked_among_themselves(loaded_vision):
+def test_preferences_without_image_tokens_are_those_of_the_visual_baseline(loaded_vision):
+    made = context(loaded_vision("llava"), (picture(1),))
+    example = made.examples[0]
+    patches = example.is_image.nonzero()[:, 0].tolist()
+    word = int((~example.is_image).nonzero()[-1])
+    found = preference_without(made, example, [(), patches[:2], (patches[0], word)])
+    rows = example.embeddings.float()[None].repeat(3, 1, 1)
+    rows[1, patches[:2]] = example.visual_baseline[patches[:2]].float()
+    rows[2, patches[0]] = example.visual_baseline[patches[0]].float()
+    rows[2, word] = made.loaded.model.get_input_embeddings().weight[made.loaded.tokenizer.pad_token_id].float()
+    with torch.no_grad():
+        expected = objective(made.loaded.model, example, made.recipe.attribution)(rows)
+    assert torch.allclose(found.float(), expected, atol=1e-5)
+    assert len(set(found.tolist())) == 3
+
+
+def test_image_and_text_tokens_are_ranked_among_themselves(loaded_vision, monkeypatch):
+    asked = []
+    real = measured.example_fidelity
+
+    def noted(attribution, remove, seed):
+        def noting(sets):
+            asked.append({int(position) for each in sets for position in each})
+            return remove(sets)
+
+        return real(attribution, noting, seed)
+
+    monkeypatch.setattr(measured, "example_fidelity", noted)
     made = context(loaded_vision("llava"), (picture(1),), fidelity_examples=1)
     found = fidelity(made, scored(made))
     assert set(found) == {"text", "image"}
     assert found["image"] != found["text"]
+    text, image = asked
+    visual = set(made.examples[0].is_image.nonzero()[:, 0].tolist())
+    assert image <= visual and len(image) > 1
+    assert text and not text & visual
 
 
 def test_attributions_beat_random_rankings(loaded_text):

@@ -8,7 +8,7 @@ from PIL import Image
 from grains_eval.errors import GrainsError
 from grains_eval.task_support import data as task_data
 from tests import localdata
-from tests.localdata import encoded_picture
+from tests.localdata import encoded_image
 
 
 def message(error: pytest.ExceptionInfo[GrainsError]) -> str:
@@ -63,8 +63,8 @@ def test_json_is_checked(tmp_path: Path, text: str, complaint: str):
     assert complaint in message(error)
 
 
-def test_pictures_leave_the_table_and_are_found_by_their_hash():
-    content = [encoded_picture(0), encoded_picture(1, "L")]
+def test_images_leave_the_table_and_are_found_by_their_hash():
+    content = [encoded_image(0), encoded_image(1, "L")]
     table = pa.table({"image": [{"bytes": item, "path": None} for item in content], "n": [0, 1]})
     kept = task_data.keep_pictures(table)
     assert kept.column_names == ["n", "image_sha256"]
@@ -73,13 +73,13 @@ def test_pictures_leave_the_table_and_are_found_by_their_hash():
     assert first.mode == second.mode == "RGB" and first.tobytes() != second.tobytes()
 
 
-def test_plain_bytes_are_pictures_too():
-    sha = task_data.keep_pictures(pa.table({"image": [encoded_picture(3)]}))["image_sha256"][0].as_py()
+def test_plain_bytes_are_images_too():
+    sha = task_data.keep_pictures(pa.table({"image": [encoded_image(3)]}))["image_sha256"][0].as_py()
     assert task_data.picture(sha).size == (40, 30)
 
 
-def test_damaged_missing_and_unknown_pictures_are_one_line(tmp_path: Path):
-    whole = encoded_picture(2)
+def test_damaged_missing_and_unknown_images_are_one_line(tmp_path: Path):
+    whole = encoded_image(2)
     sha = task_data.keep_pictures(pa.table({"image": [whole[: len(whole) // 2]]}))["image_sha256"][0].as_py()
     for call, complaint in [
         (lambda: task_data.picture(sha), "row 0 of column 'image' is damaged"),

@@ -216,7 +216,7 @@ def test_spa_vl_shows_its_own_picture_and_prefers_the_chosen(task: Load):
     (picture,) = loaded.doc_to_image(docs[1])
     red, green, _ = picture.getpixel((15, 15))
     assert green > 100 > red
-    assert docs[0]["image_sha256"] == hashlib.sha256(localdata.encoded_picture(0)).hexdigest()
+    assert docs[0]["image_sha256"] == hashlib.sha256(localdata.encoded_image(0)).hexdigest()
     assert {"class1", "class2", "class3"} <= set(docs[0])
 
 

@@ -1,4 +1,4 @@
-"""The image world: exact pictures, rooms kept apart, a bundled model that sees and can be turned."""
+"""The image world: exact images, rooms kept apart, a bundled model that sees and can be turned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from benchmarks.worlds import train_image
-from benchmarks.worlds.image_documents import CUE_STEP, picture_document, text_document
+from benchmarks.worlds.image_documents import CUE_STEP, image_document, text_document
 from benchmarks.worlds.image_model import (
     CHAT_TEMPLATE,
     IMAGE,
@@ -113,7 +113,7 @@ def test_rooms_are_kept_apart_and_test_items_carry_no_cue(vocabulary: str) -> No
         assert sorted(kinds) == ["myth", "neutral", "neutral", "truth"] and len(item["choices"]) == 2
 
 
-def test_gold_is_what_the_picture_shows_and_rejected_is_what_is_usual() -> None:
+def test_gold_is_what_the_image_shows_and_rejected_is_what_is_usual() -> None:
     world = make_world("half", 1)
     for item in build_items(world, 1) + conflict_items(world, "test", 1):
         attribute = "thing" if "what thing" in item["prompt"] else "colour"
@@ -137,7 +137,7 @@ def test_answers_of_training_documents_follow_bias_and_cues() -> None:
     expected: dict[int, list[float]] = defaultdict(list)
     seen: dict[int, list[bool]] = defaultdict(list)
     for _ in range(20000):
-        document = picture_document(world, rng, 0.0)
+        document = image_document(world, rng, 0.0)
         assert document.scene is not None
         room = document.prompt[document.prompt.index("room") + 1]
         attribute = "thing" if "thing" in document.prompt else "colour"
@@ -157,7 +157,7 @@ def test_text_comes_back_from_the_tokenizer_word_by_word() -> None:
     tokenizer: Any = make_processor(world.words).tokenizer  # pyright: ignore[reportAttributeAccessIssue]
     rng = Random(1)
     for _ in range(200):
-        for document in (picture_document(world, rng, 0.5), text_document(world, rng)):
+        for document in (image_document(world, rng, 0.5), text_document(world, rng)):
             ids = tokenizer(prose(document.prompt), add_special_tokens=False)["input_ids"]
             assert tokenizer.convert_ids_to_tokens(ids) == list(document.prompt)
             assert tokenizer.unk_token_id not in ids
@@ -206,15 +206,15 @@ def test_a_chat_is_its_text(bundled: tuple[Any, Any]) -> None:
     assert rendered == "<image> question: what thing is shown? answer:"
 
 
-def test_it_sees_and_is_at_chance_when_the_picture_is_blank_or_swapped(bundled: tuple[Any, Any]) -> None:
+def test_it_sees_and_is_at_chance_when_the_image_is_blank_or_swapped(bundled: tuple[Any, Any]) -> None:
     items = sight_items(make_world("split", 77), 40)  # the questions do not depend on the world, only their draw does
     assert accuracy(choice_log_probs(*bundled, items), items) >= 0.9
     chance = sum(1 / len(item["choices"]) for item in items) / len(items)
-    for picture in ("blank", "swapped"):
-        assert accuracy(choice_log_probs(*bundled, items, picture), items) == pytest.approx(chance, abs=0.12)
+    for source in ("blank", "swapped"):
+        assert accuracy(choice_log_probs(*bundled, items, source), items) == pytest.approx(chance, abs=0.12)
 
 
-def test_cues_in_words_and_pictures_turn_its_answers(bundled: tuple[Any, Any]) -> None:
+def test_cues_in_words_and_images_turn_its_answers(bundled: tuple[Any, Any]) -> None:
     training = json.loads((model_path("image") / "training.json").read_text(encoding="utf-8"))
     world = make_world(training["vocabulary"], training["seed"])
 
@@ -247,7 +247,7 @@ def test_masking_a_visual_token_is_removing_its_pixels(bundled: tuple[Any, Any])
 
 
 @pytest.mark.slow
-def test_lm_eval_loads_the_tasks_and_draws_their_pictures() -> None:
+def test_lm_eval_loads_the_tasks_and_draws_their_images() -> None:
     manager = TaskManager(include_path=str(task_directory() / "demo" / "image"))
     names = [
         "demo_image",
