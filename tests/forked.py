@@ -107,8 +107,8 @@ def command(
         made = int(count.read_bytes() or b"0") if count.exists() else 0
         return {
             "code": os.waitstatus_to_exitcode(status),
-            "out": out.read_text(),
-            "err": err.read_text(),
+            "out": out.read_text(errors="replace"),
+            "err": err.read_text(errors="replace"),
             "changes": made,
         }
 

@@ -158,7 +158,6 @@ def test_read_only_disks(commands, before, tmp_path):
 @pytest.mark.slow
 def test_without_a_network(before, commands, tmp_path):
     """What needs the hub or a judge says so in one line; what does not works."""
-    shutil.copytree(before, tmp_path / "place")
     local = {name: commands[name] for name in ("build", "study", "report", "export")}
     remote = {
         "a model": ["build", "--config", "demo/text_split", "--model_args", "pretrained=nobody/model", "-o", "x"],
@@ -170,10 +169,10 @@ def test_without_a_network(before, commands, tmp_path):
         "a push": ["push", "vectors", "nobody/vectors"],
         "a judge": ["judge", "other", "--base_url", "http://judge.invalid/v1", "--model", "judge", "--retries", "0"],
     }  # fmt: skip
-    steps = [
-        {"do": "command", "words": words, "cwd": str(tmp_path / "place")}
-        for words in [*local.values(), *remote.values()]
-    ]
+    steps = []
+    for name, words in (local | remote).items():
+        shutil.copytree(before, tmp_path / name)
+        steps.append({"do": "command", "words": words, "cwd": str(tmp_path / name)})
     results = [each for each in forked.run(steps, offline=True) if each is not None]
     for (name, _), result in zip(local.items(), results, strict=False):
         assert result["code"] == 0, (name, result)
