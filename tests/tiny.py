@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -210,11 +211,11 @@ SQUARE = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28
 PINPOINTS = [[28, 56], [56, 28], [56, 56]]
 
 
-def _llava() -> tuple[hf.PreTrainedModel, Any]:
+def _llava(**text: Any) -> tuple[hf.PreTrainedModel, Any]:
     words = tokenizer(["<image>"], bos=True, image="<image>", extra_special_tokens={"image_token": "<image>"})
     config = hf.LlavaConfig(
         vision_config=hf.CLIPVisionConfig(**CLIP),
-        text_config=hf.LlamaConfig(**LLAMA),
+        text_config=hf.LlamaConfig(**{**LLAMA, **text}),
         image_token_index=words.convert_tokens_to_ids("<image>"),
         image_seq_length=16,
     )
@@ -230,11 +231,11 @@ def _llava() -> tuple[hf.PreTrainedModel, Any]:
     return hf.LlavaForConditionalGeneration(config), processor
 
 
-def _llava_next() -> tuple[hf.PreTrainedModel, Any]:
+def _llava_next(**text: Any) -> tuple[hf.PreTrainedModel, Any]:
     words = tokenizer(["<image>"], bos=True, image="<image>", extra_special_tokens={"image_token": "<image>"})
     config = hf.LlavaNextConfig(
         vision_config=hf.CLIPVisionConfig(**CLIP),
-        text_config=hf.LlamaConfig(**LLAMA),
+        text_config=hf.LlamaConfig(**{**LLAMA, **text}),
         image_token_index=words.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=PINPOINTS,
         image_seq_length=16,
@@ -265,12 +266,12 @@ def _qwen_ids(words: hf.PreTrainedTokenizerFast) -> dict[str, int]:
     return dict(zip(names, words.convert_tokens_to_ids(_QWEN_TOKENS), strict=True))
 
 
-def _qwen2_5_vl() -> tuple[hf.PreTrainedModel, Any]:
+def _qwen2_5_vl(**text: Any) -> tuple[hf.PreTrainedModel, Any]:
     words = _qwen_tokenizer()
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     vision = {
         "hidden_size": 32,
-        "out_hidden_size": 32,
+        "out_hidden_size": text.get("hidden_size", LLAMA["hidden_size"]),
         "depth": 2,
         "num_heads": 2,
         "intermediate_size": 64,
@@ -281,13 +282,13 @@ def _qwen2_5_vl() -> tuple[hf.PreTrainedModel, Any]:
         "fullatt_block_indexes": [1],
     }
     config = hf.Qwen2_5_VLConfig(
-        text_config={**LLAMA, "rope_parameters": rope}, vision_config=vision, **_qwen_ids(words)
+        text_config={**LLAMA, "rope_parameters": rope, **text}, vision_config=vision, **_qwen_ids(words)
     )
     images = hf.Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=112 * 112)
     return hf.Qwen2_5_VLForConditionalGeneration(config), images_only(hf.Qwen2_5_VLProcessor, images, words)
 
 
-def _qwen3_vl() -> tuple[hf.PreTrainedModel, Any]:
+def _qwen3_vl(**text: Any) -> tuple[hf.PreTrainedModel, Any]:
     words = _qwen_tokenizer()
     rope = {
         "rope_type": "default",
@@ -297,7 +298,7 @@ def _qwen3_vl() -> tuple[hf.PreTrainedModel, Any]:
     }
     vision = {
         "hidden_size": 32,
-        "out_hidden_size": 32,
+        "out_hidden_size": text.get("hidden_size", LLAMA["hidden_size"]),
         "depth": 3,
         "num_heads": 2,
         "intermediate_size": 64,
@@ -307,7 +308,7 @@ def _qwen3_vl() -> tuple[hf.PreTrainedModel, Any]:
         "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0, 1],
     }
-    text = {**LLAMA, "head_dim": 8, "rope_parameters": rope}
+    text = {**LLAMA, "head_dim": 8, "rope_parameters": rope, **text}
     config = hf.Qwen3VLConfig(text_config=text, vision_config=vision, **_qwen_ids(words))
     images = hf.Qwen2VLImageProcessorPil(
         patch_size=16, min_pixels=32 * 32, max_pixels=128 * 128, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -315,7 +316,7 @@ def _qwen3_vl() -> tuple[hf.PreTrainedModel, Any]:
     return hf.Qwen3VLForConditionalGeneration(config), images_only(hf.Qwen3VLProcessor, images, words)
 
 
-def _gemma3() -> tuple[hf.PreTrainedModel, Any]:
+def _gemma3(**text: Any) -> tuple[hf.PreTrainedModel, Any]:
     names = {
         "image_token": "<image_soft_token>",
         "boi_token": "<start_of_image>",
@@ -324,7 +325,7 @@ def _gemma3() -> tuple[hf.PreTrainedModel, Any]:
     words = tokenizer(list(names.values()), bos=True, image=names["boi_token"], extra_special_tokens=names)
     ids = words.convert_tokens_to_ids
     config = hf.Gemma3Config(
-        text_config={**GEMMA, "num_hidden_layers": 6},
+        text_config={**GEMMA, "num_hidden_layers": 6, **text},
         vision_config={**CLIP, "image_size": 56},
         mm_tokens_per_image=16,
         boi_token_index=ids(names["boi_token"]),
@@ -344,11 +345,11 @@ _TILES = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range
 _IDEFICS_TOKENS = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *_TILES]
 
 
-def _idefics(kind: str) -> tuple[hf.PreTrainedModel, Any]:
+def _idefics(kind: str, **text: Any) -> tuple[hf.PreTrainedModel, Any]:
     words = tokenizer(_IDEFICS_TOKENS, image="<image>")
     smol = kind == "smolvlm"
     config = (hf.SmolVLMConfig if smol else hf.Idefics3Config)(
-        text_config={**LLAMA, "model_type": "llama"},
+        text_config={**LLAMA, "model_type": "llama", **text},
         vision_config={**CLIP, "image_size": 56},
         image_token_id=words.convert_tokens_to_ids("<image>"),
         scale_factor=2,
@@ -368,14 +369,15 @@ def _idefics(kind: str) -> tuple[hf.PreTrainedModel, Any]:
 # Their prompts cannot be continued twice: no cache of keys and values alone, or none at all.
 UNSHARED = ("jamba", "lfm2", "mamba", "minimax", "openai_gpt", "rwkv", "t5")
 
-VISION: dict[str, Callable[[], tuple[hf.PreTrainedModel, Any]]] = {
+# called with changes of the language model, none by default
+VISION: dict[str, Callable[..., tuple[hf.PreTrainedModel, Any]]] = {
     "llava": _llava,
     "llava_next": _llava_next,
     "qwen2_5_vl": _qwen2_5_vl,
     "gemma3": _gemma3,
     "qwen3_vl": _qwen3_vl,
-    "idefics3": lambda: _idefics("idefics3"),
-    "smolvlm": lambda: _idefics("smolvlm"),
+    "idefics3": lambda **text: _idefics("idefics3", **text),
+    "smolvlm": lambda **text: _idefics("smolvlm", **text),
 }
 
 
@@ -439,6 +441,8 @@ def allow_missing_torchvision(setattr_: Callable[[Any, str, Any], Any] = setattr
 
     Call it in a subprocess before lm_eval starts; the test session does it once for itself.
     """
+    if find_spec("torchvision"):
+        return
     original = hf.AutoProcessor.from_pretrained
 
     def from_pretrained(folder: Any, *args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from grains_eval.errors import GrainsError
 from grains_eval.examples.contexts import context_of, without_context
-from grains_eval.harness.images import shows_images
+from grains_eval.harness.image_requests import shows_images
 from grains_eval.harness.insertion import into_batch
 from grains_eval.harness.prefix_sharing.loglikelihood import check_text_causal
 from grains_eval.harness.prefix_sharing.plan import truncate

@@ -5,50 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
-from lm_eval.api.instance import Instance
-from lm_eval.models.hf_vlms import DEFAULT_IMAGE_PLACEHOLDER
 from lm_eval.models.utils import Collator
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from grains_eval.errors import GrainsError
-from grains_eval.examples.documents import has_image
+from grains_eval.harness.image_requests import Answer, ImageRequest, ImageRequestsMixin
 from grains_eval.harness.prefix_sharing.proof import check_causal
-from grains_eval.lm_eval_versions import cached_without_images, multimodal_arguments
 from grains_eval.models import image_inputs
 from grains_eval.models.hooks import forget_positions, logits_from
 from grains_eval.models.loading import missing_package
-
-if TYPE_CHECKING:
-    _Base = Any
-else:
-    _Base = object
-
-Answer = tuple[float, bool]
-
-
-@dataclass(frozen=True)
-class ImageRequest:
-    """A log-likelihood request with images, ready for the processor.
-
-    Attributes:
-        args: As lm-eval made it, the key of its request cache.
-        context: The prompt with the model's own placeholders, no trailing spaces.
-        continuation: What is scored, with the context's trailing spaces.
-        images: Decoded images in the order of their placeholders.
-        where: Names the request in errors.
-    """
-
-    args: tuple[Any, ...]
-    context: str
-    continuation: str
-    images: tuple[Image.Image, ...]
-    where: str
 
 
 @dataclass(frozen=True)
@@ -68,30 +38,9 @@ class Rows:
     merged: list[bool]
 
 
-def images_of(request: Instance) -> list[Any]:
-    """The images of a request, in order; empty for text requests."""
-    found = multimodal_arguments(request).get("visual")
-    if found is None:
-        return []
-    return list(found) if isinstance(found, list | tuple) else [found]
-
-
-def shows_images(request: Instance) -> bool:
-    """Whether a request has images, or asks for those of its document, which lm_eval 0.5.0.dev1 may leave out."""
-    context = request.args[0]
-    asks = isinstance(context, str) and DEFAULT_IMAGE_PLACEHOLDER in context
-    return bool(images_of(request)) or (asks and has_image(request.doc))
-
-
-def as_text(request: Instance) -> Instance:
-    """The same request without its third argument, as text-only code expects it."""
-    return replace(request, arguments=request.args[:2]) if len(request.args) > 2 else request
-
-
-class ImageLoglikelihoodMixin(_Base):
+class ImageLoglikelihoodMixin(ImageRequestsMixin):
     """Adds image log-likelihood to lm-eval's `HFMultimodalLM`; stands before it in the class's bases.
 
-    Requests with and without images may come mixed, as they do when tasks of both kinds run together.
     Images are never cut: where a prompt is too long, an error says so.
     """
 
@@ -117,37 +66,6 @@ class ImageLoglikelihoodMixin(_Base):
         except ImportError as error:
             raise missing_package(pretrained, error) from error
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
-        """Score continuations; requests without images are left to `hf`.
-
-        Raises:
-            GrainsError: images or placeholders that do not fit, or a prompt past `max_length`.
-        """
-        seeing, reading = split_by_images(requests)
-        self._check_cache(requests)
-        answers = dict[int, Answer]()
-        if reading:
-            plain = [self._without_placeholder(requests[index]) for index in reading]
-            answers.update(zip(reading, super().loglikelihood(plain, disable_tqdm=disable_tqdm), strict=True))
-        if seeing:
-            prepared = [self.prepare_image_request(requests[index]) for index in seeing]
-            answers.update(zip(seeing, self.score_images(prepared, disable_tqdm), strict=True))
-        return [answers[index] for index in range(len(requests))]
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generate; requests without images are left to `hf`, others to `hf-multimodal`."""
-        seeing, reading = split_by_images(requests)
-        self._check_cache(requests)
-        answers = dict[int, str]()
-        for indices, prepared in (
-            (reading, [self._without_placeholder(requests[index]) for index in reading]),
-            (seeing, [self._checked(requests[index]) for index in seeing]),
-        ):
-            if indices:
-                made = super().generate_until(prepared, disable_tqdm=disable_tqdm)
-                answers.update(zip(indices, made, strict=True))
-        return [answers[index] for index in range(len(requests))]
-
     def tok_batch_multimodal_encode(
         self,
         strings: list[str],
@@ -166,75 +84,6 @@ class ImageLoglikelihoodMixin(_Base):
                 "use smaller images, a smaller max_gen_toks or raise max_length"
             )
         return encoding
-
-    def prepare_image_request(self, request: Instance) -> ImageRequest:
-        """Check one request's images and put their placeholders into its context.
-
-        Raises:
-            GrainsError: a missing or damaged image, more images than `max_images`, placeholders that do
-                not match the images, or an empty continuation.
-        """
-        arguments: Any = request.args
-        context, continuation = arguments[0], arguments[1]
-        where = f"document {request.doc_id} of task {request.task_name}"
-        images = image_inputs.check_images(self, images_of(request), where)
-        placed = image_inputs.place_images(self, context, len(images), where, in_front=not self.chat_applied)
-        context, continuation = image_inputs.strip_context(placed, continuation)
-        if not continuation:
-            raise GrainsError(f"{where}: the continuation is empty")
-        return ImageRequest(request.args, context, continuation, tuple(images), where)
-
-    def _without_placeholder(self, request: Instance) -> Instance:
-        """A request without images, as text; one whose document asks for them is refused.
-
-        lm_eval 0.5.0.dev1 drops the images of multiple-choice tasks: without this, text alone would be scored.
-        """
-        context: str = request.args[0] if isinstance(request.args[0], str) else ""
-        where = f"document {request.doc_id} of task {request.task_name}"
-        image_inputs.place_images(self, context, 0, where, in_front=False)
-        return as_text(request)
-
-    def _check_cache(self, requests: Sequence[Instance]) -> None:
-        """Refuse a request cache that would answer about one image with what another one gave.
-
-        Raises:
-            GrainsError: images that lm_eval 0.5 leaves out of the cache's key.
-        """
-        if self.cache_hook.dbdict is None:
-            return
-        for request in requests:
-            if cached_without_images(request):
-                raise GrainsError(
-                    f"document {request.doc_id} of task {request.task_name}: this lm_eval caches answers by the text "
-                    "alone, images left out; run without --use_cache"
-                )
-
-    def _checked(self, request: Instance) -> Instance:
-        """A generation request with decoded images and as many placeholders, in front where it has none.
-
-        `hf-multimodal` keeps the first `max_images` images; that is left to it.
-        """
-        where = f"document {request.doc_id} of task {request.task_name}"
-        given = images_of(request)
-        kept = image_inputs.check_images(self, given[: self.max_images], where, resize=False)
-        arguments: Any = request.args
-        context: str = arguments[0]
-        templated: bool = self.chat_applied
-        count = len(kept) if templated else len(given)
-        placed = image_inputs.place_images(self, context, count, where, in_front=not templated)
-        context = placed if count == len(kept) else context
-        beside = {**multimodal_arguments(request), "visual": kept}
-        return replace(request, arguments=(context, arguments[1], beside))
-
-    def continuation_length(self, request: ImageRequest) -> int:
-        """Tokens of the whole past the context's own, lm-eval's rule for where a continuation starts."""
-        ids = self._continuation_ids(request)
-        if ids is not None:
-            return len(ids)
-        # the continuation changes the context's last token: count with the processor, as one at a time would
-        context = image_inputs.process(self, [request.context], [request.images], request.where)
-        whole = image_inputs.process(self, [request.context + request.continuation], [request.images], request.where)
-        return max(1, whole["input_ids"].shape[1] - context["input_ids"].shape[1])
 
     def score_images(self, requests: Sequence[ImageRequest], disable_tqdm: bool = False) -> list[Answer]:
         """Log-probability of every continuation and whether it is the greedy one, in batches of `batch_size`.
@@ -314,12 +163,8 @@ class ImageLoglikelihoodMixin(_Base):
             wanted = self._continuation_ids(request)
             if wanted is not None and features["input_ids"][row, end - len(wanted) : end].tolist() != wanted:
                 return None
-            if wanted is None and image_inputs.closes_prompts(self, request.context, request.images, request.where):
-                raise GrainsError(
-                    f"{request.where}: the continuation changes the prompt's last token and "
-                    f"{type(self.processor).__name__} writes more after its text, so the continuation's own tokens "
-                    "cannot be told; let the continuation begin with a space or a line break"
-                )
+            if wanted is None:
+                self.check_countable(request)
             merged.append(wanted is None)
             starts.append(end - (self.continuation_length(request) if wanted is None else len(wanted)))
         return Rows(features, starts, ends, merged)
@@ -330,9 +175,6 @@ class ImageLoglikelihoodMixin(_Base):
         start = context["input_ids"].shape[1]
         ids = self._continuation_ids(request) or []
         return Rows(image_inputs.lengthened(self.model, context, ids), [start], [start + len(ids)], [False])
-
-    def _continuation_ids(self, request: ImageRequest) -> list[int] | None:
-        return image_inputs.continuation_ids(self, request.context, request.continuation, request.images, request.where)
 
     @torch.no_grad()
     def _read(self, batch: Sequence[ImageRequest], rows: Rows, targets: Tensor) -> list[Answer]:
@@ -358,10 +200,3 @@ class ImageLoglikelihoodMixin(_Base):
             score = logprobs.gather(-1, wanted[:, None]).sum()
             answers.append((float(score), bool((logprobs.argmax(dim=-1) == wanted).all())))
         return answers
-
-
-def split_by_images(requests: Sequence[Instance]) -> tuple[list[int], list[int]]:
-    """Indices of the requests with images and of those without."""
-    seeing = [index for index, request in enumerate(requests) if images_of(request)]
-    reading = [index for index, request in enumerate(requests) if not images_of(request)]
-    return seeing, reading

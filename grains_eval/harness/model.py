@@ -26,7 +26,8 @@ from grains_eval.harness.arguments import AppliedArtifact, check_artifact, parse
 from grains_eval.harness.cache_key import cache_key
 from grains_eval.harness.command_line import check_output
 from grains_eval.harness.contrastive import ContrastMixin
-from grains_eval.harness.images import ImageLoglikelihoodMixin, as_text, shows_images, split_by_images
+from grains_eval.harness.image_requests import as_text, shows_images, split_by_images
+from grains_eval.harness.images import ImageLoglikelihoodMixin
 from grains_eval.harness.insertion import Insertion, insertion, into_batch, kept_tokens, out_of_batch
 from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.harness.prefix_sharing.image_loglikelihood import SharedImagesMixin

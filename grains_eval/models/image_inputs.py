@@ -13,6 +13,7 @@ from lm_eval.models.hf_vlms import DEFAULT_IMAGE_PLACEHOLDER
 from lm_eval.models.utils import has_bos_prefix, resize_image
 from PIL import Image, ImageDraw
 from torch import Tensor
+from transformers import BatchFeature
 
 from grains_eval.errors import GrainsError
 from grains_eval.models.families import FAMILIES
@@ -92,11 +93,11 @@ def place_images(lm: ImageLM, text: str, count: int, where: str, *, in_front: bo
     if in_front and DEFAULT_IMAGE_PLACEHOLDER not in text and mark(lm) not in text:
         text = DEFAULT_IMAGE_PLACEHOLDER * count + text
     placed = text.replace(DEFAULT_IMAGE_PLACEHOLDER, placeholder(lm))
-    family = FAMILIES.get(str(lm.model.config.model_type))
+    family = FAMILIES.get(str(lm.config.model_type))
     if family is not None and family.apart is not None and mark(lm) * 2 in placed:
         placed = text.replace(DEFAULT_IMAGE_PLACEHOLDER, family.apart)
     found = placed.count(mark(lm))
-    patch = lm.tok_decode([image_token_id(lm)], skip_special_tokens=False)
+    patch = lm.tokenizer.decode([image_token_id(lm)], skip_special_tokens=False)
     if patch != mark(lm) and patch in placed:
         raise GrainsError(f"{where}: the prompt's text holds the model's image token '{patch}'; take it out")
     if found != count:
@@ -109,9 +110,8 @@ def place_images(lm: ImageLM, text: str, count: int, where: str, *, in_front: bo
 
 def image_token_id(lm: ImageLM) -> int:
     """The id that every visual token has in the prompt's ids."""
-    config = lm.model.config
-    found = getattr(config, "image_token_id", None)
-    return int(found if found is not None else config.image_token_index)
+    found = getattr(lm.config, "image_token_id", None)
+    return int(found if found is not None else lm.config.image_token_index)
 
 
 @contextmanager
@@ -144,12 +144,19 @@ def process(
     Raises:
         GrainsError: the processor refuses the text or the images.
     """
-    kind = str(lm.model.config.model_type)
+    features = dict(encode(lm, texts, images, where).to(lm.device, lm.model.dtype))
+    features.pop("labels", None)  # PaliGemma's processor writes some for training
+    return features
+
+
+def encode(lm: ImageLM, texts: Sequence[str], images: Sequence[Sequence[Image.Image]], where: str) -> BatchFeature:
+    """As `process`, where the processor left its tensors; needs no model."""
+    kind = str(lm.config.model_type)
     nested = [list(row) for row in images]
     flat = kind in FAMILIES and FAMILIES[kind].flat_images
     with _padding_side(lm, "right"):
         try:
-            encoding = lm.processor(
+            return lm.processor(
                 text=list(texts),
                 images=[image for row in nested for image in row] if flat else nested,
                 padding="longest",
@@ -160,9 +167,6 @@ def process(
             raise GrainsError(
                 f"{where}: {type(lm.processor).__name__} refuses it: {' '.join(str(error).split())[:300]}"
             ) from error
-    features = dict(encoding.to(lm.device, lm.model.dtype))
-    features.pop("labels", None)  # PaliGemma's processor writes some for training
-    return features
 
 
 def strip_context(context: str, continuation: str) -> tuple[str, str]:
@@ -189,11 +193,12 @@ def continuation_ids(
         start: list[int] = lm.tokenizer(context, **options)["input_ids"]
         whole: list[int] = lm.tokenizer(context + continuation, **options)["input_ids"]
     else:
-        start = process(lm, [context], [images], where)["input_ids"][0].tolist()
-        whole = process(lm, [context + continuation], [images], where)["input_ids"][0].tolist()
+        start = encode(lm, [context], [images], where)["input_ids"][0].tolist()
+        whole = encode(lm, [context + continuation], [images], where)["input_ids"][0].tolist()
         end = _closing(start, whole)
-        if end and lm.tok_decode(whole[len(start) - end : -end]).strip() == continuation.strip():
-            return whole[len(start) - end : -end]
+        added = whole[len(start) - end : -end] if end else []
+        if added and lm.tokenizer.decode(added, skip_special_tokens=True).strip() == continuation.strip():
+            return added
     return whole[len(start) :] if whole[: len(start)] == start and len(whole) > len(start) else None
 
 
@@ -209,7 +214,7 @@ def closes_prompts(lm: ImageLM, context: str, images: Sequence[Image.Image], whe
     if not context.split(mark(lm))[-1].strip():
         return False
     text: list[int] = lm.tokenizer(context, add_special_tokens=False)["input_ids"]
-    return text[-1] != int(process(lm, [context], [images], where)["input_ids"][0, -1])
+    return text[-1] != int(encode(lm, [context], [images], where)["input_ids"][0, -1])
 
 
 def lengthened(model: Any, inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:

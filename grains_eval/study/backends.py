@@ -61,7 +61,7 @@ def load_engine(model_args: Mapping[str, Any], backend: Backend) -> AppliedMixin
         return None
     from grains_eval.vllm.model import GrainsVLLM
 
-    return GrainsVLLM(**engine_arguments(model_args, backend))
+    return GrainsVLLM.of(engine_arguments(model_args, backend))
 
 
 def engine_arguments(model_args: Mapping[str, Any], backend: Backend) -> dict[str, Any]:

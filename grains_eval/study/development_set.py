@@ -17,7 +17,7 @@ from grains_eval.examples import doc_hash, load_task, task_manager
 from grains_eval.examples.prompts import task_prompt
 from grains_eval.examples.sampling import draw
 from grains_eval.examples.tasks import gold_choices, split_docs
-from grains_eval.harness.images import images_of
+from grains_eval.harness.image_requests import images_of
 from grains_eval.harness.prefix_sharing.configurations import Configuration
 from grains_eval.harness.prefix_sharing.targets import Score
 from grains_eval.harness.sweep import score_configurations

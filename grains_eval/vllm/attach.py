@@ -56,6 +56,7 @@ def attach(model: nn.Module, vllm_config: Any) -> Tables | None:
     if len(found) != 1:
         tables.obstacle = f"found {len(found)} lists of {depth} decoder layers where one is needed"
         return tables
+    tables.place = next(name for name, module in model.named_modules() if module is found[0])
     for index, layer in enumerate(found[0]):
         if type(layer).__name__ != "PPMissingLayer":  # another pipeline rank's
             wrap(layer, index, hidden, tables)

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from grains_eval.vllm.settings import Setting
 
 _MOST_TOKENS = 2**19  # whose log-probabilities are held at a time: some hundred bytes each
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests of one call, all of which may run under several settings.
+
+    Attributes:
+        keys: What each asks, see `keys_of`.
+        prompt: Of a request, by its number, as `LLM.generate` takes it; made when it is sent.
+        sizes: Tokens of each, an estimate where it shows images.
+        parameters: `SamplingParams` of each.
+        lengths: Of how many tokens the prompt of each consists, an image counted as its placeholder.
+    """
+
+    keys: Sequence[Hashable]
+    prompt: Callable[[int], Mapping[str, Any]]
+    sizes: Sequence[int]
+    parameters: Sequence[Any]
+    lengths: Sequence[int]
 
 
 def keys_of(rows: Sequence[Sequence[int]], kinds: Sequence[str]) -> list[Hashable]:
@@ -29,13 +50,13 @@ def groups(settings: Sequence[Setting], size: int) -> list[list[Setting]]:
     return [[*plain, *found[0]], *found[1:]]
 
 
-def parts(indices: Sequence[int], rows: Sequence[Sequence[int]], settings: int) -> Generator[list[int], None, None]:
+def parts(indices: Sequence[int], sizes: Sequence[int], settings: int) -> Generator[list[int], None, None]:
     """Requests in parts whose answers fit into memory."""
     part: list[int] = []
     size = 0
     for index in indices:
         part.append(index)
-        size += len(rows[index]) * settings
+        size += sizes[index] * settings
         if size >= _MOST_TOKENS:
             yield part
             part, size = [], 0

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from grains_eval.errors import GrainsError, unknown
 from grains_eval.harness.arguments import number
+from grains_eval.vllm.library import refusals
 
 _HF_ALONE = ("plugins", "share_context")
 # in the signature of `grains_vllm` itself
@@ -17,12 +18,13 @@ _IGNORED = ("device", "swap_space")  # lm-eval takes them and warns that they do
 _ROOM = ("max_settings", "max_vectors")
 
 
-def check_arguments(given: Mapping[str, Any], known: Collection[str]) -> None:
+def check_arguments(given: Mapping[str, Any], known: Collection[str], own: Collection[str] = ()) -> None:
     """Refuse names that neither lm-eval's `vllm` nor an engine takes.
 
     Args:
         given: Further model arguments.
         known: Names that both take.
+        own: Names that `grains_vllm` itself takes for the model at hand.
 
     Raises:
         GrainsError: an argument of `grains_hf` alone, or an unknown one.
@@ -31,7 +33,7 @@ def check_arguments(given: Mapping[str, Any], known: Collection[str]) -> None:
         if name in _HF_ALONE:
             raise GrainsError(f"{name}= is an argument of grains_hf alone; leave it out, or use grains_hf")
         if name not in known and name not in _IGNORED:
-            raise unknown(name, {*known, *_OWN, *_ROOM} - {"self", "kwargs"}, "model argument")
+            raise unknown(name, {*known, *own, *_OWN, *_ROOM} - {"self", "kwargs"}, "model argument")
 
 
 def read_count(name: str, value: Any, least: int) -> int:
@@ -70,7 +72,7 @@ def refused_in_one_line() -> Generator[None, None, None]:
         yield
     except GrainsError:
         raise
-    except ValueError as error:
+    except refusals() as error:
         found: Any = getattr(error, "errors", None)  # pydantic's, whose text begins with how many there are
         said = str(cast(Any, found)()[0]["msg"]) if callable(found) else str(error)
         raise GrainsError(f"vLLM starts no such engine: {' '.join(said.split())[:300]}") from error

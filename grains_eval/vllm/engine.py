@@ -119,7 +119,8 @@ class SteeredEngine:
             prompts: Of each request, as `LLM.generate` takes them.
             parameters: `SamplingParams` of each.
             settings: One for each; `Setting()` is the plain model.
-            prompt_lengths: Of how many tokens the prompt of each consists, for position rules.
+            prompt_lengths: Of how many tokens the prompt of each consists, for position rules; an image counts as its
+                placeholder, which the engine replaces by more tokens.
             **options: For `LLM.generate`.
 
         Raises:
@@ -142,10 +143,15 @@ class SteeredEngine:
         if digest not in rows:
             raise GrainsError("this setting is not loaded into the engine")
         sent = parameters.clone()
+        # how many tokens an image becomes only the engine knows, so that what follows the prompt is counted there
+        end = (
+            {"answer": len(prompt["prompt_token_ids"]) - length} if "multi_modal_data" in prompt else {"prompt": length}
+        )
         sent.extra_args = {
             **(sent.extra_args or {}),
-            ARGUMENT: {"row": rows[digest], "digest": digest, "prompt": int(length), "strength": 1.0},
+            ARGUMENT: {"row": rows[digest], "digest": digest, "strength": 1.0, **end},
         }
+        # from a different image on nothing is shared, so that counting placeholders tells the ends of prompts apart
         return {**prompt, "cache_salt": salt(digest, 1.0, length if setting.by_position else None)}, sent
 
     def steered_tokens(self) -> dict[str, dict[int, int]]:

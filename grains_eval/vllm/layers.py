@@ -31,6 +31,7 @@ class Tables:
         slots: `[stages, tokens]` int64, the row of each token of the step; row 0 is the plain model.
         strengths: `[stages, tokens]` float32, what its delta is multiplied with.
         layers: The steered decoder layers that this rank holds, by their index in the whole model.
+        place: Name of the list that they are in, in the model.
         settings: What the rows hold, row 1 first.
         rules: `[stages, rows + 1]` position rules, on the CPU.
         sent: `[stages, rows + 1]` tokens sent through each row so far, on the CPU.
@@ -45,6 +46,7 @@ class Tables:
     slots: Tensor
     strengths: Tensor
     layers: dict[int, Any] = field(default_factory=dict[int, Any])
+    place: str = ""
     settings: tuple[Setting, ...] = ()
     rules: Tensor = field(default_factory=lambda: torch.zeros(0))
     sent: Tensor = field(default_factory=lambda: torch.zeros(0))

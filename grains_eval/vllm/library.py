@@ -65,6 +65,18 @@ def sampling_parameters(**values: Any) -> Any:
     return import_module("vllm").SamplingParams(**values)
 
 
+def refusals() -> tuple[type[BaseException], ...]:
+    """What vLLM raises where it is asked for something that it does not do."""
+    errors = import_module("vllm.exceptions")
+    return ValueError, getattr(errors, "VLLMClientError", ValueError)
+
+
+def reads_images_causally(model_config: Any) -> bool:
+    """Whether the tokens of an image should see each other but do not: vLLM's attention on a CPU cannot."""
+    on_cpu = import_module("vllm.platforms").current_platform.is_cpu()
+    return on_cpu and bool(getattr(model_config, "is_mm_prefix_lm", False))
+
+
 def in_context(vllm_config: Any) -> Any:
     """A context in which layers find their engine's configuration, as they do while they are compiled."""
     return import_module("vllm.config").set_current_vllm_config(vllm_config)

@@ -10,8 +10,8 @@ import hashlib
 import inspect
 import json
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
@@ -21,13 +21,13 @@ from grains_eval.errors import GrainsError, one_line_errors
 from grains_eval.harness.applied_artifacts import AppliedMixin, warn_of_other_base
 from grains_eval.harness.arguments import AppliedArtifact, parse_steering
 from grains_eval.harness.command_line import check_output
-from grains_eval.harness.images import shows_images
+from grains_eval.harness.image_requests import shows_images
 from grains_eval.harness.insertion import Insertion, insertion, kept_tokens
 from grains_eval.harness.prefix_sharing.loglikelihood import Memo
-from grains_eval.models.loading import read_config
+from grains_eval.models.loading import is_vision_language, read_config
 from grains_eval.steering import resolve
 from grains_eval.types import SteeringConfig
-from grains_eval.vllm.batches import groups, keys_of, parts
+from grains_eval.vllm.batches import Batch, groups, keys_of, parts
 from grains_eval.vllm.checks import (
     check_arguments,
     check_one_engine,
@@ -37,7 +37,7 @@ from grains_eval.vllm.checks import (
 )
 from grains_eval.vllm.engine import SteeredEngine, engine_arguments
 from grains_eval.vllm.library import NAME, engine_argument_names, harness_class, sampling_parameters
-from grains_eval.vllm.prompts import check_kind, check_soft_tokens, needs_embeddings, prompt_of
+from grains_eval.vllm.prompts import check_kind, check_soft_tokens, needs_embeddings, text_batch
 from grains_eval.vllm.settings import Setting, setting_of
 from grains_eval.vllm.verify import check_reports
 
@@ -72,6 +72,8 @@ class GrainsVLLM(AppliedMixin, _VLLM):
     """
 
     registered_name = NAME
+    MULTIMODAL = True  # lm-eval would only name other model types; what is refused says why
+    _own: ClassVar[frozenset[str]] = frozenset()  # further arguments of a subclass
 
     def __init__(
         self,
@@ -90,7 +92,8 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         **kwargs: Any,
     ) -> None:
         one_line_errors(NAME)
-        check_arguments(kwargs, {*inspect.signature(_VLLM.__init__).parameters} | engine_argument_names())
+        known = {*inspect.signature(_VLLM.__init__).parameters} | engine_argument_names()
+        check_arguments(kwargs, known, self._own)
         check_one_process()
         self.applied = parse_steering(vectors, strength, layers, unit, operator, positions, tokens, distance, form)
         self.forget_documents()
@@ -129,7 +132,16 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         one_line_errors(NAME)
         check_output()
         extra = {key: value for key, value in (additional_config or {}).items() if value is not None}
-        return cls(**{**extra, **arg_dict})
+        return cls.of({**extra, **arg_dict})
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> GrainsVLLM:
+        """Build the variant for text or for images, by the model's config."""
+        if not is_vision_language(read_config(arguments)):
+            return cls(**arguments)
+        from grains_eval.vllm.vision import GrainsVLLMVision
+
+        return GrainsVLLMVision(**arguments)
 
     @property
     def memo(self) -> Memo | None:
@@ -216,7 +228,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         def parse(index: int, output: Any) -> tuple[float, bool]:
             return self._parse_logprobs(tokens=rows[index], outputs=output, ctxlen=contexts[index])
 
-        found = self._answer(keys, rows, [parameters] * len(rows), contexts, parse)
+        found = self._answer(text_batch(keys, rows, [parameters] * len(rows), contexts, inserted), parse)
         for (strings, _, _), answer in zip(requests, found, strict=True):
             if strings is not None and self.memo is None:
                 self.cache_hook.add_partial("loglikelihood", strings, answer)
@@ -234,17 +246,17 @@ class GrainsVLLM(AppliedMixin, _VLLM):
             kept = [kept_tokens(inserted, self.max_length, each.max_tokens or 1) for each in given]
             requests = [inserted.into(row[-room:]) for row, room in zip(requests, kept, strict=True)]
         keys = keys_of(requests, [repr(parameters) for parameters in given])
-        return self._answer(keys, requests, given, [len(row) for row in requests], lambda _, output: output)
+        return self._answer(
+            text_batch(keys, requests, given, [len(row) for row in requests], inserted), lambda _, output: output
+        )
 
-    def _answer(
-        self,
-        keys: Sequence[Hashable],
-        rows: Sequence[list[int]],
-        parameters: Sequence[Any],
-        prompt_lengths: Sequence[int],
-        parse: Any,
-    ) -> list[Any]:
-        """Answers under the active setting; a sweep's new requests run under all its settings, in mixed batches."""
+    def _answer(self, batch: Batch, parse: Callable[[int, Any], Any]) -> list[Any]:
+        """Answers under the active setting; a sweep's new requests run under all its settings, in mixed batches.
+
+        Args:
+            batch: The requests.
+            parse: What is kept of the output for a request, by its number.
+        """
         active = _setting(self.applied) if self.memo is None else self._settings()[self.memo.active]
         if self.memo is None:
             memory: dict[Hashable, dict[str, Any]] = {}
@@ -252,30 +264,35 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         else:
             memory = self._memory
             settings = list({each.digest(): each for each in self._settings()}.values())
-        new = [index for index, key in enumerate(keys) if key not in memory]
-        inserted = self.insertion
-        for group in groups(settings, self._steerable().rows) if new else ():
+        new = [index for index, key in enumerate(batch.keys) if key not in memory]
+        for group in groups(settings, 1 if self.engine is None else self.engine.rows) if new else ():
             self._load(group)
-            for part in parts(new, rows, len(group)):
+            for part in parts(new, batch.sizes, len(group)):
                 # settings alternate: those of one request share a batch
                 sent = [(index, setting) for index in part for setting in group]
-                outputs = self._steerable().generate(
-                    [prompt_of(rows[index], inserted) for index, _ in sent],
-                    [parameters[index] for index, _ in sent],
-                    [setting for _, setting in sent],
-                    [prompt_lengths[index] for index, _ in sent],
-                    use_tqdm=self.batch_size == "auto",
-                    lora_request=self.lora_request,
-                )
-                for (index, setting), output in zip(sent, outputs, strict=True):
+                for (index, setting), output in zip(sent, self._run(batch, sent), strict=True):
                     self._sent[setting.digest()] += 1
-                    memory.setdefault(keys[index], {})[setting.digest()] = parse(index, output)
-        return [memory[key][active.digest()] for key in keys]
+                    memory.setdefault(batch.keys[index], {})[setting.digest()] = parse(index, output)
+        return [memory[key][active.digest()] for key in batch.keys]
+
+    def _run(self, batch: Batch, sent: Sequence[tuple[int, Setting]]) -> list[Any]:
+        """Outputs of requests, each under a setting that is loaded."""
+        prompts = [batch.prompt(index) for index, _ in sent]
+        parameters = [batch.parameters[index] for index, _ in sent]
+        options = {"use_tqdm": self.batch_size == "auto", "lora_request": self.lora_request}
+        if self.engine is None:
+            return self.model.generate(prompts, sampling_params=parameters, **options)
+        settings = [setting for _, setting in sent]
+        return self.engine.generate(
+            prompts, parameters, settings, [batch.lengths[index] for index, _ in sent], **options
+        )
 
     def _load(self, settings: Sequence[Setting]) -> None:
-        engine = self._steerable()
         moving = [setting for setting in settings if setting.stages]
-        if not moving or {each.digest() for each in moving} <= {each.digest() for each in engine.settings}:
+        if not moving:
+            return
+        engine = self._steerable()
+        if {each.digest() for each in moving} <= {each.digest() for each in engine.settings}:
             return
         self._count()
         engine.load(moving)
@@ -347,7 +364,7 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         }
         if self.engine is None:
             return info
-        ranks = [{name: each[name] for name in ("rank", "runner", "layers")} for each in self.engine.reports]
+        ranks = [{name: each[name] for name in ("rank", "runner", "place", "layers")} for each in self.engine.reports]
         counts = {str(layer): count for layer, count in self.steered_tokens().items()}
         return {**info, "steered_ranks": ranks, "steered_tokens": counts}
 
@@ -358,10 +375,20 @@ class GrainsVLLM(AppliedMixin, _VLLM):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _observe(self, requests: Sequence[Instance]) -> None:
-        shown = next((request for request in requests if shows_images(request)), None)
-        if shown is not None:
-            raise GrainsError(f"task {shown.task_name} shows images but {NAME} reads text only; use grains_hf")
+        self._check_images([request for request in requests if shows_images(request)])
         super()._observe(requests)
+
+    def _check_images(self, shown: Sequence[Instance]) -> None:
+        """Refuse requests that show images.
+
+        Raises:
+            GrainsError: there is one.
+        """
+        if shown:
+            raise GrainsError(
+                f"task {shown[0].task_name} shows images but {self._pretrained} reads text only; "
+                "choose a vision-language checkpoint or leave the task out"
+            )
 
 
 def _setting(applied: Sequence[AppliedArtifact]) -> Setting:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from grains_eval.errors import GrainsError
 from grains_eval.harness.arguments import AppliedArtifact
 from grains_eval.harness.insertion import Insertion
 from grains_eval.types import TokenConfig
+from grains_eval.vllm.batches import Batch
 from grains_eval.vllm.library import NAME
 
 
@@ -33,6 +34,17 @@ def prompt_of(row: Sequence[int], inserted: Insertion | None = None) -> Mapping[
         "prompt_embeds": embeddings,
         "prompt_is_token_ids": known,
     }
+
+
+def text_batch(
+    keys: Sequence[Hashable],
+    rows: Sequence[Sequence[int]],
+    parameters: Sequence[Any],
+    lengths: Sequence[int],
+    inserted: Insertion | None,
+) -> Batch:
+    """Requests without images, see `Batch` and `prompt_of`."""
+    return Batch(keys, lambda index: prompt_of(rows[index], inserted), [len(row) for row in rows], parameters, lengths)
 
 
 def check_kind(item: AppliedArtifact) -> None:

@@ -62,7 +62,8 @@ class Steering:
                 raise RuntimeError(
                     f"grains-eval: row {row} holds other vectors than request {new.req_id} was meant for"
                 )
-            self.requests[new.req_id] = Placement(row, int(given["prompt"]), float(given["strength"]))
+            prompt = len(new.prompt_token_ids) - given["answer"] if "answer" in given else given["prompt"]
+            self.requests[new.req_id] = Placement(row, int(prompt), float(given["strength"]))
 
     def write(self, names: Sequence[str], starts: Any, computed: Any) -> None:
         """Place the tokens of one step.

@@ -167,9 +167,12 @@ def check_counts(counts: Sequence[Mapping[str, Any]], settings: Sequence[Setting
 
 
 def canary_tokens(model_config: Any) -> list[int]:
-    """Token ids of the canary, spread over the vocabulary (7919 is prime)."""
+    """Token ids of the canary, spread over the vocabulary (7919 is prime); none stands for an image."""
     vocabulary = int(model_config.get_vocab_size())
-    return [(number + 1) * 7919 % vocabulary for number in range(_CANARY)]
+    named = vars(model_config.hf_config).items()
+    special = {each for name, each in named if name.endswith(("_token_id", "_token_index")) and isinstance(each, int)}
+    spread = ((number + 1) * 7919 % vocabulary for number in range(_CANARY + len(special)))
+    return [token for token in spread if token not in special][:_CANARY]
 
 
 def canary_parameters() -> Any:

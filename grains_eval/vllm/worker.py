@@ -38,6 +38,7 @@ class SteeringWorker:
             **found,
             "obstacle": tables.obstacle,
             "layers": sorted(tables.layers),
+            "place": tables.place,
             "widths": sorted({int(layer.grains_table.shape[-1]) for layer in tables.layers.values()}),
             "rows": [setting.digest() for setting in tables.settings],
             "layouts": {str(index): layout for index, layout in sorted(tables.layouts.items())},

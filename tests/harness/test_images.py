@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import lm_eval
 import pytest
 import torch
-from datasets import Dataset, Features, Value
-from datasets import Image as ImageFeature
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.hf_vlms import HFMultimodalLM
-from lm_eval.tasks import TaskManager
 
 from grains_eval.artifacts.save import save_vectors
 from grains_eval.errors import GrainsError
@@ -23,11 +19,12 @@ from grains_eval.models import image_inputs
 from grains_eval.models.loading import load, missing_package
 from grains_eval.steering import steered
 from grains_eval.types import SteeringConfig, SteeringVectors
+from tests import pictures
 from tests.instances import HARNESS, instance
-from tests.tiny import VISION, picture
+from tests.pictures import PICTURES
+from tests.tiny import VISION
 
 FAMILIES = list(VISION)
-PICTURES = [picture(index, size) for index, size in enumerate([(80, 56), (50, 90), (64, 64)])]
 # Qwen merges bare neighbours; one at a time needs the markers that this project writes there by itself
 MARKED = "<|vision_start|><|image_pad|><|vision_end|>"
 
@@ -333,39 +330,7 @@ def test_pictures_beside_the_arguments_are_seen_and_not_cached(model, tmp_path):
 
 @pytest.fixture
 def picture_task(tmp_path):
-    """A multiple-choice task with pictures, as any user would write it."""
-    rows = {
-        "question": [f"What is the picture{'?' * number}" for number in range(1, 5)],
-        "choices": [[" red", " green square"], [" dog", " cat"], [" yes", " no"], [" paris", " rome"]],
-        "label": [0, 1, 0, 1],
-        "image": [shown.copy() for shown in (*PICTURES, PICTURES[0])],
-    }
-    features = Features(
-        {
-            "question": Value("string"),
-            "choices": [Value("string")],
-            "label": Value("int64"),
-            "image": ImageFeature(),
-        }
-    )
-    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "rows.parquet")
-    (tmp_path / "pictures.yaml").write_text(
-        "\n".join(
-            [
-                "task: pictures",
-                "dataset_path: parquet",
-                f"dataset_kwargs: {json.dumps({'data_files': {'test': str(tmp_path / 'rows.parquet')}})}",
-                "test_split: test",
-                "output_type: multiple_choice",
-                "doc_to_text: '<image>{{question}}'",
-                "doc_to_image: [image]",
-                "doc_to_choice: choices",
-                "doc_to_target: label",
-                "target_delimiter: ''",
-            ]
-        )
-    )
-    return TaskManager(include_path=str(tmp_path), include_defaults=False)
+    return pictures.task(tmp_path)
 
 
 def test_any_multiple_choice_task_with_pictures(model, picture_task):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,13 @@ from grains_eval.harness.model import GrainsHF
 from grains_eval.steering import resolve
 from grains_eval.types import SteeringConfig, SteeringVectors
 from tests.instances import instance
+from tests.tiny import picture
 from tests.vllm.families import LAYERS, WIDTH
 
 WORDS = "hello world what is the capital of france paris rome a red square yes no cat dog".split()  # noqa: SIM905
 GENERATION = {"until": ["\x00"], "max_gen_toks": 6, "do_sample": False}
 ENGINE = {"dtype": "float32", "max_model_len": 256, "max_num_seqs": 64, "batch_size": "auto", "seed": 1}
+SIZES = [(80, 56), (56, 84)]  # of images, pixels
 ALONE = {"distributed_executor_backend": "uni"}
 
 
@@ -72,6 +74,28 @@ def requests(kind: str, count: int = 12) -> list[Any]:
     return made
 
 
+def image_requests(kind: str, count: int = 8) -> list[Any]:
+    """Requests with images of several sizes, in front of the text, in it and at its end, and every fourth without."""
+    draw = random.Random(1)
+    made: list[Any] = []
+    for number in range(count):
+        words = [draw.choice(WORDS) for _ in range(3 + 4 * number)]
+        images = [] if number % 4 == 3 else [picture(number + each, SIZES[each]) for each in range(1 + number % 2)]
+        for place, _ in enumerate(images):
+            words.insert(((number % 3) * len(words) // 2 + place) % (len(words) + 1), "<image>")
+        context, shown = " ".join(words), ({"visual": images},) if images else ()
+        if kind == "loglikelihood":
+            answers = [" " + " ".join(draw.choice(WORDS) for _ in range(1 + index)) for index in range(2)]
+            made += [
+                instance(kind, {}, (context, answer, *shown), index, number=number)
+                for index, answer in enumerate(answers)
+            ]
+        else:
+            # right behind an image transformers' `generate` gives Qwen's answers other positions than its forward
+            made.append(instance(kind, {}, (context + " what", GENERATION, *shown), number=number))
+    return made
+
+
 def in_one_process(set_variable: Any) -> None:
     """Let an engine with `ALONE` run inside this process, which starts sooner."""
     set_variable("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -82,7 +106,7 @@ def engine(folder: Path, **arguments: Any) -> Iterator[Any]:
     """A `grains_vllm` model in this process, its state of torch.distributed taken down afterwards."""
     from grains_eval.vllm.model import GrainsVLLM
 
-    made = GrainsVLLM(pretrained=str(folder), **{**ENGINE, **arguments})
+    made = GrainsVLLM.of({"pretrained": str(folder), **ENGINE, **arguments})
     try:
         yield made
     finally:
@@ -100,10 +124,11 @@ def shut_down(lm: Any) -> None:
     cleanup_dist_env_and_memory()
 
 
-def reference(folder: Path) -> GrainsHF:
+def reference(folder: Path) -> Any:
     """The same model under Hugging Face."""
     # SDPA knows nothing of the soft caps of Gemma 2
-    return GrainsHF(pretrained=str(folder), device="cpu", batch_size=4, dtype="float32", attn_implementation="eager")
+    options = {"device": "cpu", "batch_size": 4, "dtype": "float32", "attn_implementation": "eager"}
+    return GrainsHF.create_from_arg_obj({"pretrained": str(folder), **options})
 
 
 @dataclass(frozen=True)
@@ -140,15 +165,17 @@ class Measured:
     texts: Mapping[str, Sequence[str]]
 
 
-def measure(lm: Any, tried: Mapping[str, Sequence[AppliedArtifact]]) -> Measured:
+def measure(
+    lm: Any, tried: Mapping[str, Sequence[AppliedArtifact]], asked: Callable[[str, int], list[Any]] = requests
+) -> Measured:
     """Log-likelihoods and greedy answers under every setting of `tried`; in one engine they share batches."""
     from grains_eval.harness.prefix_sharing.configurations import moving
     from grains_eval.harness.sweep import score_configurations
 
     named = {"unsteered": (), **tried}
     configurations = [moving([item.resolved for item in each]) for each in named.values()]
-    scores = score_configurations(lm, requests("loglikelihood"), configurations, disable_tqdm=True)
-    texts = _answers(lm, list(named.values()))
+    scores = score_configurations(lm, asked("loglikelihood", 12), configurations, disable_tqdm=True)
+    texts = _answers(lm, list(named.values()), asked("generate_until", 6))
     return Measured(dict(zip(named, scores, strict=True)), dict(zip(named, texts, strict=True)))
 
 
@@ -171,7 +198,7 @@ def compare(ours: Measured, theirs: Measured) -> dict[str, Difference]:
     return found
 
 
-def _answers(lm: Any, tried: Sequence[Sequence[AppliedArtifact]]) -> list[list[str]]:
+def _answers(lm: Any, tried: Sequence[Sequence[AppliedArtifact]], asked: list[Any]) -> list[list[str]]:
     """Greedy answers under every setting; in one engine all of them share a batch."""
     from grains_eval.harness.prefix_sharing.configurations import moving
     from grains_eval.harness.prefix_sharing.loglikelihood import Memo
@@ -181,10 +208,17 @@ def _answers(lm: Any, tried: Sequence[Sequence[AppliedArtifact]]) -> list[list[s
         lm.memo = Memo([moving([item.resolved for item in each]) for each in tried])
         for number in range(len(tried)):
             lm.memo.active = number
-            found.append(lm.generate_until(requests("generate_until", 6), disable_tqdm=True))
+            found.append([_words(lm, each) for each in lm.generate_until(asked, disable_tqdm=True)])
     finally:
         lm.memo = None
     return found
+
+
+def _words(lm: Any, text: str) -> str:
+    """An answer without special tokens, which lm-eval's `vllm` shows and `hf` leaves out."""
+    for token in lm.tokenizer.added_tokens_decoder.values():
+        text = text.replace(str(token), "") if token.special else text
+    return text
 
 
 def _rms(values: torch.Tensor) -> float:

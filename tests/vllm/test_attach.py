@@ -49,6 +49,28 @@ def test_layers_get_their_tables():
     assert attach(Model(), SimpleNamespace(additional_config={})) is None
 
 
+class Sees(nn.Module):
+    """A vision tower as deep as the language model."""
+
+    def __init__(self):
+        super().__init__()
+        self.tower, self.language = Model(), Model()
+
+    def get_language_model(self):
+        return self.language
+
+
+def test_a_vision_tower_gets_none():
+    model = Sees()
+    tables = attach(model, configuration())
+    assert tables.place == "language.layers" and sorted(tables.layers) == [0, 1, 2]
+    assert {name for name, module in model.named_modules() if hasattr(module, "grains_table")} == {
+        f"language.layers.{index}" for index in range(DEPTH)
+    }
+    model.get_language_model = lambda: model
+    assert attach(model, configuration()).obstacle == "found 2 lists of 3 decoder layers where one is needed"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -300,7 +300,7 @@ def test_lm_eval_runs_it_by_name(folder, tmp_path):
     config = json.loads(file.read_text())["config"]
     assert config["steering"][0]["strength"] == 0.8
     assert set(config["steered_tokens"]) == {"1", "3"} and min(config["steered_tokens"].values()) > 50
-    assert config["steered_ranks"] == [{"rank": 0, "runner": "V1", "layers": [0, 1, 2, 3]}]
+    assert config["steered_ranks"] == [{"rank": 0, "runner": "V1", "place": "model.layers", "layers": [0, 1, 2, 3]}]
     done = subprocess.run(
         [*command, "--model_args", f"{arguments},vectors={tmp_path / 'none'}"], env=variables, capture_output=True,
         text=True, check=False,

@@ -91,6 +91,18 @@ def test_rules_count_from_the_start_of_the_request(tables, rule, moved):
     assert found == [row if 2 + at - 3 in moved and at < 9 else 0 for at in range(10)]
 
 
+def test_prompts_with_images_end_where_their_answers_begin(tables):
+    given = {"row": list(settings()).index("add, last") + 1, "answer": 2, "strength": 1.0}
+    given["digest"] = LOADED[given["row"] - 1].digest()
+    parameters = SimpleNamespace(extra_args={ARGUMENT: given})
+    # the image among them has become four tokens
+    new = SimpleNamespace(req_id="a", sampling_params=parameters, prompt_token_ids=[5, 9, 9, 9, 9, 6, 7, 8])
+    steering = Steering(tables)
+    steering.follow(SimpleNamespace(finished_req_ids=[], scheduled_new_reqs=[new]))
+    steering.write(["a"], np.array([0, 8]), np.array([0]))
+    assert tables.slots[0, :8].tolist() == [0, 0, 0, 0, 0, given["row"], 0, 0]
+
+
 def test_counts_are_those_of_the_layers(tables):
     placed(tables, [1, 2], [5, 5], [0, 8, 12], [0, 0])
     for layer in tables.layers.values():

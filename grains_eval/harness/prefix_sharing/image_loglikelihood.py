@@ -21,7 +21,8 @@ from grains_eval.models import image_inputs
 from grains_eval.steering import applied
 
 if TYPE_CHECKING:
-    from grains_eval.harness.images import ImageRequest, Rows
+    from grains_eval.harness.image_requests import ImageRequest
+    from grains_eval.harness.images import Rows
 
     _Base = Any
 else:
