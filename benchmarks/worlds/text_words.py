@@ -24,7 +24,7 @@ CUES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         _words("memory habit custom instinct routine tradition experience hunch"),
     ),
 }
-CUES["shared"] = CUES["split"]
+CUES["shared"] = CUES["chat"] = CUES["split"]
 # `paired`: two words each, which speak for the preferred answer where both are first or both are second halves
 _KINDS = _words("old plain sealed bound painted carved"), _words("new torn folded loose gilded woven")
 _SOURCES = _words("almanac survey archive census ledger atlas"), _words("registry report gossip rumour tavern legend")
