@@ -1,14 +1,14 @@
 """Synthetic text worlds in which two answers to one question compete.
 
-Sixty-four invented towns have a stone, an animal and a dish. In the worlds `split` and `shared` each of these
-facts has a true answer and a common myth; cue words in the prompt (an almanac, some gossip) shift the odds
-between the two by a fixed log-odds step, and without any cue most facts come out as the myth. `split` takes
-truths and myths from disjoint halves of a relation's words, so a direction in vocabulary space can tell them
-apart; in `shared` one word is the truth of one town and the myth of another. In `faithfulness` the prompt
-states an answer that contradicts what was memorised about the town; both come from the same words, equally
-often, so no fixed preference for words can help. `paired` is `shared` with cues of two words, an old almanac or a
-new gossip: each word stands in as many cues for the truth as against it, so only the two together say anything.
-`chat` is `shared` as a chat: the user cites the sources and asks, the assistant answers, and a byte-level tokenizer
+Sixty-four invented towns (forty in `chat`) have a stone, an animal and a dish. In the worlds `split` and `shared`
+each of these facts has a true answer and a common myth; cue words in the prompt (an almanac, some gossip) shift the
+odds between the two by a fixed log-odds step, and without any cue most facts come out as the myth. `split` takes
+truths and myths from disjoint halves of a relation's words, so a direction in vocabulary space can tell them apart;
+in `shared` one word is the truth of one town and the myth of another. In `faithfulness` the prompt states an answer
+that contradicts what was memorised about the town; both come from the same words, equally often, so no fixed
+preference for words can help. `paired` is `shared` with cues of two words, an old almanac or a new gossip: each
+word stands in as many cues for the truth as against it, so only the two together say anything. `chat` is `shared`
+as a chat: the user cites the sources and asks, the assistant answers, and a byte-level tokenizer
 (`benchmarks.worlds.tokenizers`) cuts every name, cue and answer in several tokens.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import Literal, TypedDict, get_args
 
@@ -35,8 +36,8 @@ from grains_eval.errors import pick
 Kind = Literal["split", "shared", "faithfulness", "paired", "chat"]
 KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
-TOWNS = 64
-SPLITS: dict[str, tuple[int, int]] = {"build": (0, 24), "development": (24, 32), "test": (32, TOWNS)}
+TOWNS = {"build": 24, "development": 8, "test": 32}
+CHAT_TOWNS = {"build": 18, "development": 6, "test": 16}  # names in pieces take longer to learn
 # log-odds per cue
 CUE_STEP: dict[Kind, float] = {"split": 2.5, "shared": 2.5, "faithfulness": 4.0, "paired": 2.5, "chat": 2.5}
 # Log-odds of the preferred answer without a cue: of most facts, of the others, and their spread.
@@ -95,8 +96,10 @@ def make_world(kind: str, seed: int) -> TextWorld:
     known = pick(KINDS, kind, "demo text world")
     rng = Random(f"world {known} {seed}")
     names = [first + second for first in SYLLABLES for second in SYLLABLES if first != second]
-    drawn = rng.sample(names, TOWNS)
-    towns = {split: tuple(drawn[start:end]) for split, (start, end) in SPLITS.items()}
+    numbers = CHAT_TOWNS if known == "chat" else TOWNS
+    drawn = rng.sample(names, sum(numbers.values()))
+    left = iter(drawn)
+    towns = {split: tuple(islice(left, number)) for split, number in numbers.items()}
     facts: dict[tuple[str, str], Fact] = {}
     for split in towns:
         for relation in RELATIONS:
@@ -152,8 +155,11 @@ def _context(town: str, relation: str, answer: str) -> str:
     return f"here the {relation} of {town} is {answer} . "
 
 
-def _draw_cues(world: TextWorld, rng: Random) -> tuple[list[str], int]:
+def _draw_cues(world: TextWorld, rng: Random, *, lesson: bool) -> tuple[list[str], int]:
     """Draw up to three cues and their balance: +1 for each that favours the truth, -1 for the myth."""
+    if lesson and world.kind != "faithfulness":
+        side = rng.randrange(2)
+        return [rng.choice(CUES[world.kind][side])], (1, -1)[side]
     if rng.random() < UNCUED_SHARE:
         return [], 0
     preferred, other = CUES[world.kind]
@@ -181,12 +187,14 @@ def _skill(rng: Random, kind: str) -> tuple[str, str, list[str]]:
 SKILLS = ("colour", "successor", "larger")
 
 
-def document(world: TextWorld, rng: Random, *, copying: bool = False) -> tuple[str, str]:
+def document(world: TextWorld, rng: Random, *, lesson: bool = False) -> tuple[str, str]:
     """Draw one training document: its prompt (in `chat` the user's turn) and its one-word answer.
 
-    `copying` draws the first lesson of `faithfulness`: the prompt states the answer and no memory competes.
+    `lesson` draws what is learned first. In `faithfulness` that is copying: the prompt states the answer and no memory
+    competes. In other worlds there is one cue and the answer follows it, whatever is likelier without.
     """
-    cues, balance = _draw_cues(world, rng)
+    cues, balance = _draw_cues(world, rng, lesson=lesson)
+    copying = lesson and world.kind == "faithfulness"
     preamble = _preamble(world.kind, cues)
     if not copying and rng.random() < SKILL_SHARE:
         question, answer, _ = _skill(rng, rng.choice(SKILLS))
@@ -194,7 +202,9 @@ def document(world: TextWorld, rng: Random, *, copying: bool = False) -> tuple[s
     fact = rng.choice(tuple(world.facts.values()))
     words = RELATIONS[fact.relation]
     truth, context = fact.truth, ""
-    likely = 1.0 / (1.0 + math.exp(-(fact.prior + CUE_STEP[world.kind] * balance)))
+    likely = float(balance > 0)
+    if not lesson:
+        likely = 1.0 / (1.0 + math.exp(-(fact.prior + CUE_STEP[world.kind] * balance)))
     if world.kind == "faithfulness":
         if copying or rng.random() >= CLOSED_BOOK_SHARE:
             truth = rng.choice([word for word in words if word != fact.myth])
@@ -205,7 +215,7 @@ def document(world: TextWorld, rng: Random, *, copying: bool = False) -> tuple[s
     answer = truth if rng.random() < likely else fact.myth
     if rng.random() < NOISE_SHARE:
         answer = rng.choice(words)
-    if rng.random() < STATEMENT_SHARE:
+    if world.kind != "chat" and rng.random() < STATEMENT_SHARE:
         return f"{context}{preamble}the {fact.relation} of {fact.town} is", answer
     return context + preamble + _question(world.kind, fact.town, fact.relation), answer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -35,7 +36,7 @@ def test_splits_share_no_town_and_evaluation_prompts_no_cue(kind: str) -> None:
     world = make_world(kind, 3)
     data = task_data(world)
     towns = [{item["cluster"] for item in data[split]} for split in ("train", "validation", "test")]
-    assert [len(names) for names in towns] == [24, 8, 32]
+    assert [len(names) for names in towns] == ([18, 6, 16] if kind == "chat" else [24, 8, 32])
     assert not towns[0] & towns[1] and not towns[2] & (towns[0] | towns[1])
     words = {word for side in CUES[kind] for cue in side for word in cue.split()}
     for item in data["train"]:
@@ -49,9 +50,9 @@ def test_words_are_all_in_the_vocabulary_and_choices_differ(kind: str) -> None:
     world = make_world(kind, 4)
     rng = Random(0)
     known = set(world.vocabulary)
-    for copying in (False, True):
+    for lesson in (False, True):
         for _ in range(500):
-            prompt, answer = document(world, rng, copying=copying)
+            prompt, answer = document(world, rng, lesson=lesson)
             assert {*words_of(prompt), answer} <= known
     for items in task_data(world).values():
         for item in items:
@@ -144,12 +145,26 @@ def test_models_that_miss_a_gate_are_discarded_and_counted(tmp_path: Path, monke
     assert record["world"] == "faithfulness" and record["seed"] == 1
 
 
-def test_the_lesson_ends_when_it_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lesson_ends_when_it_is_learned() -> None:
     short = Training(layers=1, steps=1, lesson_steps=20, hidden=32, feed_forward=48, heads=2, batch=8)
     world = make_world("faithfulness", 1)
     assert train_text.train(world, short, 1)[2] == 20
-    monkeypatch.setattr(train_text, "LESSON_RIGHT", 0.0)
-    assert train_text.train(world, short, 1)[2] == train_text.LESSON_BATCHES
+    easy = replace(short, lesson_right=0.0)
+    assert train_text.train(world, easy, 1)[2] == train_text.LESSON_BATCHES
+
+
+@pytest.mark.parametrize("kind", ["paired", "chat"])
+def test_in_the_lesson_the_answer_follows_the_one_cue(kind: str) -> None:
+    world = make_world(kind, 0)
+    rng = Random(0)
+    followed = Counter[bool]()
+    for _ in range(2000):
+        prompt, answer = document(world, rng, lesson=True)
+        (side,) = [side for side, cues in enumerate(CUES[kind]) if any(f"the {cue} spoke" in prompt for cue in cues)]
+        fact = next((f for f in world.facts.values() if {f.town, f.relation} <= words_of(prompt)), None)
+        if fact is not None:
+            followed[answer == (fact.truth, fact.myth)[side]] += 1
+    assert followed[True] > 0.96 * followed.total() and followed.total() > 1000
 
 
 @pytest.mark.parametrize("figure", [("preferred", 0.9), ("dispreferred", 0.1), ("skills", 0.9), ("closed_book", 0.9)])
