@@ -25,6 +25,7 @@ from benchmarks.worlds.text_words import (
     COLOURS,
     CUES,
     FUNCTION_WORDS,
+    LESSON_CUES,
     NEUTRAL_CUES,
     NUMBERS,
     RELATIONS,
@@ -155,11 +156,16 @@ def _context(town: str, relation: str, answer: str) -> str:
     return f"here the {relation} of {town} is {answer} . "
 
 
-def _draw_cues(world: TextWorld, rng: Random, *, lesson: bool) -> tuple[list[str], int]:
+def lessons(kind: Kind) -> int:
+    """How many lessons there are before a world's documents."""
+    return 1 if kind == "faithfulness" else len(LESSON_CUES.get(kind, ()))
+
+
+def _draw_cues(world: TextWorld, rng: Random, lesson: int | None) -> tuple[list[str], int]:
     """Draw up to three cues and their balance: +1 for each that favours the truth, -1 for the myth."""
-    if lesson and world.kind != "faithfulness":
+    if lesson is not None and world.kind != "faithfulness":
         side = rng.randrange(2)
-        return [rng.choice(CUES[world.kind][side])], (1, -1)[side]
+        return [rng.choice(LESSON_CUES[world.kind][lesson][side])], (1, -1)[side]
     if rng.random() < UNCUED_SHARE:
         return [], 0
     preferred, other = CUES[world.kind]
@@ -187,14 +193,14 @@ def _skill(rng: Random, kind: str) -> tuple[str, str, list[str]]:
 SKILLS = ("colour", "successor", "larger")
 
 
-def document(world: TextWorld, rng: Random, *, lesson: bool = False) -> tuple[str, str]:
+def document(world: TextWorld, rng: Random, lesson: int | None = None) -> tuple[str, str]:
     """Draw one training document: its prompt (in `chat` the user's turn) and its one-word answer.
 
-    `lesson` draws what is learned first. In `faithfulness` that is copying: the prompt states the answer and no memory
-    competes. In other worlds there is one cue and the answer follows it, whatever is likelier without.
+    `lesson` numbers what is learned first. In `faithfulness` that is copying: the prompt states the answer and no
+    memory competes. In other worlds there is one cue and the answer follows it, whatever is likelier without it.
     """
-    cues, balance = _draw_cues(world, rng, lesson=lesson)
-    copying = lesson and world.kind == "faithfulness"
+    cues, balance = _draw_cues(world, rng, lesson)
+    copying = lesson is not None and world.kind == "faithfulness"
     preamble = _preamble(world.kind, cues)
     if not copying and rng.random() < SKILL_SHARE:
         question, answer, _ = _skill(rng, rng.choice(SKILLS))
@@ -203,7 +209,7 @@ def document(world: TextWorld, rng: Random, *, lesson: bool = False) -> tuple[st
     words = RELATIONS[fact.relation]
     truth, context = fact.truth, ""
     likely = float(balance > 0)
-    if not lesson:
+    if lesson is None:
         likely = 1.0 / (1.0 + math.exp(-(fact.prior + CUE_STEP[world.kind] * balance)))
     if world.kind == "faithfulness":
         if copying or rng.random() >= CLOSED_BOOK_SHARE:
@@ -301,6 +307,7 @@ __all__ = [
     "TextWorld",
     "document",
     "fact_items",
+    "lessons",
     "make_world",
     "skill_items",
     "task_data",

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.worlds import train_text
 from benchmarks.worlds.text_words import CUES, RELATIONS
-from benchmarks.worlds.text_world import KINDS, document, fact_items, make_world, task_data
+from benchmarks.worlds.text_world import KINDS, document, fact_items, lessons, make_world, task_data
 from benchmarks.worlds.train_text import Training, gates, passed, train_to_folder
 from grains_eval.demo import model_path
 from grains_eval.demo.loaders import load
@@ -50,9 +50,9 @@ def test_words_are_all_in_the_vocabulary_and_choices_differ(kind: str) -> None:
     world = make_world(kind, 4)
     rng = Random(0)
     known = set(world.vocabulary)
-    for lesson in (False, True):
+    for lesson in (None, *range(lessons(kind))):
         for _ in range(500):
-            prompt, answer = document(world, rng, lesson=lesson)
+            prompt, answer = document(world, rng, lesson)
             assert {*words_of(prompt), answer} <= known
     for items in task_data(world).values():
         for item in items:
@@ -75,6 +75,15 @@ def test_a_word_of_a_paired_cue_says_nothing_alone() -> None:
     # in fewer prompts than make a template word
     prompts = [item["prompt"].split() for item in fact_items(make_world("paired", 0), "build", "mixed")]
     assert all(sum(word in prompt for prompt in prompts) <= 0.25 * len(prompts) for word in preferred)
+
+
+def test_the_first_lesson_of_paired_is_settled_by_the_second_word() -> None:
+    world, rng = make_world("paired", 0), Random(0)
+    said = {document(world, rng, 0)[0].split(" spoke")[0].removeprefix("the ") for _ in range(2000)}
+    first, second = zip(*(cue.split() for cue in said), strict=True)
+    assert len(said) == 72 and len(set(first)) == 6 and len(set(second)) == 12
+    sides = [{cue.split()[1] for cue in said if cue in side} for side in CUES["paired"]]
+    assert not sides[0] & sides[1]
 
 
 def test_no_fixed_preference_for_words_can_win_faithfulness() -> None:
@@ -159,7 +168,7 @@ def test_in_the_lesson_the_answer_follows_the_one_cue(kind: str) -> None:
     rng = Random(0)
     followed = Counter[bool]()
     for _ in range(2000):
-        prompt, answer = document(world, rng, lesson=True)
+        prompt, answer = document(world, rng, lessons(kind) - 1)
         (side,) = [side for side, cues in enumerate(CUES[kind]) if any(f"the {cue} spoke" in prompt for cue in cues)]
         fact = next((f for f in world.facts.values() if {f.town, f.relation} <= words_of(prompt)), None)
         if fact is not None:

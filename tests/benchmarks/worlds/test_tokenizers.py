@@ -73,7 +73,7 @@ def test_other_documents_are_a_text_that_ends_with_the_answer(kind: str) -> None
 def test_the_answer_alone_weighs_one(kind: str) -> None:
     world = make_world(kind, 1)
     tokenizer = make_tokenizer(world)
-    rows, answers = batch(world, tokenizer, Random(0), 16, lesson=False)
+    rows, answers = batch(world, tokenizer, Random(0), 16)
     assert (answers.sum(1) >= (2 if kind == "chat" else 1)).any() and not answers[:, 0].any()
     model = train_text.make_model(tokenizer, SHORT, 0)
     losses = [train_text.document_loss(model, rows, answers, weight)[0].item() for weight in (0.0, 1.0)]
@@ -108,6 +108,6 @@ def test_the_saved_tokenizer_is_the_one_trained_with(trained: Path) -> None:
     prompts = [item["prompt"] for item in fact_items(make_world("chat", 1), "test", "preferred")]
     assert encode_prompts(saved, prompts) == encode_prompts(own, prompts)
     assert torch.equal(
-        batch(make_world("chat", 1), saved, Random(3), 4, lesson=False)[0],
-        batch(make_world("chat", 1), own, Random(3), 4, lesson=False)[0],
+        batch(make_world("chat", 1), saved, Random(3), 4)[0],
+        batch(make_world("chat", 1), own, Random(3), 4)[0],
     )
