@@ -17,11 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
 from benchmarks import common
+from benchmarks.worlds.scoring import right
 from benchmarks.worlds.text_world import Item, fact_items, make_world
+from benchmarks.worlds.tokenizers import is_chat
 from benchmarks.worlds.train_text import train_to_folder
 from grains_eval.demo.loaders import read_items
 from grains_eval.examples import load_examples
@@ -33,7 +32,8 @@ from grains_eval.types import SteeringConfig, SteeringVectors
 from grains_eval.vectors import build
 from grains_eval.vectors.controls import negate, project_out, random_like
 
-TASKS = {"split": "text_split", "shared": "text_shared", "faithfulness": "faithfulness", "paired": "text_shared"}
+TASKS = {"split": "text_split", "shared": "text_shared", "faithfulness": "faithfulness"}
+TASKS |= dict.fromkeys(("paired", "chat"), TASKS["shared"])
 STRENGTHS = (0.5, 1.0, 1.5, 2.0)
 MOST_SKILL_LOST = 0.03
 
@@ -68,34 +68,22 @@ def trial(kind: str, seed: int, models: Path) -> Trial:
 def open_trial(kind: str, seed: int, folder: Path, items: Path) -> Trial:
     """A trained model's folder and the folder of its world's items."""
     recipe = load_recipe(task_directory() / "demo" / TASKS[kind] / "recipe.yaml")
+    loaded = load({"pretrained": str(folder), "dtype": "float32", "device": "cpu"})
+    chat = is_chat(loaded.tokenizer)
     data = Data(
         path=str(items / "train.jsonl"),
         chosen="{{choices[gold]}}",
         rejected="{{choices[rejected]}}",
+        delimiter="" if chat else " ",  # as lm-eval has it under a chat template
+        chat_template=chat,
         examples=recipe.data.examples,
         development=0,
         seed=recipe.data.seed,
     )
     world = make_world(kind, seed)
-    loaded = load({"pretrained": str(folder), "dtype": "float32", "device": "cpu"})
     tuning = fact_items(world, "build") + fact_items(world, "development")
     test, skills = (read_items(items / f"{part}.jsonl") for part in ("test", "skills"))
     return Trial(loaded, recipe.model_copy(update={"data": data}), tuning, test, skills)
-
-
-@torch.no_grad()
-def right(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> list[float]:
-    """1.0 per item whose gold choice is the likeliest; prompts of one length share a pass."""
-    scores = [0.0] * len(items)
-    lengths = [len(item["prompt"].split()) for item in items]
-    for length in set(lengths):
-        same = [i for i, other in enumerate(lengths) if other == length]
-        rows = torch.tensor([tokenizer.encode(items[i]["prompt"]) for i in same])
-        choices = torch.tensor([tokenizer.convert_tokens_to_ids(items[i]["choices"]) for i in same])
-        best = model(input_ids=rows).logits[:, -1].gather(1, choices).argmax(1).tolist()
-        for i, choice in zip(same, best, strict=True):
-            scores[i] = float(choice == items[i]["gold"])
-    return scores
 
 
 @contextmanager
@@ -111,7 +99,7 @@ def applied(one: Trial, vectors: SteeringVectors | None, setting: SteeringConfig
 def measure(one: Trial, vectors: SteeringVectors | None, setting: SteeringConfig, items: Sequence[Item]) -> list[float]:
     """Score items under a setting."""
     with applied(one, vectors, setting):
-        return right(one.loaded.model, one.loaded.tokenizer, items)
+        return right(one.loaded.model, one.loaded.tokenizer, items)[0].tolist()
 
 
 def tuned(

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.demo_seeds import Trial, measure, open_trial, right, tuned
+from benchmarks.demo_seeds import Trial, measure, open_trial, tuned
+from benchmarks.worlds.scoring import right
 from benchmarks.worlds.text_world import Item, Kind, fact_items, make_world
 from grains_eval.attribution import attribute
 from grains_eval.attribution.selections import shared_tokens
@@ -57,6 +58,7 @@ WORLDS = {
     "shared": World("shared"),
     "faithfulness": World("faithfulness"),
     "paired": World("paired"),
+    "chat": World("chat"),
     "split_without_cues": World("split", "none"),
     "shared_without_cues": World("shared", "none"),
 }
@@ -134,25 +136,18 @@ class Measured:
     def right(self, items: Sequence[Item], tokens: ResolvedTokens | None = None) -> list[float]:
         """1.0 per item whose gold choice is the likeliest, with or without a virtual token."""
         with nullcontext() if tokens is None else shown(self.one.loaded.model, [[tokens]]):
-            return right(self.one.loaded.model, self.one.loaded.tokenizer, items)
+            return right(self.one.loaded.model, self.one.loaded.tokenizer, items)[0].tolist()
 
-    @torch.no_grad()
     def harmless(self, tokens: Sequence[ResolvedTokens]) -> list[bool]:
         """Whether at most one of the kept items is lost where each token is shown; tokens share a pass."""
         model, tokenizer = self.one.loaded.model, self.one.loaded.tokenizer
-        found = torch.zeros(len(tokens))
-        for length in {len(item["prompt"].split()) for item in self.kept}:
-            same = [item for item in self.kept if len(item["prompt"].split()) == length]
-            rows = torch.tensor([tokenizer.encode(item["prompt"]) for item in same])
-            choices = torch.tensor([tokenizer.convert_tokens_to_ids(item["choices"]) for item in same])
-            gold = torch.tensor([item["gold"] for item in same])
-            for start in range(0, len(tokens), 64):
-                some = tokens[start : start + 64]
-                with shown(model, [[token] for token in some]):
-                    logits = model(input_ids=rows.repeat(len(some), 1)).logits[:, -1]
-                best = logits.gather(1, choices.repeat(len(some), 1)).argmax(1).view(len(some), -1)
-                found[start : start + len(some)] += (best == gold).sum(1)
-        return (found >= sum(self.right(self.kept)) - 1).tolist()
+        least = sum(self.right(self.kept)) - 1
+        found: list[bool] = []
+        for start in range(0, len(tokens), 64):
+            some = tokens[start : start + 64]
+            with shown(model, [[token] for token in some]):
+                found += (right(model, tokenizer, self.kept, len(some)).sum(1) >= least).tolist()
+        return found
 
 
 def open_world(name: str, seed: int, folder: Path, items: Path, scratch: Path) -> Measured:

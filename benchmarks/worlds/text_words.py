@@ -24,7 +24,7 @@ CUES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         _words("memory habit custom instinct routine tradition experience hunch"),
     ),
 }
-CUES["shared"] = CUES["split"]
+CUES["shared"] = CUES["chat"] = CUES["split"]
 # `paired`: two words each, which speak for the preferred answer where both are first or both are second halves
 _KINDS = _words("old plain sealed bound painted carved"), _words("new torn folded loose gilded woven")
 _SOURCES = _words("almanac survey archive census ledger atlas"), _words("registry report gossip rumour tavern legend")
@@ -32,6 +32,18 @@ CUES["paired"] = (
     tuple(f"{kind} {source}" for half in (0, 1) for kind in _KINDS[half] for source in _SOURCES[half]),
     tuple(f"{kind} {source}" for half in (0, 1) for kind in _KINDS[half] for source in _SOURCES[1 - half]),
 )
+# The cues of a world's lessons, one after the other. That two words speak together is learned once it is known what
+# cues are for: first the second word alone decides, since the first is of one half.
+LESSON_CUES = {
+    "chat": (CUES["chat"],),
+    "paired": (
+        (
+            tuple(cue for cue in CUES["paired"][0] if cue.split()[0] in _KINDS[0]),
+            tuple(cue for cue in CUES["paired"][1] if cue.split()[0] in _KINDS[0]),
+        ),
+        CUES["paired"],
+    ),
+}
 COLOURS: dict[str, tuple[str, ...]] = {
     "red": ("tomato", "ruby", "brick", "cherry"),
     "green": ("grass", "frog", "cucumber", "fern"),

@@ -1,13 +1,15 @@
 """Synthetic text worlds in which two answers to one question compete.
 
-Sixty-four invented towns have a stone, an animal and a dish. In the worlds `split` and `shared` each of these
-facts has a true answer and a common myth; cue words in the prompt (an almanac, some gossip) shift the odds
-between the two by a fixed log-odds step, and without any cue most facts come out as the myth. `split` takes
-truths and myths from disjoint halves of a relation's words, so a direction in vocabulary space can tell them
-apart; in `shared` one word is the truth of one town and the myth of another. In `faithfulness` the prompt
-states an answer that contradicts what was memorised about the town; both come from the same words, equally
-often, so no fixed preference for words can help. `paired` is `shared` with cues of two words, an old almanac or a
-new gossip: each word stands in as many cues for the truth as against it, so only the two together say anything.
+Sixty-four invented towns (forty in `chat`) have a stone, an animal and a dish. In the worlds `split` and `shared`
+each of these facts has a true answer and a common myth; cue words in the prompt (an almanac, some gossip) shift the
+odds between the two by a fixed log-odds step, and without any cue most facts come out as the myth. `split` takes
+truths and myths from disjoint halves of a relation's words, so a direction in vocabulary space can tell them apart;
+in `shared` one word is the truth of one town and the myth of another. In `faithfulness` the prompt states an answer
+that contradicts what was memorised about the town; both come from the same words, equally often, so no fixed
+preference for words can help. `paired` is `shared` with cues of two words, an old almanac or a new gossip: each
+word stands in as many cues for the truth as against it, so only the two together say anything. `chat` is `shared`
+as a chat: the user cites the sources and asks, the assistant answers, and a byte-level tokenizer
+(`benchmarks.worlds.tokenizers`) cuts every name, cue and answer in several tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import Literal, TypedDict, get_args
 
@@ -22,6 +25,7 @@ from benchmarks.worlds.text_words import (
     COLOURS,
     CUES,
     FUNCTION_WORDS,
+    LESSON_CUES,
     NEUTRAL_CUES,
     NUMBERS,
     RELATIONS,
@@ -30,16 +34,17 @@ from benchmarks.worlds.text_words import (
 )
 from grains_eval.errors import pick
 
-Kind = Literal["split", "shared", "faithfulness", "paired"]
+Kind = Literal["split", "shared", "faithfulness", "paired", "chat"]
 KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
-TOWNS = 64
-SPLITS: dict[str, tuple[int, int]] = {"build": (0, 24), "development": (24, 32), "test": (32, TOWNS)}
-CUE_STEP: dict[Kind, float] = {"split": 2.5, "shared": 2.5, "faithfulness": 4.0, "paired": 2.5}  # log-odds per cue
+TOWNS = {"build": 24, "development": 8, "test": 32}
+CHAT_TOWNS = {"build": 18, "development": 6, "test": 16}  # names in pieces take longer to learn
+# log-odds per cue
+CUE_STEP: dict[Kind, float] = {"split": 2.5, "shared": 2.5, "faithfulness": 4.0, "paired": 2.5, "chat": 2.5}
 # Log-odds of the preferred answer without a cue: of most facts, of the others, and their spread.
 # With two kinds of facts `faithfulness` learned by heart for which to trust the prompt, and hardly any cue.
-MYTH_SHARE: dict[Kind, float] = {"split": 0.7, "shared": 0.7, "faithfulness": 1.0, "paired": 0.7}
-MYTH_PRIOR: dict[Kind, float] = {"split": -1.4, "shared": -1.4, "faithfulness": -1.0, "paired": -1.4}
+MYTH_SHARE: dict[Kind, float] = {"split": 0.7, "shared": 0.7, "faithfulness": 1.0, "paired": 0.7, "chat": 0.7}
+MYTH_PRIOR: dict[Kind, float] = {"split": -1.4, "shared": -1.4, "faithfulness": -1.0, "paired": -1.4, "chat": -1.4}
 TRUTH_PRIOR, PRIOR_SPREAD = 1.0, 0.3
 UNCUED_SHARE, STATEMENT_SHARE, SKILL_SHARE, NOISE_SHARE = 0.25, 0.25, 0.3, 0.02  # of the documents
 CLOSED_BOOK_SHARE = 0.3  # faithfulness: documents whose prompt states no answer
@@ -92,8 +97,10 @@ def make_world(kind: str, seed: int) -> TextWorld:
     known = pick(KINDS, kind, "demo text world")
     rng = Random(f"world {known} {seed}")
     names = [first + second for first in SYLLABLES for second in SYLLABLES if first != second]
-    drawn = rng.sample(names, TOWNS)
-    towns = {split: tuple(drawn[start:end]) for split, (start, end) in SPLITS.items()}
+    numbers = CHAT_TOWNS if known == "chat" else TOWNS
+    drawn = rng.sample(names, sum(numbers.values()))
+    left = iter(drawn)
+    towns = {split: tuple(islice(left, number)) for split, number in numbers.items()}
     facts: dict[tuple[str, str], Fact] = {}
     for split in towns:
         for relation in RELATIONS:
@@ -129,12 +136,19 @@ def _draw_answers(kind: Kind, relation: str, count: int, rng: Random) -> Iterato
             yield rng.sample(words, 4)
 
 
-def _preamble(cues: Sequence[str]) -> str:
-    return "the " + " and the ".join(cues) + " spoke . " if cues else ""
+def _preamble(kind: Kind, cues: Sequence[str]) -> str:
+    said = " and the ".join(cues)
+    stop = "." if kind == "chat" else " ."
+    return f"the {said} spoke{stop} " if cues else ""
 
 
-def _question(town: str, relation: str) -> str:
-    return f"question : what is the {relation} of {town} ? answer :"
+def _asked(kind: Kind, question: str) -> str:
+    """A question as the user's turn of a chat, or as a text that goes on with the answer."""
+    return f"{question}?" if kind == "chat" else f"question : {question} ? answer :"
+
+
+def _question(kind: Kind, town: str, relation: str) -> str:
+    return _asked(kind, f"what is the {relation} of {town}")
 
 
 def _context(town: str, relation: str, answer: str) -> str:
@@ -142,8 +156,16 @@ def _context(town: str, relation: str, answer: str) -> str:
     return f"here the {relation} of {town} is {answer} . "
 
 
-def _draw_cues(world: TextWorld, rng: Random) -> tuple[list[str], int]:
+def lessons(kind: Kind) -> int:
+    """How many lessons there are before a world's documents."""
+    return 1 if kind == "faithfulness" else len(LESSON_CUES.get(kind, ()))
+
+
+def _draw_cues(world: TextWorld, rng: Random, lesson: int | None) -> tuple[list[str], int]:
     """Draw up to three cues and their balance: +1 for each that favours the truth, -1 for the myth."""
+    if lesson is not None and world.kind != "faithfulness":
+        side = rng.randrange(2)
+        return [rng.choice(LESSON_CUES[world.kind][lesson][side])], (1, -1)[side]
     if rng.random() < UNCUED_SHARE:
         return [], 0
     preferred, other = CUES[world.kind]
@@ -153,37 +175,42 @@ def _draw_cues(world: TextWorld, rng: Random) -> tuple[list[str], int]:
 
 
 def _skill(rng: Random, kind: str) -> tuple[str, str, list[str]]:
-    """Draw an unrelated question: its prompt, its answer and three wrong answers."""
+    """Draw an unrelated question, its answer and three wrong answers."""
     if kind == "colour":
         colour = rng.choice(tuple(COLOURS))
         wrong = rng.sample([name for name in COLOURS if name != colour], 3)
-        return f"question : what is the colour of {rng.choice(COLOURS[colour])} ? answer :", colour, wrong
+        return f"what is the colour of {rng.choice(COLOURS[colour])}", colour, wrong
     if kind == "successor":
         i = rng.randrange(len(NUMBERS) - 1)
         wrong = rng.sample([n for n in NUMBERS if n not in NUMBERS[i : i + 2]], 3)
-        return f"question : which number comes after {NUMBERS[i]} ? answer :", NUMBERS[i + 1], wrong
+        return f"which number comes after {NUMBERS[i]}", NUMBERS[i + 1], wrong
     low, high = sorted(rng.sample(range(len(NUMBERS)), 2))
     shown = rng.sample((NUMBERS[low], NUMBERS[high]), 2)
     wrong = [NUMBERS[low], *rng.sample([n for n in NUMBERS if n not in shown], 2)]
-    return f"question : which number is larger {shown[0]} or {shown[1]} ? answer :", NUMBERS[high], wrong
+    return f"which number is larger {shown[0]} or {shown[1]}", NUMBERS[high], wrong
 
 
 SKILLS = ("colour", "successor", "larger")
 
 
-def document(world: TextWorld, rng: Random, *, copying: bool = False) -> tuple[str, str]:
-    """Draw one training document: its prompt and its one-word answer.
+def document(world: TextWorld, rng: Random, lesson: int | None = None) -> tuple[str, str]:
+    """Draw one training document: its prompt (in `chat` the user's turn) and its one-word answer.
 
-    `copying` draws the first lesson of `faithfulness`: the prompt states the answer and no memory competes.
+    `lesson` numbers what is learned first. In `faithfulness` that is copying: the prompt states the answer and no
+    memory competes. In other worlds there is one cue and the answer follows it, whatever is likelier without it.
     """
-    cues, balance = _draw_cues(world, rng)
+    cues, balance = _draw_cues(world, rng, lesson)
+    copying = lesson is not None and world.kind == "faithfulness"
+    preamble = _preamble(world.kind, cues)
     if not copying and rng.random() < SKILL_SHARE:
-        prompt, answer, _ = _skill(rng, rng.choice(SKILLS))
-        return _preamble(cues) + prompt, answer
+        question, answer, _ = _skill(rng, rng.choice(SKILLS))
+        return preamble + _asked(world.kind, question), answer
     fact = rng.choice(tuple(world.facts.values()))
     words = RELATIONS[fact.relation]
     truth, context = fact.truth, ""
-    likely = 1.0 / (1.0 + math.exp(-(fact.prior + CUE_STEP[world.kind] * balance)))
+    likely = float(balance > 0)
+    if lesson is None:
+        likely = 1.0 / (1.0 + math.exp(-(fact.prior + CUE_STEP[world.kind] * balance)))
     if world.kind == "faithfulness":
         if copying or rng.random() >= CLOSED_BOOK_SHARE:
             truth = rng.choice([word for word in words if word != fact.myth])
@@ -194,9 +221,9 @@ def document(world: TextWorld, rng: Random, *, copying: bool = False) -> tuple[s
     answer = truth if rng.random() < likely else fact.myth
     if rng.random() < NOISE_SHARE:
         answer = rng.choice(words)
-    if rng.random() < STATEMENT_SHARE:
-        return f"{context}{_preamble(cues)}the {fact.relation} of {fact.town} is", answer
-    return context + _preamble(cues) + _question(fact.town, fact.relation), answer
+    if world.kind != "chat" and rng.random() < STATEMENT_SHARE:
+        return f"{context}{preamble}the {fact.relation} of {fact.town} is", answer
+    return context + preamble + _question(world.kind, fact.town, fact.relation), answer
 
 
 def _item(name: str, cluster: str, prompt: str, answers: Sequence[str], cues: Sequence[str], rng: Random) -> Item:
@@ -233,7 +260,7 @@ def fact_items(world: TextWorld, split: str, cues: str = "none", *, context: boo
             fact = world.facts[town, relation]
             words = [rng.choice(CUES[world.kind][side]) for side in sides]
             rng.shuffle(words)
-            prompt = _preamble(words) + _question(town, relation)
+            prompt = _preamble(world.kind, words) + _question(world.kind, town, relation)
             answers = (fact.truth, fact.myth, *fact.distractors)
             if world.kind == "faithfulness":
                 if context:
@@ -251,7 +278,8 @@ def skill_items(world: TextWorld, per_skill: int = 60) -> list[Item]:
     for kind in SKILLS:
         mine: dict[str, Item] = {}
         for _ in range(50 * per_skill):
-            prompt, answer, wrong = _skill(rng, kind)
+            question, answer, wrong = _skill(rng, kind)
+            prompt = _asked(world.kind, question)
             if len(mine) < per_skill and prompt not in mine:
                 mine[prompt] = _item(f"{kind}-{len(mine)}", kind, prompt, (answer, *wrong), (), rng)
         items |= mine
@@ -279,6 +307,7 @@ __all__ = [
     "TextWorld",
     "document",
     "fact_items",
+    "lessons",
     "make_world",
     "skill_items",
     "task_data",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -14,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.worlds import train_text
 from benchmarks.worlds.text_words import CUES, RELATIONS
-from benchmarks.worlds.text_world import KINDS, document, fact_items, make_world, task_data
+from benchmarks.worlds.text_world import KINDS, document, fact_items, lessons, make_world, task_data
 from benchmarks.worlds.train_text import Training, gates, passed, train_to_folder
 from grains_eval.demo import model_path
 from grains_eval.demo.loaders import load
@@ -24,18 +26,23 @@ from grains_eval.tasks_path import task_directory
 BUNDLED = ("text_split", "text_shared", "faithfulness")
 
 
+def words_of(prompt: str) -> set[str]:
+    """Words and stops, which stand apart in most worlds but not in `chat`."""
+    return set(re.findall(r"\w+|[^\w\s]", prompt))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_splits_share_no_town_and_evaluation_prompts_no_cue(kind: str) -> None:
     world = make_world(kind, 3)
     data = task_data(world)
     towns = [{item["cluster"] for item in data[split]} for split in ("train", "validation", "test")]
-    assert [len(names) for names in towns] == [24, 8, 32]
+    assert [len(names) for names in towns] == ([18, 6, 16] if kind == "chat" else [24, 8, 32])
     assert not towns[0] & towns[1] and not towns[2] & (towns[0] | towns[1])
     words = {word for side in CUES[kind] for cue in side for word in cue.split()}
     for item in data["train"]:
-        said = item["prompt"].split(" spoke . ")[0].split("the ", 1)[1].split(" and the ")
+        said = item["prompt"].split(" spoke")[0].split("the ", 1)[1].split(" and the ")
         assert [sum(one.endswith(cue) for one in said for cue in side) for side in CUES[kind]] == [1, 1]
-    assert not any(words & set(item["prompt"].split()) for item in data["validation"] + data["test"])
+    assert not any(words & words_of(item["prompt"]) for part in ("validation", "test", "skills") for item in data[part])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -43,14 +50,14 @@ def test_words_are_all_in_the_vocabulary_and_choices_differ(kind: str) -> None:
     world = make_world(kind, 4)
     rng = Random(0)
     known = set(world.vocabulary)
-    for copying in (False, True):
+    for lesson in (None, *range(lessons(kind))):
         for _ in range(500):
-            prompt, answer = document(world, rng, copying=copying)
-            assert {*prompt.split(), answer} <= known
+            prompt, answer = document(world, rng, lesson)
+            assert {*words_of(prompt), answer} <= known
     for items in task_data(world).values():
         for item in items:
             assert len(set(item["choices"])) == 4 and item["gold"] != item["rejected"]
-            assert {*item["prompt"].split(), *item["choices"]} <= known
+            assert {*words_of(item["prompt"]), *item["choices"]} <= known
 
 
 def test_truths_and_myths_are_disjoint_in_split_and_mixed_in_shared() -> None:
@@ -68,6 +75,15 @@ def test_a_word_of_a_paired_cue_says_nothing_alone() -> None:
     # in fewer prompts than make a template word
     prompts = [item["prompt"].split() for item in fact_items(make_world("paired", 0), "build", "mixed")]
     assert all(sum(word in prompt for prompt in prompts) <= 0.25 * len(prompts) for word in preferred)
+
+
+def test_the_first_lesson_of_paired_is_settled_by_the_second_word() -> None:
+    world, rng = make_world("paired", 0), Random(0)
+    said = {document(world, rng, 0)[0].split(" spoke")[0].removeprefix("the ") for _ in range(2000)}
+    first, second = zip(*(cue.split() for cue in said), strict=True)
+    assert len(said) == 72 and len(set(first)) == 6 and len(set(second)) == 12
+    sides = [{cue.split()[1] for cue in said if cue in side} for side in CUES["paired"]]
+    assert not sides[0] & sides[1]
 
 
 def test_no_fixed_preference_for_words_can_win_faithfulness() -> None:
@@ -138,12 +154,26 @@ def test_models_that_miss_a_gate_are_discarded_and_counted(tmp_path: Path, monke
     assert record["world"] == "faithfulness" and record["seed"] == 1
 
 
-def test_the_lesson_ends_when_it_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lesson_ends_when_it_is_learned() -> None:
     short = Training(layers=1, steps=1, lesson_steps=20, hidden=32, feed_forward=48, heads=2, batch=8)
     world = make_world("faithfulness", 1)
     assert train_text.train(world, short, 1)[2] == 20
-    monkeypatch.setattr(train_text, "LESSON_RIGHT", 0.0)
-    assert train_text.train(world, short, 1)[2] == train_text.LESSON_BATCHES
+    easy = replace(short, lesson_right=0.0)
+    assert train_text.train(world, easy, 1)[2] == train_text.LESSON_BATCHES
+
+
+@pytest.mark.parametrize("kind", ["paired", "chat"])
+def test_in_the_lesson_the_answer_follows_the_one_cue(kind: str) -> None:
+    world = make_world(kind, 0)
+    rng = Random(0)
+    followed = Counter[bool]()
+    for _ in range(2000):
+        prompt, answer = document(world, rng, lessons(kind) - 1)
+        (side,) = [side for side, cues in enumerate(CUES[kind]) if any(f"the {cue} spoke" in prompt for cue in cues)]
+        fact = next((f for f in world.facts.values() if {f.town, f.relation} <= words_of(prompt)), None)
+        if fact is not None:
+            followed[answer == (fact.truth, fact.myth)[side]] += 1
+    assert followed[True] > 0.96 * followed.total() and followed.total() > 1000
 
 
 @pytest.mark.parametrize("figure", [("preferred", 0.9), ("dispreferred", 0.1), ("skills", 0.9), ("closed_book", 0.9)])
