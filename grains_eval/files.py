@@ -20,10 +20,18 @@ from grains_eval.errors import GrainsError
 _WORK, _OLD = re.compile(r"-[0-9a-f]{8}"), re.compile(r"(-[0-9a-f]{8})-old")
 
 
-def try_lock(handle: int) -> bool:
-    """Lock an open file or folder for this process alone, until it is closed; False where another one has it."""
+def try_lock(handle: int, *, if_unknown: bool = True) -> bool:
+    """Lock an open file or folder for this process alone, until it is closed.
+
+    Args:
+        handle: Its descriptor.
+        if_unknown: The answer where the system has no such locks: writers are not kept apart there.
+
+    Returns:
+        False where another process has it.
+    """
     if sys.platform == "win32":
-        return True  # no such locks, so that writers are not kept apart
+        return if_unknown
     import fcntl
 
     try:
@@ -31,7 +39,7 @@ def try_lock(handle: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks
-        return True
+        return if_unknown
     return True
 
 
@@ -154,37 +162,39 @@ def _work_folder(folder: Path) -> Generator[Path, None, None]:
     while True:
         work = folder.with_name(f".{folder.name}-{uuid4().hex[:8]}")
         work.mkdir()
-        with _locked_folder(work) as is_ours:
+        with _locked_folder(work, if_unknown=True) as is_ours:
             if is_ours:  # and no process that clears away has taken it for left behind
                 yield work
                 return
 
 
 @contextmanager
-def _locked_folder(folder: Path) -> Generator[bool, None, None]:
+def _locked_folder(folder: Path, *, if_unknown: bool) -> Generator[bool, None, None]:
     """Whether a folder is there and was to be had; nobody else has it within the block."""
     if sys.platform == "win32":  # folders cannot be opened
-        yield folder.is_dir()
+        yield if_unknown and folder.is_dir()
         return
     handle = None
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield handle is not None and try_lock(handle) and _is_at(handle, folder)
+        is_free = handle is not None and try_lock(handle, if_unknown=if_unknown)
+        yield is_free and handle is not None and _is_at(handle, folder)
     finally:
         if handle is not None:
             os.close(handle)
 
 
 def _clear(folder: Path) -> None:
-    """Remove what killed processes left of their work on a folder, and put back what they had moved away."""
-    if sys.platform == "win32":
-        return  # nothing tells who lives
+    """Remove what killed processes left of their work on a folder, and put back what they had moved away.
+
+    Where there are no locks nothing tells who lives, and everything stays.
+    """
     start = f".{folder.name}"
     names = [name.removeprefix(start) for name in os.listdir(folder.parent) if name.startswith(start)]
     for match in filter(None, map(_OLD.fullmatch, names)):
         old, work = (folder.with_name(f"{start}{ending}") for ending in (match[0], match[1]))
-        with _locked_folder(work) as is_left:
+        with _locked_folder(work, if_unknown=False) as is_left:
             if work.exists() and not is_left:
                 continue
             if folder.exists():
@@ -192,6 +202,6 @@ def _clear(folder: Path) -> None:
             else:
                 old.rename(folder)
     for ending in filter(_WORK.fullmatch, names):
-        with _locked_folder(work := folder.with_name(f"{start}{ending}")) as is_left:
+        with _locked_folder(work := folder.with_name(f"{start}{ending}"), if_unknown=False) as is_left:
             if is_left:
                 shutil.rmtree(work, ignore_errors=True)

@@ -20,7 +20,7 @@ def read_yaml(content: str | bytes) -> Any:
         return yaml.safe_load(content if isinstance(content, str) else content.decode())
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:  # a date of month 13 is a ValueError
         raise GrainsError(f"not valid YAML: {told(error, 300)}") from error
-    except (KeyError, AttributeError, TypeError) as error:  # `!!bool x`, `!!timestamp x`
+    except (LookupError, AttributeError, TypeError) as error:  # `!!bool x`, `!!timestamp x`, `!!int ""`
         raise GrainsError("not valid YAML: a value is not of the kind that its tag (!!) says") from error
 
 

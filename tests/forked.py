@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +70,31 @@ def listing(place: str | Path) -> dict[str, str]:
     return found
 
 
+class Pipe:
+    """What a child prints, read while it lives."""
+
+    def __init__(self) -> None:
+        self._start, self.end = os.pipe()
+
+    def start(self) -> Callable[[], str]:
+        """Close this process's end and read; gives what returns the text once the child has ended."""
+        os.close(self.end)
+        parts: list[bytes] = []
+
+        def read() -> None:
+            with open(self._start, "rb") as file:
+                parts.append(file.read())
+
+        reader = Thread(target=read)
+        reader.start()
+
+        def text() -> str:
+            reader.join()
+            return parts[0].decode(errors="replace")
+
+        return text
+
+
 def command(
     words: Sequence[str], cwd: str, at: int = 0, sign: int = signal.SIGKILL, largest: int = -1
 ) -> dict[str, Any]:
@@ -85,14 +111,15 @@ def command(
         Its exit code (negative for a signal that ended it), what it printed, and how many changes it made.
     """
     with tempfile.TemporaryDirectory() as place:
-        out, err, count = (Path(place) / name for name in ("out", "err", "count"))
+        count = Path(place) / "count"
+        out, err = Pipe(), Pipe()  # no files, whose size would be limited too
         child = os.fork()
         if child == 0:
             try:
                 os.chdir(cwd)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
-                for number, file in ((1, out), (2, err)):
-                    os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+                for number, pipe in ((1, out), (2, err)):
+                    os.dup2(pipe.end, number)
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 code = _watched(list(words), at, sign, os.open(count, os.O_RDWR | os.O_CREAT))
                 sys.stdout.flush()
@@ -103,12 +130,13 @@ def command(
                 traceback.print_exc()
                 code = 1
             os._exit(code)
+        printed = [pipe.start() for pipe in (out, err)]
         _, status = os.waitpid(child, 0)
         made = int(count.read_bytes() or b"0") if count.exists() else 0
         return {
             "code": os.waitstatus_to_exitcode(status),
-            "out": out.read_text(errors="replace"),
-            "err": err.read_text(errors="replace"),
+            "out": printed[0](),
+            "err": printed[1](),
             "changes": made,
         }
 

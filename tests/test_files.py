@@ -183,3 +183,28 @@ def test_modes_are_those_of_any_new_file(tmp_path):
     finally:
         os.umask(mask)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_where_there_are_no_locks_a_living_writer_keeps_its_work(tmp_path, monkeypatch):
+    import fcntl
+
+    def none(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with whole_folder(tmp_path / "f") as first:
+        (first / "a").touch()
+        with whole_folder(tmp_path / "f") as second:
+            (second / "b").touch()
+        assert (first / "a").exists()
+    assert contents(tmp_path) == {"f/a": b""}
+
+
+def test_a_tensor_file_is_one_writers_alone_while_it_is_written(tmp_path):
+    torch = pytest.importorskip("torch")
+    from grains_eval.artifacts.save import save_tensors
+
+    with whole_file(tmp_path / "t.safetensors") as part:
+        save_tensors({"x": torch.ones(2)}, part, ("note", "1"))
+        with pytest.raises(GrainsError, match="another process is writing"), whole_file(tmp_path / "t.safetensors"):
+            pass

@@ -179,6 +179,7 @@ def test_any_text_is_a_recipe_or_refused_in_one_line(text):
     [
         ("seed: 2020-13-45", "is not valid YAML: month must be in"),
         ("seed: !!bool x", "is not of the kind that its tag"),
+        ("seed: !!int ''", "is not of the kind that its tag"),
         ("seed: !!timestamp x", "is not of the kind that its tag"),
         ("seed: " + "9" * 5000, "is not valid YAML: Exceeds the limit"),
         ("seed: " + "[" * 5000, "is not valid YAML: maximum recursion depth"),

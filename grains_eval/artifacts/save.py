@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from grains_eval.artifacts.attributions import write_attributions
@@ -161,13 +158,8 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, note: tuple[str, str
     Raises:
         OSError: the file cannot be written.
     """
-    try:
-        save_file(dict(tensors), file, metadata=dict([note]))
-    except SafetensorError as error:
-        number = re.search(r"os error ([0-9]+)", str(error))
-        code = int(number[1]) if number else errno.EIO
-        raise OSError(code, os.strerror(code), str(file)) from error
-    file.chmod(0o644)  # safetensors writes for the owner alone
+    # not `save_file`, which puts another file in the place of one that is locked
+    file.write_bytes(save(dict(tensors), metadata=dict([note])))
 
 
 def check_replaceable(target: Path, *, overwrite: bool = True) -> None:

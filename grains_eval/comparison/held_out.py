@@ -29,7 +29,7 @@ def recognised(run: Run, task: str, samples: Sequence[Sample], hidden: frozenset
         query = config.get("doc_to_decontamination_query")
         run.recognised[key] = recognise(
             hidden,
-            [[s.doc_hash, s.content_hash, *s.query_hashes(query)] for s in samples],
+            [[s.doc_hash, *s.content_hashes, *s.query_hashes(query)] for s in samples],
             lambda index: question_of(samples[index], config),
             has_images="doc_to_image" in config or any(sample.has_image for sample in samples),
         )

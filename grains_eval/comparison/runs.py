@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from grains_eval.questions import Recognised, hidden_hashes
 
 _IMAGE = re.compile(r"^<PIL\.\S+ .*at 0x[0-9A-Fa-f]+>$")
 _DIGEST = re.compile(r"^[0-9a-f]{64}$")
+_MOST_DIGESTS = 6  # fields of a document of which each may be an image or not
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,19 @@ class Sample:
         return _DIGEST if _holds(self.doc, _DIGEST) and _hash(self.doc) != self.doc_hash else None
 
     @property
-    def content_hash(self) -> str:
-        """The hash by which artifacts know this document: images are left out of it."""
+    def content_hashes(self) -> tuple[str, ...]:
+        """The hash by which artifacts know this document: images are left out of it.
+
+        Several where a digest may be an image's or text of the document's own, such as an id.
+        """
         pattern = self._image_pattern
         if pattern is None or not isinstance(self.doc, Mapping):
-            return self.doc_hash
+            return (self.doc_hash,)
         document = cast(Mapping[str, Any], self.doc)
-        return _hash({key: value for key, value in document.items() if not _holds(value, pattern)})
+        held = [key for key, value in document.items() if _holds(value, pattern)]
+        fewest = 1 if pattern is _DIGEST and len(held) <= _MOST_DIGESTS else len(held)
+        left_out = (each for count in range(fewest, len(held) + 1) for each in combinations(held, count))
+        return tuple(_hash({key: document[key] for key in document if key not in each}) for each in left_out)
 
     def query_hashes(self, field: Any) -> tuple[str, ...]:
         """The hash of a field as it stands, by which artifacts made before texts were normalised know a question.

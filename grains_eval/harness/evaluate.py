@@ -127,9 +127,9 @@ def write_run(results: dict[str, Any], folder: str | Path) -> None:
     # a deep local path makes a name that no file system takes
     notes.model_name_sanitized = str(notes.model_name_sanitized)[-MODEL_FOLDER:]
     samples: dict[str, Any] = results["samples"]
-    tracker.save_results_aggregated(
-        results={key: value for key, value in results.items() if key != "samples"}, samples=samples
-    )
+    # one order, whether this run was evaluated alone or beside others
+    ordered = sorted(results.items(), key=lambda item: (item[0] != "results", item[0]))
+    tracker.save_results_aggregated(results={key: value for key, value in ordered if key != "samples"}, samples=samples)
     for name in results["configs"]:
         tracker.save_results_samples(task_name=name, samples=samples[name])
     _check_written(Path(folder), str(tracker.date_id), results)

@@ -34,7 +34,8 @@ class Reply:
 
 def request_key(request: Mapping[str, Any]) -> str:
     """32 hex digits over model, messages and parameters."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
+    text = json.dumps(request, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class ReplyFile:
@@ -100,7 +101,7 @@ class ReplyFile:
         """
         assert self._is_open
         with self.file.open("ab", buffering=0) as handle:
-            start, left = handle.seek(0, os.SEEK_END), _line(key, reply).encode()
+            start, left = handle.seek(0, os.SEEK_END), _line(key, reply)
             try:
                 while left:
                     left = left[handle.write(left) :]
@@ -113,8 +114,9 @@ class ReplyFile:
         """Bring the file into the order of the requests, in which an uninterrupted run would have left it too."""
         assert self._is_open
         order = dict.fromkeys([*keys, *sorted(self.replies)])
-        write_file(self.file, "".join(_line(key, self.replies[key]) for key in order if key in self.replies))
+        write_file(self.file, b"".join(_line(key, self.replies[key]) for key in order if key in self.replies))
 
 
-def _line(key: str, reply: Reply) -> str:
-    return json.dumps({"key": key, **asdict(reply)}, ensure_ascii=False) + "\n"
+def _line(key: str, reply: Reply) -> bytes:
+    # a reply may hold half of a surrogate pair, which JSON's reader takes back
+    return (json.dumps({"key": key, **asdict(reply)}, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")

@@ -64,6 +64,12 @@ def show_folder(source: str | Path, console: Any, *, examples: int = 3, html: Pa
         console.print(f"heat maps: {html}")
 
 
+def _built_it(config: dict[str, Any]) -> str:
+    """How many evaluated documents built what steered; empty where the run does not say."""
+    used = config.get("evaluated_docs_used_to_build")
+    return "" if used is None else f"; {used or 'none'} of the evaluated documents built it"
+
+
 def _check_config(file: Path) -> None:
     """Refuse, without torch, what the loader would refuse.
 
@@ -105,8 +111,7 @@ def _show_run(folder: Path, console: Any) -> None:
         is_vector = "form" not in item and item.get("layers") is not None
         setting = f"layers {item['layers']}, strength {item.get('strength')}" if is_vector else setting_text(item)
         console.print(
-            f"steered by {item.get('vectors')} ({item.get('method')}), {setting or 'as it is'}; "
-            f"{config.get('evaluated_docs_used_to_build') or 'none'} of the evaluated documents built it"
+            f"steered by {item.get('vectors')} ({item.get('method')}), {setting or 'as it is'}{_built_it(config)}"
         )
     table = Table("task", "metric", "value", "items")
     counts: dict[str, Any] = run.results.get("n-samples", {})

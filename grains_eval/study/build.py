@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,8 +63,7 @@ def build_from_recipe(
         GrainsError: anything the user can fix; nothing is written then.
     """
     if output.path.exists() and not output.overwrite:
-        with suppress(GrainsError), claimed(output.path):
-            forget(output.path)
+        forget(output.path)
     check_replaceable(output.path, overwrite=output.overwrite)
     makes = pick(METHODS, recipe.vectors.method, METHODS.what).makes
     if makes == "instruction":

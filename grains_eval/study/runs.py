@@ -218,15 +218,25 @@ def _is_there(folder: Path, note: Mapping[str, Any], overwrite: bool) -> bool:
     if not file.is_file():
         if folder.exists() and any(folder.iterdir()) and not (folder / STARTED).is_file():
             raise GrainsError(f"'{folder}' is not a run of a comparison; choose another --output_path")
-        shutil.rmtree(folder, ignore_errors=True)  # an evaluation that was cut off
+        _remove(folder)  # an evaluation that was cut off
         return False
     if not overwrite and json.loads(file.read_text(encoding="utf-8")) == note:
         (folder / STARTED).unlink(missing_ok=True)
         return True
     if not overwrite:
         raise GrainsError(f"'{folder}' holds another evaluation; choose another --output_path or pass --overwrite")
-    shutil.rmtree(folder)
+    (folder / STARTED).touch()
+    file.unlink()
+    _remove(folder)
     return False
+
+
+def _remove(folder: Path) -> None:
+    """Remove an evaluation; what says that it is one goes last, as this may be cut off too."""
+    for each in folder.iterdir() if folder.is_dir() else ():
+        if each.name != STARTED:
+            shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(folder: Path, results: dict[str, Any], note: Mapping[str, Any]) -> None:

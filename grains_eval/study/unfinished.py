@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -68,6 +68,7 @@ def take_up(work: Path, state: Mapping[str, Any], *, overwrite: bool) -> None:
     except (OSError, json.JSONDecodeError):
         same = False
     if same:
+        os.utime(note)  # younger than an artifact that it is to replace, which `forget` asks
         if done := len(list(work.glob("*.safetensors"))):
             logger.warning("going on with %d examples that are done", done)
         return
@@ -94,16 +95,22 @@ def drop(work: Path) -> None:
 
 
 def forget(target: Path) -> None:
-    """Remove the work folder of the build that made an artifact, if the process was killed before it could do so."""
+    """Remove the work folder of the build that made an artifact, if the process was killed before it could do so.
+
+    Work that was begun after the artifact was written is to replace it and stays, as does that of a process that lives.
+    """
     work = work_folder(target)
-    try:
-        state = json.loads((work / STATE).read_text(encoding="utf-8"))
-        made = json.loads((target / CONFIG).read_text(encoding="utf-8"))["provenance"]
-        is_of_it = (made["recipe_hash"], made["weights"]) == (state["recipe"], state["weights"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if is_of_it:
-        drop(work)
+    note, config = work / STATE, target / CONFIG
+    with suppress(GrainsError), claimed(target):
+        try:
+            state = json.loads(note.read_text(encoding="utf-8"))
+            made = json.loads(config.read_text(encoding="utf-8"))["provenance"]
+            is_of_it = (made["recipe_hash"], made["weights"]) == (state["recipe"], state["weights"])
+            is_older = note.stat().st_mtime_ns <= config.stat().st_mtime_ns
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if is_of_it and is_older:
+            drop(work)
 
 
 def abandon(work: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
 
 from grains_eval.artifacts import save as saving
 from grains_eval.artifacts.layout import ArtifactContents, fingerprint
@@ -61,8 +60,8 @@ def test_tensors_that_cannot_be_written_are_an_error_of_the_operating_system(tmp
     with pytest.raises(FileNotFoundError) as caught:
         saving.save_tensors({"a": torch.zeros(2)}, tmp_path / "gone" / "a", ("format", "pt"))
     assert caught.value.filename == str(tmp_path / "gone" / "a")
-    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-    monkeypatch.setattr(saving, "save_file", lambda *a, **k: (_ for _ in ()).throw(full))
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(Path, "write_bytes", lambda *a, **k: (_ for _ in ()).throw(full))
     with pytest.raises(OSError, match="No space left on device") as caught:
         save_vectors(vectors(), tmp_path / "v")
     assert caught.value.errno == errno.ENOSPC

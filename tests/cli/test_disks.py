@@ -109,7 +109,7 @@ def test_a_full_disk(name, commands, before, tmp_path):
 def test_files_that_may_not_become_large_enough(commands, before, tmp_path):
     steps, names = [], []
     for name in NAMES:
-        for largest in (0, 300, 3000):
+        for largest in (300, 3000):
             place = tmp_path / f"{name}-{largest}"
             steps += [
                 {"do": "copy", "source": str(before), "target": str(place)},
@@ -178,6 +178,4 @@ def test_without_a_network(before, commands, tmp_path):
         assert result["code"] == 0, (name, result)
     for (name, words), result in zip(remote.items(), results[len(local) :], strict=True):
         line = one_line(result, name)
-        assert any(word in line for word in words if "nobody" in word or "judge" in word or "arc" in word) or (
-            "nobody" in line
-        ), line
+        assert any(word in line for word in words if "nobody" in word or "judge" in word) or "on the Hub" in line, line

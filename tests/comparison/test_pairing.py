@@ -60,6 +60,19 @@ def test_documents_with_images_join_without_their_hash(tmp_path: Path, logged: s
     assert (row.n, row.helped, row.excluded) == (9, 3, 3)
 
 
+def test_a_document_with_an_image_and_a_digest_of_its_own_is_recognised(tmp_path: Path) -> None:
+    own = [{"id": hashlib.sha256(b"id %d" % i).hexdigest(), "question": "which?"} for i in range(12)]
+    hashes = [doc_hash({**doc, "image": f"at 0x{i}"}) for i, doc in enumerate(own)]
+    docs = [{**doc, "image": hashlib.sha256(b"%d" % i).hexdigest()} for i, doc in enumerate(own)]
+    steering = [{"method": "grains", "doc_hashes": {"build": [doc_hash(doc) for doc in own[:3]]}}]
+    prompts = [f"q{i}" for i in range(12)]
+    write_run(tmp_path / "a", {"t": TaskData({"acc": [0.0] * 12}, docs=docs, doc_hashes=hashes, prompts=prompts)})
+    steered = TaskData({"acc": [1.0] * 12}, docs=docs, doc_hashes=hashes, prompts=prompts)
+    write_run(tmp_path / "b", {"t": steered}, steering=steering)
+    (row,) = compare(tmp_path / "a", tmp_path / "b")
+    assert (row.n, row.excluded) == (9, 3)
+
+
 def test_a_digest_that_was_in_the_document_is_text_like_any_other(tmp_path: Path) -> None:
     def task(salt: str) -> TaskData:
         docs = [{"q": i, "file": hashlib.sha256(f"{salt}{i}".encode()).hexdigest()} for i in range(4)]

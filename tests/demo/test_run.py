@@ -24,3 +24,11 @@ def test_every_world_has_weights_and_every_method_a_recipe(world):
 def test_an_unknown_world_is_refused(tmp_path):
     with pytest.raises(GrainsError, match="unknown demo world 'text_splt': did you mean 'text_split'"):
         run_demo(OutputFolder(tmp_path / "out"), worlds=["text_splt"])
+
+
+@pytest.mark.parametrize("flags", [{"overwrite": True}, {"resume": True}])
+def test_what_may_happen_to_folders_that_are_there_is_passed_on(flags, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("grains_eval.demo.run.compare_methods", lambda recipe, session, place, **_: seen.append(place))
+    run_demo(OutputFolder(tmp_path, **flags), worlds=["image"])
+    assert seen == [OutputFolder(tmp_path / "image", **flags)]

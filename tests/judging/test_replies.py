@@ -131,3 +131,12 @@ def test_a_reply_that_the_disk_had_no_room_for_leaves_nothing_of_itself(tmp_path
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, inherited)
     assert list(ReplyFile(replies.file).replies) == ["a", "c"]
+
+
+def test_half_of_a_surrogate_pair_is_kept_as_it_came(tmp_path):
+    replies, half = ReplyFile(tmp_path / "r.jsonl"), "rating: 4 \ud83d"
+    with replies.open():
+        replies.add("a", Reply(half))
+        replies.settle(["a"])
+    assert ReplyFile(replies.file).replies["a"].text == half
+    assert request_key({"content": half}) != request_key({"content": "rating: 4 "})

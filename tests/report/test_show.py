@@ -20,6 +20,7 @@ def test_a_runs_results_and_what_steered_it_are_printed(tmp_path: Path) -> None:
     show_folder(tmp_path / "run", console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "steered by mine (grains), layers [3], strength 1.0" in shown and "0.7500" in shown
+    assert "evaluated documents" not in shown  # the run does not say
 
 
 def test_a_report_is_printed_though_its_runs_lie_beside_it(tmp_path: Path) -> None:

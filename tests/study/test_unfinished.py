@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_of_two_processes_the_second_is_told_at_once_and_a_killed_one_lets_go(tm
 
 def test_what_a_build_left_that_was_killed_at_its_very_beginning_or_end_is_taken_up(tmp_path: Path) -> None:
     from grains_eval.artifacts.layout import CONFIG
-    from grains_eval.study.unfinished import STATE, drop, forget, take_up, work_folder
+    from grains_eval.study.unfinished import STATE, claimed, drop, forget, take_up, work_folder
 
     work = work_folder(tmp_path / "vectors")
     work.mkdir()
@@ -78,6 +79,18 @@ def test_what_a_build_left_that_was_killed_at_its_very_beginning_or_end_is_taken
         config.write_text(json.dumps({"provenance": made}))
         forget(tmp_path / "vectors")
         assert work.exists() == is_left
+    take_up(work, state, overwrite=True)  # a build of the same recipe that is to replace the artifact
+    os.utime(config, ns=(0, 0))
+    forget(tmp_path / "vectors")
+    assert work.exists()
+    os.utime(config)
+    with claimed(tmp_path / "vectors"):  # its process lives
+        forget(tmp_path / "vectors")
+        assert work.exists()
+    os.utime(work / STATE, ns=(0, 0))
+    take_up(work, state, overwrite=True)
+    assert (work / STATE).stat().st_mtime_ns > 0
+    drop(work)
     work.mkdir()
     (work / "thesis.txt").touch()
     forget(tmp_path / "vectors")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from grains_eval.comparison.runs import SamplesByFilter
-from grains_eval.errors import GrainsError
+from grains_eval.errors import GrainsError, told
 
 # Entries of results that have a value per task or group, and what that is where something looks into it.
 BY_TASK: Mapping[str, type] = {
@@ -86,7 +86,9 @@ def _check_steering(file: Path, steering: Any) -> None:
 
 def _check(file: Path, what: str, value: Any, kind: type) -> None:
     if not isinstance(value, kind):
-        raise GrainsError(f"'{file}' is damaged: '{what}' is not {_IN_JSON[kind]}; copy it or run the evaluation again")
+        raise GrainsError(
+            f"'{file}' is damaged: '{told(what, 200)}' is not {_IN_JSON[kind]}; copy it or run the evaluation again"
+        )
 
 
 def in_order(found: SamplesByFilter, expected: Any, file: Path, where: str) -> SamplesByFilter:

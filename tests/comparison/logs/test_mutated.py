@@ -50,7 +50,7 @@ def outcome(files):
             run = read_run(place)
             for task in run.tasks:
                 for samples in run.samples(task).values():
-                    assert samples and [each.content_hash for each in samples]
+                    assert samples and [each.content_hashes for each in samples]
             found = None
         except GrainsError as error:
             found = str(error)
