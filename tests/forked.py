@@ -117,6 +117,7 @@ def command(
         if child == 0:
             try:
                 os.chdir(cwd)
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have us ignore it
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
                 for number, pipe in ((1, out), (2, err)):
                     os.dup2(pipe.end, number)

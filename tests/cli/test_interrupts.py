@@ -26,7 +26,7 @@ SMALL = [
 KILL, INTERRUPT = int(signal.SIGKILL), int(signal.SIGINT)
 
 
-def ended(words: list[str], home: Path, *, before: Path | None = None, points: int = 5, last: int = 5):
+def ended(words: list[str], home: Path, *, before: Path | None = None, points: int = 4, last: int = 3):
     """The tree of a run that was left alone, and those of runs that were ended at some point and started again.
 
     Args:
@@ -95,7 +95,7 @@ def test_sweeps(tmp_path):
 @pytest.mark.slow
 def test_comparisons(tmp_path):
     words = ["compare", *SMALL, "--methods", "grains"]
-    for what, whole, place in ended(words, tmp_path, points=7, last=7):
+    for what, whole, place in ended(words, tmp_path, points=5, last=4):
         assert undated(place) == undated(whole), what
 
 
@@ -147,5 +147,5 @@ def test_reports_of_runs(tmp_path):
     runs.write(before / "baseline", good=4)
     runs.write(before / "other", good=8)
     words = ["compare", "baseline", "other", "-o", "out/made", "--metrics", "empty", "--margin", "0.1"]
-    for what, whole, place in ended(words, tmp_path, before=before, points=3, last=8):
+    for what, whole, place in ended(words, tmp_path, before=before, points=3, last=5):
         assert undated(place) == undated(whole), what
