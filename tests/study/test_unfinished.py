@@ -100,3 +100,26 @@ def test_what_a_build_left_that_was_killed_at_its_very_beginning_or_end_is_taken
 
 def _killed(folder: Path, **options: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["build", "sweep", "compare", "ablate"])
+def test_a_study_is_told_that_its_folder_is_in_use_before_it_loads_anything(name: str, tmp_path: Path) -> None:
+    from grains_eval.recipes import load_recipe
+    from grains_eval.study.ablate import ablate
+    from grains_eval.study.build import build_from_recipe
+    from grains_eval.study.compare import compare_methods
+    from grains_eval.study.session import OutputFolder, Session
+    from grains_eval.study.sweep import SweepGrid, sweep
+    from grains_eval.study.unfinished import claimed
+    from grains_eval.tasks_path import task_directory
+
+    recipe = load_recipe(task_directory() / "demo" / "text_split" / "recipe.yaml")
+    session, place = Session({"pretrained": "nobody/model"}), OutputFolder(tmp_path / "out")
+    studies = {
+        "build": lambda: build_from_recipe(recipe, session, place),
+        "sweep": lambda: sweep(recipe, session, place, SweepGrid()),
+        "compare": lambda: compare_methods(recipe, session, place, ["grains"]),
+        "ablate": lambda: ablate(recipe, session, place, grid=["attribution.top_k=1,2"]),
+    }
+    with claimed(place.path), pytest.raises(GrainsError, match="another process is working on"):
+        studies[name]()
