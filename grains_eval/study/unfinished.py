@@ -102,6 +102,8 @@ def forget(target: Path) -> None:
     work = work_folder(target)
     note, config = work / STATE, target / CONFIG
     with suppress(GrainsError), claimed(target):
+        with suppress(OSError):
+            work.rmdir()  # killed when all but the empty folder was gone
         try:
             state = json.loads(note.read_text(encoding="utf-8"))
             made = json.loads(config.read_text(encoding="utf-8"))["provenance"]

@@ -91,6 +91,9 @@ def test_what_a_build_left_that_was_killed_at_its_very_beginning_or_end_is_taken
     take_up(work, state, overwrite=True)
     assert (work / STATE).stat().st_mtime_ns > 0
     drop(work)
+    work.mkdir()  # killed when all but the empty folder was gone
+    forget(tmp_path / "vectors")
+    assert not work.exists()
     work.mkdir()
     (work / "thesis.txt").touch()
     forget(tmp_path / "vectors")
