@@ -105,7 +105,7 @@ def write_together(folder: Path, contents: Mapping[str, str | bytes]) -> None:
         contents: Text or bytes by file name.
 
     Raises:
-        GrainsError: another process is writing one of them.
+        GrainsError: another process is writing one of them, or a folder is in the place of one.
     """
     with written_together(folder, contents):
         pass
@@ -114,6 +114,9 @@ def write_together(folder: Path, contents: Mapping[str, str | bytes]) -> None:
 @contextmanager
 def written_together(folder: Path, contents: Mapping[str, str | bytes]) -> Generator[None, None, None]:
     """`write_together`; within the block everything is written, and takes its place after it."""
+    for name in contents:
+        if (folder / name).is_dir():  # found out when others have taken their places
+            raise GrainsError(f"'{folder / name}' is a folder, in the place of a file; move it, or write elsewhere")
     with ExitStack() as stack:
         parts = {name: stack.enter_context(whole_file(folder / name)) for name in contents}
         for name, content in contents.items():

@@ -31,3 +31,8 @@ def not_json(value: Any) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         return " ".join(str(error).split())
     return ""
+
+
+def encodable(text: str) -> str:
+    """The text with a question mark for halves of surrogate pairs, which a model may answer and UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

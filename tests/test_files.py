@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from grains_eval import files
 from grains_eval.errors import GrainsError
 from grains_eval.files import finished, whole_file, whole_folder, write_file, write_together, written_together
 
@@ -208,3 +209,27 @@ def test_a_tensor_file_is_one_writers_alone_while_it_is_written(tmp_path):
         save_tensors({"x": torch.ones(2)}, part, ("note", "1"))
         with pytest.raises(GrainsError, match="another process is writing"), whole_file(tmp_path / "t.safetensors"):
             pass
+
+
+def test_a_lock_on_a_file_that_another_process_has_moved_into_place_is_none(tmp_path, monkeypatch):
+    real, moved = files.try_lock, []
+
+    def late(handle: int, **options: bool) -> bool:
+        if not moved:  # its writer ends between our opening the file and locking it
+            moved.append(files.part_of(tmp_path / "a").replace(tmp_path / "a"))
+        return real(handle, **options)
+
+    monkeypatch.setattr(files, "try_lock", late)
+    with whole_file(tmp_path / "a") as part:
+        part.write_text("2")
+        with pytest.raises(GrainsError, match="another process is writing"), whole_file(tmp_path / "a"):
+            pass
+    assert contents(tmp_path) == {"a": b"2"}
+
+
+def test_a_folder_in_the_place_of_one_file_leaves_all_as_they_were(tmp_path):
+    write_file(tmp_path / "a", "1")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(GrainsError, match=r"b' is a folder, in the place of a file"):
+        write_together(tmp_path, {"a": "2", "b": "2"})
+    assert contents(tmp_path) == {"a": b"1"}

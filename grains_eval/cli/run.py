@@ -43,7 +43,9 @@ def _run(options: argparse.Namespace) -> None:
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--worlds", type=names, metavar="A,B", help="only these worlds (default: all bundled ones)")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with an interrupted demo; vectors and runs that are there stay"
+        "--resume",
+        action="store_true",
+        help="report again on vectors and runs that are there; an interrupted demo goes on without it",
     )
     add_output_flags(parser, "where vectors, runs and the report go", "runs/demo")
 

@@ -47,7 +47,7 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _show_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="an artifact folder, or a run folder of lm-eval")
+    parser.add_argument("folder", help="an artifact folder, a run folder of lm-eval, or one with a report")
     parser.add_argument("--examples", type=int, default=3, metavar="N", help="token heat maps to draw (default 3)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the heat maps as one HTML file too")
 

@@ -10,9 +10,11 @@ import torch
 
 from grains_eval.demo import WEIGHTS, model_path
 from grains_eval.errors import pick
+from grains_eval.files import finished
 from grains_eval.progress import Progress, silent
 from grains_eval.recipes import load_recipe
 from grains_eval.report.data import ReportData
+from grains_eval.report.write import FILES as REPORT_FILES
 from grains_eval.study.compare import compare_methods
 from grains_eval.study.session import OutputFolder, Session
 from grains_eval.tasks_path import task_directory
@@ -38,7 +40,7 @@ def run_demo(
     worlds: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> dict[str, ReportData]:
-    """Build, evaluate and compare on each bundled world.
+    """Build, evaluate and compare on each bundled world; where some of them are finished, it goes on with the others.
 
     Args:
         place: Each world's vectors, runs and report go to a folder of its name in there.
@@ -50,10 +52,13 @@ def run_demo(
         The report of each world.
 
     Raises:
-        GrainsError: an unknown world, or a report in the way.
+        GrainsError: an unknown world, or the reports of all of them are there.
     """
     bundled = [world for world in WORLDS if (WEIGHTS / world / "config.json").is_file()]
     chosen = {world: pick(WORLDS, world, "demo world") for world in worlds or bundled}
+    done = [world for world in chosen if finished(place.path / world, REPORT_FILES)]
+    if not place.overwrite and 0 < len(done) < len(chosen):
+        place = replace(place, resume=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for models this small one thread is faster than several
     reports: dict[str, ReportData] = {}

@@ -42,6 +42,11 @@ class ImageRequest:
     where: str
 
 
+def named(request: Instance) -> str:
+    """How errors name a request."""
+    return f"document {request.doc_id} of task {request.task_name}"
+
+
 def images_of(request: Instance) -> list[Any]:
     """The images of a request, in order; empty for text requests."""
     found = multimodal_arguments(request).get("visual")
@@ -118,7 +123,7 @@ class ImageRequestsMixin(_Base):
         """
         arguments: Any = request.args
         context, continuation = arguments[0], arguments[1]
-        where = f"document {request.doc_id} of task {request.task_name}"
+        where = named(request)
         images = image_inputs.check_images(self, images_of(request), where)
         placed = image_inputs.place_images(self, context, len(images), where, in_front=not self.chat_applied)
         context, continuation = image_inputs.strip_context(placed, continuation)
@@ -132,7 +137,7 @@ class ImageRequestsMixin(_Base):
         lm_eval 0.5.0.dev1 drops the images of multiple-choice tasks: without this, text alone would be scored.
         """
         context: str = request.args[0] if isinstance(request.args[0], str) else ""
-        where = f"document {request.doc_id} of task {request.task_name}"
+        where = named(request)
         image_inputs.place_images(self, context, 0, where, in_front=False)
         return as_text(request)
 
@@ -147,7 +152,7 @@ class ImageRequestsMixin(_Base):
         for request in requests:
             if cached_without_images(request):
                 raise GrainsError(
-                    f"document {request.doc_id} of task {request.task_name}: this lm_eval caches answers by the text "
+                    f"{named(request)}: this lm_eval caches answers by the text "
                     "alone, images left out; run without --use_cache"
                 )
 
@@ -156,7 +161,7 @@ class ImageRequestsMixin(_Base):
 
         `hf-multimodal` keeps the first `max_images` images; that is left to it.
         """
-        where = f"document {request.doc_id} of task {request.task_name}"
+        where = named(request)
         given = images_of(request)
         kept = image_inputs.check_images(self, given[: self.max_images], where, resize=False)
         arguments: Any = request.args

@@ -15,7 +15,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from grains_eval.errors import GrainsError, unknown
-from grains_eval.plain_values import not_json, read_yaml
+from grains_eval.plain_values import encodable, not_json, read_yaml
 
 _BUNDLED = Path(__file__).with_name("bundled")
 _TEMPLATES = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -173,11 +173,13 @@ def _known(path: tuple[int | str, ...]) -> list[str]:
 def render(template: str, fields: Mapping[str, Any], where: str) -> str:
     """A prompt with a document's fields filled in.
 
+    Half a surrogate pair, which no endpoint can be sent, becomes a question mark.
+
     Raises:
         GrainsError: the document lacks a field of the template, or the template fails on it.
     """
     try:
-        return _TEMPLATES.from_string(template).render(**fields)
+        return encodable(_TEMPLATES.from_string(template).render(**fields))
     except Exception as error:  # an expression of the template may raise anything
         there = ", ".join(sorted(map(str, fields)))
         raise GrainsError(

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from grains_eval.errors import GrainsError
 from grains_eval.files import finished, write_together
+from grains_eval.plain_values import encodable
 from grains_eval.report.data import ReportData
 from grains_eval.report.html import render_html
 from grains_eval.report.markdown import to_markdown
@@ -83,11 +84,6 @@ def _plain(value: Any) -> Any:
     return _plain(value.item()) if hasattr(value, "item") else str(value)
 
 
-def _encodable(text: str) -> str:
-    """The text with a question mark for halves of surrogate pairs, which a model may answer and no UTF-8 file holds."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 FILES: Mapping[str, Callable[[ReportData], str]] = {
     "report.html": render_html,
     "report.md": to_markdown,
@@ -125,5 +121,5 @@ def write(report: ReportData, folder: str | Path, *, overwrite: bool = False) ->
     place = Path(folder)
     if not overwrite:
         refuse_existing(place)
-    write_together(place, {name: _encodable(render(report)) for name, render in FILES.items()})
+    write_together(place, {name: encodable(render(report)) for name, render in FILES.items()})
     return place / "report.html"

@@ -93,17 +93,17 @@ def sweep(recipe: Recipe, session: Session, output: OutputFolder, tried: SweepGr
         raise GrainsError(f"'{folder / found[0]}' exists; choose another --output_path or pass --overwrite")
     if not recipe.data.development:
         raise GrainsError("a sweep needs development examples; set data.development above 0")
-    makes_tokens = pick(METHODS, recipe.vectors.method, METHODS.what).makes == "tokens"
-    for name in ("top_k",) if makes_tokens else ("tokens", "distances"):
-        if getattr(tried, name) is not None:
-            raise GrainsError(f"--{name} does not apply to method {recipe.vectors.method}; leave it out")
     with claimed(folder):
-        return _sweep(recipe, session.opened(), folder, tried)
+        return _sweep(recipe, session, folder, tried)
 
 
 def _sweep(recipe: Recipe, session: Session, folder: Path, tried: SweepGrid) -> SweepResult:
     """`sweep` in a folder that is this process's alone."""
-    makes_tokens = METHODS[recipe.vectors.method].makes == "tokens"
+    makes_tokens = pick(METHODS, recipe.vectors.method, METHODS.what).makes == "tokens"
+    for name in ("top_k",) if makes_tokens else ("tokens", "distances"):
+        if getattr(tried, name) is not None:
+            raise GrainsError(f"--{name} does not apply to method {recipe.vectors.method}; leave it out")
+    session = session.opened()
     loaded = session.loaded
     for layer in tried.layers or ():
         check_layer(layer, len(find_layers(loaded.model)))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from grains_eval.errors import GrainsError, first_line
 from grains_eval.examples.documents import image_hash
-from grains_eval.harness.image_requests import Answer, ImageRequest, ImageRequestsMixin, as_text, images_of
+from grains_eval.harness.image_requests import Answer, ImageRequest, ImageRequestsMixin, as_text, images_of, named
 from grains_eval.models import image_inputs
 from grains_eval.models.loading import missing_package
 from grains_eval.vllm.batches import Batch, keys_of
@@ -166,7 +166,7 @@ class GrainsVLLMVision(ImageRequestsMixin, GrainsVLLM, _ImageChats):
             if not self.chat_applied:
                 context = replace_placeholders(context, DEFAULT_IMAGE_PLACEHOLDER, self.image_token, self.max_images)
             rows.append(self._ids(context))
-            images.append(image_inputs.check_images(self, images_of(request), _where(request)))
+            images.append(image_inputs.check_images(self, images_of(request), named(request)))
             # a reasoning model's thoughts may hold the task's own stop sequences
             stop = [each for each in until if each == eos] if self.think_end_token else until
             parameters.append(sampling_parameters(max_tokens=tokens, stop=stop, **options))
@@ -176,7 +176,7 @@ class GrainsVLLMVision(ImageRequestsMixin, GrainsVLLM, _ImageChats):
             tokens, most = len(output.prompt_token_ids), self.max_length - parameters[index].max_tokens
             if tokens > most:
                 raise GrainsError(
-                    f"{_where(requests[index])}: prompt and images have {tokens} tokens but only {most} of max_length="
+                    f"{named(requests[index])}: prompt and images have {tokens} tokens but only {most} of max_length="
                     f"{self.max_length} are left beside the answer, and images are never cut; use smaller images, a "
                     "smaller max_gen_toks or raise max_length"
                 )
@@ -237,10 +237,6 @@ def _batch(
     shown = [" ".join([kind, *map(image_hash, each)]) for kind, each in zip(kinds, images, strict=True)]
     sizes = [len(row) + _IMAGE_TOKENS * len(each) for row, each in zip(rows, images, strict=True)]
     return Batch(keys_of(rows, shown), prompt, sizes, parameters, lengths)
-
-
-def _where(request: Instance) -> str:
-    return f"document {request.doc_id} of task {request.task_name}"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from grains_eval.attribution.selections import select, shared_tokens
+from grains_eval.attribution.selections import is_shared, select, shared_tokens
 from grains_eval.recipes import AttributionConfig
 from grains_eval.types import Attribution, TokenSelection
 from tests.reference.linear import encoded, linear_model
@@ -69,6 +69,11 @@ def test_words_that_most_prompts_share_are_no_candidates_but_image_tokens_are():
     images = [replace(score, is_image=torch.tensor([False, True, False])) for score in scores]
     selections = select(images, visual, AttributionConfig(top_k=1), no_deltas, no_transfer)
     assert all(selection == TokenSelection((1,), ()) for selection in selections)
+
+
+def test_an_images_placeholder_is_no_shared_word_though_text_holds_its_id():
+    example = replace(encoded(linear_model(), [1, 2, 3], 5, 6), is_image=torch.tensor([False, True, False]))
+    assert is_shared(example, frozenset({2, 3})).tolist() == [False, False, True]
 
 
 def test_agreement_prefers_the_token_whose_delta_recurs():

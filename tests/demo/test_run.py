@@ -7,6 +7,7 @@ import pytest
 from grains_eval.demo import model_path
 from grains_eval.demo.run import WORLDS, run_demo
 from grains_eval.errors import GrainsError
+from grains_eval.files import write_file
 from grains_eval.recipes import load_recipe
 from grains_eval.study.methods import method_recipe
 from grains_eval.study.session import OutputFolder
@@ -32,3 +33,14 @@ def test_what_may_happen_to_folders_that_are_there_is_passed_on(flags, tmp_path,
     monkeypatch.setattr("grains_eval.demo.run.compare_methods", lambda recipe, session, place, **_: seen.append(place))
     run_demo(OutputFolder(tmp_path, **flags), worlds=["image"])
     assert seen == [OutputFolder(tmp_path / "image", **flags)]
+
+
+def test_an_interrupted_demo_goes_on_and_a_finished_one_is_not_begun_again(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("grains_eval.demo.run.compare_methods", lambda recipe, session, place, **_: seen.append(place))
+    for name in ("report.html", "report.md", "report.json", "comparisons.csv"):
+        write_file(tmp_path / "image" / name, "1")
+    run_demo(OutputFolder(tmp_path), worlds=["image", "text_split"])
+    assert [place.resume for place in seen] == [True, True]
+    run_demo(OutputFolder(tmp_path), worlds=["image"])
+    assert not seen[-1].resume

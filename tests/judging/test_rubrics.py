@@ -170,3 +170,7 @@ def test_numbers_off_the_scale(tmp_path):
     rule = load_rubric(own(tmp_path)).verdict
     assert read_verdict(Reply("score: 11"), rule).reason == "off the scale"
     assert read_verdict(Reply("score: 10"), rule).score == 10
+
+
+def test_half_a_surrogate_pair_is_replaced_and_a_whole_one_is_not():
+    assert render("{{ response }}", {"response": "a\ud83d b\U0001f600"}, "here") == "a? b\U0001f600"
