@@ -50,8 +50,7 @@ def row(family: str, how: str, eager: bool) -> dict[str, Any]:
         "unsteered, nats": plain.loglikelihood,
         "steered, largest, nats": max(each.loglikelihood for each in found.values()),
         "moved by, median, nats": sorted(each.moved for each in found.values())[len(found) // 2],
-        "same greedy answers": f"{sum(e.same_answers for e in found.values())} of "
-        f"{sum(e.answers for e in found.values())}",
+        "same greedy answers": f"{sum(e.same_answers for e in found.values())}/{sum(e.answers for e in found.values())}",
         "within twice the unsteered": "yes" if not wrong else f"WRONG: {', '.join(wrong)}",
     }
 
