@@ -41,6 +41,7 @@ def row(family: str, how: str, eager: bool) -> dict[str, Any]:
             found = checks.compare(checks.measure(lm, checks.settings(), asked), wanted)
             name = lm.engine.reports[0]["model"]
     plain = found.pop("unsteered")
+    same = sum(each.same_answers for each in found.values())
     wrong = [each for each, difference in found.items() if not difference.agrees(plain)]
     return {
         "family": family,
@@ -50,7 +51,7 @@ def row(family: str, how: str, eager: bool) -> dict[str, Any]:
         "unsteered, nats": plain.loglikelihood,
         "steered, largest, nats": max(each.loglikelihood for each in found.values()),
         "moved by, median, nats": sorted(each.moved for each in found.values())[len(found) // 2],
-        "same greedy answers": f"{sum(e.same_answers for e in found.values())}/{sum(e.answers for e in found.values())}",
+        "same greedy answers": f"{same}/{sum(each.answers for each in found.values())}",
         "within twice the unsteered": "yes" if not wrong else f"WRONG: {', '.join(wrong)}",
     }
 
